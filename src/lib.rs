@@ -1,0 +1,5 @@
+//! sockhop: SOCKS proxies on overlay networks, found, chosen and forwarded to.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]

@@ -1,0 +1,2 @@
+//! The `sockhop` program.
+fn main() {}
