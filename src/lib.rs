@@ -1,5 +1,14 @@
 //! sockhop: SOCKS proxies on overlay networks, found, chosen and forwarded to.
 #![cfg_attr(
     not(test),
-    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
 )]
+
+pub mod engine;
+pub mod net;
+pub mod relay;

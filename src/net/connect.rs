@@ -1,0 +1,70 @@
+//! Connecting without blocking.
+
+use std::io;
+use std::net::SocketAddr;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::options::tune;
+
+/// Why a connect failed, by whose fault it is.
+#[derive(Debug)]
+pub enum ConnectFailure {
+    /// This machine's: no descriptor, no memory, no route, not permitted. Says nothing about the peer.
+    Local(io::Error),
+    /// The peer's or the network's: refused, unreachable, timed out.
+    Remote(io::Error),
+}
+
+impl ConnectFailure {
+    /// The system's error.
+    #[must_use]
+    pub fn error(&self) -> &io::Error {
+        match self {
+            Self::Local(error) | Self::Remote(error) => error,
+        }
+    }
+}
+
+/// Starts to connect to an address. The socket is non-blocking and has its options; it becomes writable when the
+/// connect has ended, see [`finish_connect`].
+///
+/// # Errors
+/// What fails at once. A network or host that is unreachable here and now is this machine's lack of a route: that of
+/// others is told later, by an ICMP message, through [`finish_connect`].
+pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .map_err(ConnectFailure::Local)?;
+    socket.set_nonblocking(true).map_err(ConnectFailure::Local)?;
+    tune(&socket);
+    match socket.connect(&SockAddr::from(address)) {
+        Ok(()) => Ok(socket),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::INPROGRESS | Errno::AGAIN | Errno::INTR) => Ok(socket),
+            // Loopback can refuse at once.
+            Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::TIMEDOUT) => Err(ConnectFailure::Remote(error)),
+            _ => Err(ConnectFailure::Local(error)),
+        },
+    }
+}
+
+/// Whether a started connect has ended: `true` connected, `false` still pending.
+///
+/// # Errors
+/// Why it failed.
+pub fn finish_connect(socket: &Socket) -> Result<bool, ConnectFailure> {
+    if let Some(error) = socket.take_error().map_err(ConnectFailure::Local)? {
+        return Err(match Errno::from_io_error(&error) {
+            Some(Errno::NETDOWN | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => ConnectFailure::Local(error),
+            _ => ConnectFailure::Remote(error),
+        });
+    }
+    match socket.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOTCONN | Errno::INVAL) => Ok(false),
+            _ => Err(ConnectFailure::Local(error)),
+        },
+    }
+}

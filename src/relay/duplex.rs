@@ -1,0 +1,247 @@
+//! A relay: two directions over two sockets, and how it ends.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::direction::{AtEnd, Broken, Direction, Flow, Pumped};
+use super::pipes::Pipes;
+use crate::engine::{Interests, Key, Turn, TurnContext, Want};
+
+/// What relays of one forwarder or server have in common.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// Close a relay that moved nothing for this long; `None` is never.
+    pub idle: Option<Duration>,
+    /// The same once one direction has ended; `None` is never.
+    pub half_closed_idle: Option<Duration>,
+    /// Pipes for splice(2); a pool without any turns it off.
+    pub pipes: Pipes,
+}
+
+/// Bytes between two sockets until both directions have ended.
+///
+/// Side A is the one that connected to us, side B the one that we connected to. Both sockets must be non-blocking.
+#[derive(Debug)]
+pub struct Relay {
+    a: Socket,
+    b: Socket,
+    up: Direction,
+    down: Direction,
+    settings: Arc<RelaySettings>,
+    last_moved: Instant,
+    /// One side reset its connection: the other is to see the same.
+    reset: Option<io::ErrorKind>,
+    ended: Option<Ended>,
+}
+
+/// Bytes moved so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From A to B.
+    pub up: u64,
+    /// From B to A.
+    pub down: u64,
+}
+
+/// Why a relay has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Both sides closed.
+    Closed,
+    /// One side broke off; the other was reset.
+    Reset(io::ErrorKind),
+    /// Nothing moved for too long.
+    Idle,
+    /// Nothing moved for too long after one direction had ended.
+    HalfClosedIdle,
+}
+
+impl Relay {
+    /// A relay between two connected sockets. `from_a` and `from_b` were already read from them.
+    pub fn new(
+        a: Socket,
+        b: Socket,
+        from_a: &[u8],
+        from_b: &[u8],
+        settings: Arc<RelaySettings>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            a,
+            b,
+            up: Direction::new(from_a),
+            down: Direction::new(from_b),
+            settings,
+            last_moved: now,
+            reset: None,
+            ended: None,
+        }
+    }
+
+    /// Bytes moved so far: those that were written, not those that wait.
+    #[must_use]
+    pub fn moved(&self) -> Moved {
+        Moved {
+            up: self.up.moved,
+            down: self.down.moved,
+        }
+    }
+
+    /// Why it has ended, once a turn said [`Turn::Done`].
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended
+    }
+
+    /// Moves what can be moved now.
+    pub fn turn(&mut self, cx: &mut TurnContext<'_>) -> Turn {
+        let before = self.moved();
+        let mut more = false;
+        if cx.ready.any() {
+            let pipes = &self.settings.pipes;
+            if Self::worth_a_try(&self.up, cx, A, B) {
+                match self
+                    .up
+                    .pump(&self.a, &self.b, pipes, at_end(self.reset), cx)
+                {
+                    Ok(pumped) => more |= pumped == Pumped::More,
+                    Err(broken) => {
+                        Self::broke(broken, &mut self.up, &mut self.down, &mut self.reset)
+                    }
+                }
+            }
+            if Self::worth_a_try(&self.down, cx, B, A) {
+                match self
+                    .down
+                    .pump(&self.b, &self.a, pipes, at_end(self.reset), cx)
+                {
+                    Ok(pumped) => more |= pumped == Pumped::More,
+                    Err(broken) => {
+                        Self::broke(broken, &mut self.down, &mut self.up, &mut self.reset)
+                    }
+                }
+            }
+            self.notice_resets(cx);
+        }
+        if self.moved() != before {
+            self.last_moved = cx.now;
+        }
+        if self.up.flow == Flow::Closed && self.down.flow == Flow::Closed {
+            return self.end(self.reset.map_or(Ended::Closed, Ended::Reset));
+        }
+        if more {
+            return Turn::Again;
+        }
+        let half_closed = self.up.flow != Flow::Open || self.down.flow != Flow::Open;
+        let (limit, ended) = if half_closed {
+            (self.settings.half_closed_idle, Ended::HalfClosedIdle)
+        } else {
+            (self.settings.idle, Ended::Idle)
+        };
+        let until = limit.and_then(|limit| self.last_moved.checked_add(limit));
+        if until.is_some_and(|until| until <= cx.now) {
+            return self.end(ended);
+        }
+        Turn::Wait { until }
+    }
+
+    fn worth_a_try(direction: &Direction, cx: &TurnContext<'_>, source: Key, sink: Key) -> bool {
+        match direction.flow {
+            Flow::Closed => false,
+            Flow::Ending => true,
+            Flow::Open if direction.wants_write() => cx.ready.has(sink),
+            Flow::Open => cx.ready.has(source),
+        }
+    }
+
+    /// One side broke off. What it sent before is still delivered, what goes towards it can't be.
+    ///
+    /// The kernel tells an error once and then shows a clean end, so the first error is remembered: the other side
+    /// must not take a broken stream for a whole one.
+    fn broke(
+        broken: Broken,
+        this: &mut Direction,
+        other: &mut Direction,
+        reset: &mut Option<io::ErrorKind>,
+    ) {
+        match broken {
+            Broken::Source(error) => {
+                reset.get_or_insert(error.kind());
+                this.flow = if this.wants_write() {
+                    Flow::Ending
+                } else {
+                    Flow::Closed
+                };
+                other.close();
+            }
+            Broken::Sink(error) => {
+                reset.get_or_insert(error.kind());
+                this.close();
+            }
+        }
+    }
+
+    /// A side that is neither read nor written now can still report that it broke off. One that is shut for writing
+    /// is left alone: it reports a hang-up as soon as its own end has come, and what it sent is still to be read.
+    fn notice_resets(&mut self, cx: &TurnContext<'_>) {
+        if cx.ready.hung_up(A) && self.want_a().only_errors() && self.down.flow != Flow::Closed {
+            self.reset.get_or_insert(io::ErrorKind::ConnectionReset);
+            self.down.close();
+        }
+        if cx.ready.hung_up(B) && self.want_b().only_errors() && self.up.flow != Flow::Closed {
+            self.reset.get_or_insert(io::ErrorKind::ConnectionReset);
+            self.up.close();
+        }
+    }
+
+    fn want_a(&self) -> Want {
+        Want {
+            read: self.up.wants_read(),
+            write: self.down.wants_write(),
+        }
+    }
+
+    fn want_b(&self) -> Want {
+        Want {
+            read: self.down.wants_read(),
+            write: self.up.wants_write(),
+        }
+    }
+
+    fn end(&mut self, ended: Ended) -> Turn {
+        if let Ended::Reset(_) = ended {
+            for side in [&self.a, &self.b] {
+                // Without lingering, close sends a reset. Not on Unix sockets, which know none.
+                let _ = side.set_linger(Some(Duration::ZERO));
+            }
+        }
+        self.ended = Some(ended);
+        Turn::Done
+    }
+
+    /// The descriptors that the relay waits for.
+    pub fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        let (want_a, want_b) = (self.want_a(), self.want_b());
+        if !want_a.only_errors() || self.down.flow != Flow::Closed {
+            interests.watch(A, self.a.as_fd(), want_a);
+        }
+        if !want_b.only_errors() || self.up.flow != Flow::Closed {
+            interests.watch(B, self.b.as_fd(), want_b);
+        }
+    }
+}
+
+fn at_end(reset: Option<io::ErrorKind>) -> AtEnd {
+    if reset.is_some() {
+        AtEnd::Withhold
+    } else {
+        AtEnd::PassOn
+    }
+}
+
+const A: Key = 0;
+const B: Key = 1;

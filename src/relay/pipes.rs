@@ -1,0 +1,197 @@
+//! The pool of pipes that splice(2) moves bytes through.
+//!
+//! A pipe is lent while bulk data moves and comes back empty; one with bytes in it is closed, never lent again. The
+//! pool has a cap because a pipe costs two descriptors and up to its size in kernel memory, and because an ordinary
+//! user's pipes shrink to 8 KiB when there are too many (`fs.pipe-user-pages-soft`). No pipe means copying.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) use linux::Pipe;
+pub use linux_or_none::Pipes;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use linux as linux_or_none;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use none as linux_or_none;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux {
+    use std::os::fd::OwnedFd;
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::time::{Duration, Instant};
+
+    use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+
+    /// Pipes to be lent. Clones share one pool.
+    #[derive(Debug, Clone)]
+    pub struct Pipes {
+        pool: Arc<Mutex<Pool>>,
+    }
+
+    #[derive(Debug)]
+    struct Pool {
+        idle: Vec<Ends>,
+        lent: usize,
+        cap: usize,
+        /// Pipes were refused or too small: don't ask the system again before then.
+        barred_until: Option<Instant>,
+    }
+
+    #[derive(Debug)]
+    struct Ends {
+        read: OwnedFd,
+        write: OwnedFd,
+        size: usize,
+    }
+
+    impl Pipes {
+        /// A pool that has at most `cap` pipes; 0 is a pool that never lends one, so that everything is copied.
+        #[must_use]
+        pub fn new(cap: usize) -> Self {
+            Self {
+                pool: Arc::new(Mutex::new(Pool {
+                    idle: Vec::new(),
+                    lent: 0,
+                    cap,
+                    barred_until: None,
+                })),
+            }
+        }
+
+        /// An empty pipe, or `None` when all are lent or the system gives none that is worth it.
+        pub(in crate::relay) fn lend(&self, now: Instant) -> Option<Pipe> {
+            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+            if pool.lent >= pool.cap {
+                return None;
+            }
+            let ends = match pool.idle.pop() {
+                Some(ends) => ends,
+                None => {
+                    if pool.barred_until.is_some_and(|until| now < until) {
+                        return None;
+                    }
+                    let ends = open();
+                    pool.barred_until = ends.is_none().then(|| now + BARRED);
+                    ends?
+                }
+            };
+            pool.lent += 1;
+            drop(pool);
+            Some(Pipe {
+                ends: Some(ends),
+                held: 0,
+                pool: self.clone(),
+            })
+        }
+    }
+
+    fn open() -> Option<Ends> {
+        let (read, write) = match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+            Ok(ends) => ends,
+            Err(error) => {
+                log::debug!("no pipe for splice, copying instead: {error}");
+                return None;
+            }
+        };
+        // A larger pipe means fewer calls per byte. Refused beyond the user's share: the default size will do.
+        let size = fcntl_setpipe_size(&write, SIZE)
+            .or_else(|_| fcntl_getpipe_size(&write))
+            .unwrap_or(0);
+        if size < SMALLEST {
+            log::debug!("pipes have shrunk to {size} bytes, copying instead");
+            return None;
+        }
+        Some(Ends { read, write, size })
+    }
+
+    /// A lent pipe. Goes back to the pool when it is dropped empty.
+    #[derive(Debug)]
+    pub(in crate::relay) struct Pipe {
+        ends: Option<Ends>,
+        /// Bytes in the pipe.
+        pub(in crate::relay) held: usize,
+        pool: Pipes,
+    }
+
+    impl Pipe {
+        pub(in crate::relay) fn ends(&self) -> Option<(&OwnedFd, &OwnedFd, usize)> {
+            self.ends
+                .as_ref()
+                .map(|ends| (&ends.read, &ends.write, ends.size))
+        }
+    }
+
+    impl Drop for Pipe {
+        fn drop(&mut self) {
+            let mut pool = self
+                .pool
+                .pool
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            pool.lent = pool.lent.saturating_sub(1);
+            if self.held == 0 && pool.idle.len() < KEPT {
+                pool.idle.extend(self.ends.take());
+            }
+        }
+    }
+
+    /// Size asked for. Kernel memory is taken only for bytes that are in the pipe.
+    const SIZE: usize = 256 * 1024;
+
+    /// Below this a pipe moves less per call than the copy buffer does.
+    const SMALLEST: usize = 64 * 1024;
+
+    /// Empty pipes that are kept; more than a few bulk streams at a time is rare.
+    const KEPT: usize = 16;
+
+    /// How long the system is not asked again for pipes after it refused one.
+    const BARRED: Duration = Duration::from_secs(10);
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn lends_up_to_the_cap_and_takes_empty_pipes_back() {
+            let pipes = Pipes::new(2);
+            let now = Instant::now();
+            let first = pipes.lend(now);
+            let second = pipes.lend(now);
+            assert!(first.is_some() && second.is_some());
+            assert!(pipes.lend(now).is_none());
+            drop(first);
+            assert!(pipes.lend(now).is_some());
+            assert_eq!(pipes.pool.lock().unwrap().idle.len(), 1);
+        }
+
+        #[test]
+        fn a_pipe_with_bytes_in_it_is_never_lent_again() {
+            let pipes = Pipes::new(1);
+            let now = Instant::now();
+            let mut pipe = pipes.lend(now).unwrap();
+            pipe.held = 1;
+            drop(pipe);
+            assert!(pipes.pool.lock().unwrap().idle.is_empty());
+            assert!(pipes.lend(now).is_some());
+        }
+
+        #[test]
+        fn a_cap_of_none_lends_none() {
+            assert!(Pipes::new(0).lend(Instant::now()).is_none());
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod none {
+    /// No pipes: this system has no splice(2), everything is copied.
+    #[derive(Debug, Clone)]
+    pub struct Pipes;
+
+    impl Pipes {
+        /// The same whatever the cap.
+        #[must_use]
+        pub fn new(_cap: usize) -> Self {
+            Self
+        }
+    }
+}
