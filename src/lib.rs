@@ -9,6 +9,10 @@
     )
 )]
 
+pub mod bad_text;
 pub mod engine;
+pub mod listen;
+pub mod listen_address;
 pub mod net;
 pub mod relay;
+pub mod target;

@@ -34,16 +34,24 @@ impl ConnectFailure {
 /// What fails at once. A network or host that is unreachable here and now is this machine's lack of a route: that of
 /// others is told later, by an ICMP message, through [`finish_connect`].
 pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )
+    .map_err(ConnectFailure::Local)?;
+    socket
+        .set_nonblocking(true)
         .map_err(ConnectFailure::Local)?;
-    socket.set_nonblocking(true).map_err(ConnectFailure::Local)?;
     tune(&socket);
     match socket.connect(&SockAddr::from(address)) {
         Ok(()) => Ok(socket),
         Err(error) => match Errno::from_io_error(&error) {
             Some(Errno::INPROGRESS | Errno::AGAIN | Errno::INTR) => Ok(socket),
             // Loopback can refuse at once.
-            Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::TIMEDOUT) => Err(ConnectFailure::Remote(error)),
+            Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::TIMEDOUT) => {
+                Err(ConnectFailure::Remote(error))
+            }
             _ => Err(ConnectFailure::Local(error)),
         },
     }
@@ -56,7 +64,9 @@ pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
 pub fn finish_connect(socket: &Socket) -> Result<bool, ConnectFailure> {
     if let Some(error) = socket.take_error().map_err(ConnectFailure::Local)? {
         return Err(match Errno::from_io_error(&error) {
-            Some(Errno::NETDOWN | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => ConnectFailure::Local(error),
+            Some(Errno::NETDOWN | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
+                ConnectFailure::Local(error)
+            }
             _ => ConnectFailure::Remote(error),
         });
     }

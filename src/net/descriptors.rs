@@ -6,12 +6,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 #[must_use]
 pub fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     let current = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    current.and_then(|n| usize::try_from(n).ok()).unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS)
+    current
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(MOST_DESCRIPTORS)
+        .min(MOST_DESCRIPTORS)
 }
 
 /// How a process's descriptors are shared out.
@@ -34,7 +40,11 @@ impl DescriptorBudget {
         let pipes = (limit / 32).clamp(1, 128);
         let reserve = (limit / 8).clamp(16, 64);
         let connections = limit.saturating_sub(probes + 2 * pipes + reserve) / 2;
-        Self { connections: connections.max(1), probes, pipes }
+        Self {
+            connections: connections.max(1),
+            probes,
+            pipes,
+        }
     }
 }
 

@@ -2,8 +2,12 @@
 
 mod connect;
 mod descriptors;
+mod local_address;
 mod options;
+mod own_listeners;
 
 pub use connect::{ConnectFailure, finish_connect, start_connect};
 pub use descriptors::{DescriptorBudget, raise_descriptor_limit};
+pub use local_address::{canonical, is_local};
 pub use options::tune;
+pub use own_listeners::OwnListeners;

@@ -1,0 +1,11 @@
+//! Taking clients in: listeners, who may connect, how many, and what happens when the system runs out of something.
+
+mod acceptor;
+mod admission;
+mod bind;
+mod limits;
+
+pub use acceptor::{Acceptor, Client, Intake, IntakeStats, Serve};
+pub use admission::{Admission, Refused};
+pub use bind::{BindError, Bound, Listener};
+pub use limits::{Limits, Slot};
