@@ -1,0 +1,274 @@
+//! The task that keeps the table fresh: it probes what is due, takes in what sources name, and forgets what is gone.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::probe::{Probe, ProbeSettings};
+use super::source::{Source, SourceThread, SourceUpdate};
+use super::status::{Finding, Reason};
+use super::table::{SourceId, Table, TableSettings};
+use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId};
+
+/// What is known of peers, and the probes that find it out. Lives on the reactor thread, shared by tasks.
+pub struct Discovery {
+    /// The cache per address.
+    pub table: Table,
+    settings: ProbeSettings,
+    interval: std::time::Duration,
+    most_probes: usize,
+    running: bool,
+    probes: HashMap<SocketAddr, TaskId>,
+    is_own: Box<dyn Fn(SocketAddr) -> bool>,
+    prober: Option<TaskId>,
+    observer: Option<TaskId>,
+    sources: Vec<SourceState>,
+    updates: Receiver<SourceUpdate>,
+    updater: Sender<SourceUpdate>,
+    next_expiry: Instant,
+}
+
+/// A source as status answers show it.
+#[derive(Debug)]
+pub struct SourceState {
+    /// `flag`, `file:PATH`, `exec:COMMAND`.
+    pub name: String,
+    /// Why its last refresh failed; its last good list is kept.
+    pub error: Option<String>,
+    thread: Option<SourceThread>,
+}
+
+impl Discovery {
+    /// Discovery that knows nobody and does not run yet. At most `most_probes` probes run at once. Addresses for
+    /// which `is_own` holds are listeners of ours and are not probed.
+    pub fn new(
+        table: TableSettings,
+        settings: ProbeSettings,
+        most_probes: usize,
+        is_own: Box<dyn Fn(SocketAddr) -> bool>,
+        now: Instant,
+    ) -> Self {
+        let (updater, updates) = unbounded();
+        Self {
+            interval: table.interval,
+            table: Table::new(table, now),
+            settings,
+            most_probes: most_probes.max(1),
+            running: false,
+            probes: HashMap::new(),
+            is_own,
+            prober: None,
+            observer: None,
+            sources: Vec::new(),
+            updates,
+            updater,
+            next_expiry: now,
+        }
+    }
+
+    /// Adds a source whose list is set by hand with [`Table::set_source`], `None` when there are too many sources.
+    pub fn add_fixed(&mut self, name: &str) -> Option<SourceId> {
+        let id = SourceId::new(self.sources.len())?;
+        self.sources.push(SourceState {
+            name: name.to_owned(),
+            error: None,
+            thread: None,
+        });
+        Some(id)
+    }
+
+    /// Adds a source that refreshes itself on a thread of its own.
+    ///
+    /// # Errors
+    /// Too many sources, or no thread for it.
+    pub fn add_source(
+        &mut self,
+        source: Box<dyn Source>,
+        mailbox: Mailbox,
+        prober: TaskId,
+    ) -> std::io::Result<()> {
+        let name = source.name().to_owned();
+        let id = self.add_fixed(&name).ok_or_else(|| {
+            std::io::Error::other(format!("more than {} sources of peers", SourceId::LIMIT))
+        })?;
+        let updater = self.updater.clone();
+        let send = Box::new(move |update| {
+            if updater.send(update).is_ok() {
+                mailbox.wake(prober);
+            }
+        });
+        let thread = SourceThread::spawn(id, source, send)?;
+        if let Some(state) = self.sources.get_mut(id.number()) {
+            state.thread = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// The sources in the order of their numbers.
+    #[must_use]
+    pub fn sources(&self) -> &[SourceState] {
+        &self.sources
+    }
+
+    /// Refreshes every source now.
+    pub fn refresh_sources(&self) {
+        for thread in self
+            .sources
+            .iter()
+            .filter_map(|source| source.thread.as_ref())
+        {
+            thread.refresh_now();
+        }
+    }
+
+    /// Names the task that is woken when the list of valid peers changes.
+    pub fn set_observer(&mut self, observer: TaskId) {
+        self.observer = Some(observer);
+    }
+
+    /// Whether rounds of probes run.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// How probes are made.
+    #[must_use]
+    pub fn probe_settings(&self) -> &ProbeSettings {
+        &self.settings
+    }
+
+    /// The most probes at once.
+    #[must_use]
+    pub fn most_probes(&self) -> usize {
+        self.most_probes
+    }
+
+    /// Starts rounds, the first now. Does nothing when they run already.
+    pub fn start(&mut self, cx: &mut Cx<'_>) {
+        if !self.running {
+            self.running = true;
+            self.table.probe_now(cx.now);
+            self.wake_prober(cx);
+        }
+    }
+
+    /// Stops rounds and the probes under way.
+    pub fn stop(&mut self, cx: &mut Cx<'_>) {
+        self.running = false;
+        for (_, probe) in self.probes.drain() {
+            cx.cancel(probe);
+        }
+        self.table.cancel_all();
+    }
+
+    /// Has the prober look at the table again, because something became due.
+    pub fn wake_prober(&self, cx: &mut Cx<'_>) {
+        if let Some(prober) = self.prober {
+            cx.wake(prober);
+        }
+    }
+
+    /// Takes in what a probe found out, whoever made it.
+    pub fn record(&mut self, address: SocketAddr, finding: Finding, cx: &mut Cx<'_>) {
+        let before = self.table.generation();
+        if let Some(change) = self.table.record(address, finding, cx.now) {
+            log::info!(
+                "peer {address}: {} ({}), was {}",
+                change.to,
+                change.reason,
+                change.from
+            );
+        }
+        self.tell_observer(before, cx);
+    }
+
+    /// Wakes the observer if the list of valid peers is not what it was.
+    pub fn tell_observer(&self, before: u64, cx: &mut Cx<'_>) {
+        if let Some(observer) = self.observer.filter(|_| self.table.generation() != before) {
+            cx.wake(observer);
+        }
+    }
+
+    fn take_updates(&mut self, cx: &mut Cx<'_>) {
+        let before = self.table.generation();
+        while let Ok(update) = self.updates.try_recv() {
+            if let Some(state) = self.sources.get_mut(update.source.number()) {
+                log::debug!("{}: {} peers", state.name, update.peers.len());
+                state.error = update.error;
+            }
+            self.table.set_source(update.source, update.peers, cx.now);
+        }
+        self.tell_observer(before, cx);
+    }
+}
+
+/// Runs the rounds of a [`Discovery`].
+pub struct Prober {
+    discovery: Shared<Discovery>,
+}
+
+impl Prober {
+    /// The prober of a discovery, to be spawned once.
+    #[must_use]
+    pub fn new(discovery: Shared<Discovery>) -> Self {
+        Self { discovery }
+    }
+
+    fn probe(&self, address: SocketAddr, discovery: &mut Discovery, cx: &mut Cx<'_>) {
+        let shared = Shared::clone(&self.discovery);
+        let on_finding = Box::new(move |cx: &mut Cx<'_>, address, finding: Finding| {
+            log::trace!("probe of {address}: {}", finding.reason());
+            let mut discovery = shared.borrow_mut();
+            discovery.probes.remove(&address);
+            discovery.record(address, finding, cx);
+            discovery.wake_prober(cx);
+        });
+        let id = cx.spawn(Box::new(Probe::new(
+            address,
+            &discovery.settings,
+            on_finding,
+        )));
+        discovery.probes.insert(address, id);
+    }
+}
+
+impl Task for Prober {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        let discovery = Shared::clone(&self.discovery);
+        let mut discovery = discovery.borrow_mut();
+        let discovery = &mut *discovery;
+        discovery.prober = Some(cx.id());
+        discovery.take_updates(cx);
+        if cx.now >= discovery.next_expiry {
+            let before = discovery.table.generation();
+            discovery.table.expire(cx.now);
+            discovery.tell_observer(before, cx);
+            discovery.next_expiry = cx.now + discovery.interval;
+        }
+        let mut next = Some(discovery.next_expiry);
+        if discovery.running {
+            let free = discovery.most_probes.saturating_sub(discovery.probes.len());
+            for address in discovery.table.due(cx.now, free) {
+                if (discovery.is_own)(address) {
+                    discovery.record(
+                        address,
+                        Finding::Local {
+                            reason: Reason::OwnAddress,
+                        },
+                        cx,
+                    );
+                } else {
+                    self.probe(address, discovery, cx);
+                }
+            }
+            // With no probe free the end of one wakes us.
+            if discovery.probes.len() < discovery.most_probes {
+                next = next.into_iter().chain(discovery.table.next_due()).min();
+            }
+        }
+        Next::Wait(next)
+    }
+}

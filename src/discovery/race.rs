@@ -1,0 +1,170 @@
+//! The race: several good peers are greeted a little apart, the first good answer wins, the losers are closed.
+
+use std::collections::{HashMap, VecDeque};
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::probe::Probe;
+use super::prober::Discovery;
+use super::status::{Finding, Status};
+use crate::engine::{Cx, Next, Shared, Task, TaskId};
+
+/// Called once with the winner. Not called when the race is cancelled.
+pub type OnWinner = Box<dyn FnOnce(&mut Cx<'_>, Result<SocketAddr, NoWinner>)>;
+
+/// Nobody answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoWinner {
+    /// How many took part.
+    pub asked: usize,
+}
+
+impl fmt::Display for NoWinner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.asked {
+            0 => f.write_str("no valid proxy available: no peer is known to be one"),
+            1 => f.write_str("no valid proxy available: the only valid peer did not answer as one"),
+            n => write!(
+                f,
+                "no valid proxy available: none of {n} valid peers answered as one"
+            ),
+        }
+    }
+}
+
+impl Error for NoWinner {}
+
+/// A race under way.
+pub struct Race {
+    state: Shared<State>,
+}
+
+struct State {
+    discovery: Shared<Discovery>,
+    race: Option<TaskId>,
+    waiting: VecDeque<SocketAddr>,
+    running: HashMap<SocketAddr, TaskId>,
+    asked: usize,
+    apart: Duration,
+    next_start: Instant,
+    until: Instant,
+    on_winner: Option<OnWinner>,
+}
+
+impl Race {
+    /// A race among `peers`, best first. The probe time-out is the limit for the whole of it.
+    #[must_use]
+    pub fn new(
+        discovery: &Shared<Discovery>,
+        peers: Vec<SocketAddr>,
+        now: Instant,
+        on_winner: OnWinner,
+    ) -> Self {
+        let timeout = discovery.borrow().probe_settings().timeout;
+        // All are started in the first half of the time, so that the last still has the other half.
+        let count = u32::try_from(peers.len()).unwrap_or(u32::MAX).max(1);
+        let apart = (timeout / 2 / count).min(APART);
+        let state = State {
+            discovery: Shared::clone(discovery),
+            race: None,
+            asked: peers.len(),
+            waiting: peers.into(),
+            running: HashMap::new(),
+            apart,
+            next_start: now,
+            until: now + timeout,
+            on_winner: Some(on_winner),
+        };
+        Self {
+            state: Shared::new(state.into()),
+        }
+    }
+}
+
+impl State {
+    fn finish(&mut self, result: Result<SocketAddr, NoWinner>, cx: &mut Cx<'_>) {
+        self.waiting.clear();
+        for (_, probe) in self.running.drain() {
+            cx.cancel(probe);
+        }
+        if let Some(on_winner) = self.on_winner.take() {
+            on_winner(cx, result);
+        }
+    }
+
+    fn start(&mut self, address: SocketAddr, shared: &Shared<Self>, cx: &mut Cx<'_>) {
+        let shared = Shared::clone(shared);
+        let on_finding = Box::new(move |cx: &mut Cx<'_>, address, finding| {
+            let mut state = shared.borrow_mut();
+            state.running.remove(&address);
+            let discovery = Shared::clone(&state.discovery);
+            discovery.borrow_mut().record(address, finding, cx);
+            let won = matches!(
+                finding,
+                Finding::Answered {
+                    status: Status::Valid,
+                    ..
+                }
+            );
+            if won {
+                state.finish(Ok(address), cx);
+            }
+            if let Some(race) = state.race {
+                cx.wake(race);
+            }
+        });
+        let discovery = self.discovery.borrow();
+        let id = cx.spawn(Box::new(Probe::new(
+            address,
+            discovery.probe_settings(),
+            on_finding,
+        )));
+        self.running.insert(address, id);
+    }
+}
+
+impl Task for Race {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        let mut state = self.state.borrow_mut();
+        state.race = Some(cx.id());
+        if state.on_winner.is_none() {
+            return Next::Done;
+        }
+        let most = state.discovery.borrow().most_probes();
+        // Without anybody left to wait for, the next one starts before its time.
+        while state.running.len() < most && (cx.now >= state.next_start || state.running.is_empty())
+        {
+            let Some(address) = state.waiting.pop_front() else {
+                break;
+            };
+            state.next_start = cx.now + state.apart;
+            state.start(address, &self.state, cx);
+        }
+        if cx.now >= state.until || (state.running.is_empty() && state.waiting.is_empty()) {
+            let asked = state.asked;
+            state.finish(Err(NoWinner { asked }), cx);
+            return Next::Done;
+        }
+        let next = if state.waiting.is_empty() || state.running.len() >= most {
+            state.until
+        } else {
+            state.next_start
+        };
+        Next::Wait(Some(next.min(state.until)))
+    }
+}
+
+impl Drop for Race {
+    /// A cancelled race closes its probes when their turn comes and they find nobody to tell.
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.state.try_borrow_mut() {
+            state.on_winner = None;
+            state.waiting.clear();
+        }
+    }
+}
+
+/// How far apart peers are greeted at most: a near one answers within this, and then the others are never asked.
+const APART: Duration = Duration::from_millis(50);

@@ -1,0 +1,123 @@
+//! Telling a SOCKS client that there is no remote for it, in its own protocol.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use crate::engine::{Turn, TurnContext, Want};
+use crate::handshake::server::Phase;
+use crate::handshake::{Methods, Policy, Server};
+use crate::wire::socks5::ReplyCode;
+
+/// Reads a client's request, refuses it with "general failure" (RFC 1928 §6), and waits for the client to close.
+pub(super) struct Decline {
+    server: Server,
+    unsent: Vec<u8>,
+    state: State,
+    until: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    AwaitRequest,
+    /// Everything is said; the client closes first, so that our close is not a reset that overtakes the reply.
+    AwaitClose,
+}
+
+impl Decline {
+    /// Starts with what the client has sent already.
+    pub(super) fn new(already_read: &[u8], now: Instant) -> Self {
+        let mut decline = Self {
+            server: Server::new(Policy {
+                methods: Methods::Either,
+                ..Policy::default()
+            }),
+            unsent: Vec::new(),
+            state: State::AwaitRequest,
+            until: now + REQUEST_LIMIT,
+        };
+        decline.feed(already_read, now);
+        decline
+    }
+
+    fn feed(&mut self, input: &[u8], now: Instant) {
+        let failed = self
+            .server
+            .decline(input, ReplyCode::GENERAL_FAILURE, &mut self.unsent)
+            .is_err();
+        if failed || self.server.phase() == Phase::Finished {
+            self.state = State::AwaitClose;
+            self.until = now + CLOSE_LIMIT;
+        }
+    }
+
+    pub(super) fn turn(&mut self, client: &Socket, cx: &mut TurnContext<'_>) -> Turn {
+        loop {
+            match self.send(client) {
+                Ok(true) => {}
+                Ok(false) => return self.wait(cx),
+                Err(_) => return Turn::Done,
+            }
+            if self.state == State::AwaitClose {
+                let _ = client.shutdown(Shutdown::Write);
+            }
+            let Some(buffer) = cx.buffer().get_mut(..Server::MAX_MESSAGE) else {
+                return Turn::Done;
+            };
+            match (&*client).read(buffer) {
+                Ok(0) => return Turn::Done,
+                Ok(count) => {
+                    if self.state == State::AwaitRequest {
+                        let now = cx.now;
+                        let input = cx.buffer().get(..count).unwrap_or_default().to_vec();
+                        self.feed(&input, now);
+                    }
+                    if cx.now >= self.until {
+                        return Turn::Done;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.wait(cx),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Turn::Done,
+            }
+        }
+    }
+
+    /// Whether everything was sent.
+    fn send(&mut self, mut client: &Socket) -> io::Result<bool> {
+        while !self.unsent.is_empty() {
+            match client.write(&self.unsent) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn wait(&self, cx: &TurnContext<'_>) -> Turn {
+        if cx.now >= self.until {
+            Turn::Done
+        } else {
+            Turn::Wait {
+                until: Some(self.until),
+            }
+        }
+    }
+
+    pub(super) fn want(&self) -> Want {
+        Want {
+            read: true,
+            write: !self.unsent.is_empty(),
+        }
+    }
+}
+
+/// How long a client may take to send its request to a forwarder that can't serve it anyway.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take to close after the refusal.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);

@@ -1,0 +1,8 @@
+//! Forwarding a client's bytes to a remote proxy, and to the next one when it fails.
+
+mod decline;
+mod route;
+mod session;
+
+pub use route::{Choice, DialFailure, Epoch, Patience, Report, Route, Totals};
+pub use session::{ForwardSession, ForwardSettings};

@@ -1,0 +1,208 @@
+//! Where connections go: the one thing that the sessions of a forwarder share with whoever chooses the remote.
+//!
+//! Whoever chooses sets a [`Choice`]; sessions take it when they dial. Each choice has an [`Epoch`], so that a session
+//! can see that it was made under an older one; a cut is an epoch before which sessions end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use crate::engine::{Mailbox, TaskId};
+
+/// Counts choices of one forwarder.
+pub type Epoch = usize;
+
+/// Where new connections go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Addresses of remotes, the chosen one first, the others in the order in which they stand in for it.
+    pub candidates: Vec<SocketAddr>,
+    /// What to make of a remote that connects and then says nothing.
+    pub patience: Patience,
+}
+
+/// What to make of a remote that connects and then says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Give up after the connect time-out and take the next.
+    Limited,
+    /// Wait as long as the client does: there is one remote, and it was asked for by name.
+    Unlimited,
+}
+
+/// What a session found out about a remote.
+#[derive(Debug)]
+pub struct Report {
+    /// Which one.
+    pub remote: SocketAddr,
+    /// What happened.
+    pub failure: DialFailure,
+}
+
+/// Why a remote could not serve a connection.
+#[derive(Debug)]
+pub enum DialFailure {
+    /// This machine's fault, which says nothing about the remote.
+    Local(io::Error),
+    /// Connecting failed.
+    Connect(io::Error),
+    /// Connecting took too long.
+    ConnectTimedOut,
+    /// It closed the connection before it had answered.
+    ClosedEarly,
+    /// It broke the connection off before it had answered.
+    Reset(io::Error),
+    /// It did not answer in time.
+    Silent,
+}
+
+impl std::fmt::Display for DialFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local(error) => write!(f, "not tried: {error}"),
+            Self::Connect(error) => error.fmt(f),
+            Self::ConnectTimedOut => f.write_str("connecting timed out"),
+            Self::ClosedEarly => f.write_str("closed before it answered"),
+            Self::Reset(error) => write!(f, "broke off before it answered: {error}"),
+            Self::Silent => f.write_str("connected, but did not answer in time"),
+        }
+    }
+}
+
+/// Bytes of all connections so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// From clients to remotes.
+    pub up: u64,
+    /// From remotes to clients.
+    pub down: u64,
+}
+
+/// Shared by the sessions of one forwarder and whoever chooses for them. Clones are the same route.
+#[derive(Clone)]
+pub struct Route {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    choice: Mutex<Arc<Choice>>,
+    epoch: AtomicUsize,
+    /// Established connections of earlier epochs end.
+    cut_before: AtomicUsize,
+    /// All connections of earlier epochs end.
+    closed_before: AtomicUsize,
+    books: Mutex<Books>,
+    reports: Sender<Report>,
+    mailbox: Mailbox,
+    reader: TaskId,
+}
+
+#[derive(Default)]
+struct Books {
+    totals: Totals,
+    /// The remote that answered last, and when. One is enough: it is asked for the remote in use.
+    answered: Option<(SocketAddr, Instant)>,
+}
+
+impl Route {
+    /// A route that leads nowhere yet. Reports go into `reports`, after which `reader` is woken.
+    #[must_use]
+    pub fn new(reports: Sender<Report>, mailbox: Mailbox, reader: TaskId) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                choice: Mutex::new(Arc::new(Choice {
+                    candidates: Vec::new(),
+                    patience: Patience::Limited,
+                })),
+                epoch: AtomicUsize::new(1),
+                cut_before: AtomicUsize::new(0),
+                closed_before: AtomicUsize::new(0),
+                books: Mutex::default(),
+                reports,
+                mailbox,
+                reader,
+            }),
+        }
+    }
+
+    /// Where new connections go.
+    #[must_use]
+    pub fn choice(&self) -> Arc<Choice> {
+        lock(&self.shared.choice).clone()
+    }
+
+    /// Sends new connections elsewhere, and those that no remote has answered yet. Established ones stay.
+    pub fn set(&self, choice: Choice) {
+        *lock(&self.shared.choice) = Arc::new(choice);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.mailbox.sweep();
+    }
+
+    /// Ends every connection that was established under a choice before the present one.
+    pub fn cut_older(&self) {
+        self.shared.cut_before.store(self.epoch(), Ordering::SeqCst);
+        self.shared.mailbox.sweep();
+    }
+
+    /// Leads nowhere from here on, and ends every connection, also those that are still being made.
+    pub fn close(&self) {
+        self.set(Choice {
+            candidates: Vec::new(),
+            patience: Patience::Limited,
+        });
+        self.shared
+            .closed_before
+            .store(self.epoch(), Ordering::SeqCst);
+        self.shared.mailbox.sweep();
+    }
+
+    /// The number of the present choice.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.shared.epoch.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_cut(&self, epoch: Epoch) -> bool {
+        epoch < self.shared.cut_before.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_closed(&self, epoch: Epoch) -> bool {
+        epoch < self.shared.closed_before.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of all connections so far, live ones included.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        lock(&self.shared.books).totals
+    }
+
+    /// The remote that answered a client last, and when.
+    #[must_use]
+    pub fn last_answer(&self) -> Option<(SocketAddr, Instant)> {
+        lock(&self.shared.books).answered
+    }
+
+    pub(super) fn count(&self, up: u64, down: u64) {
+        let mut books = lock(&self.shared.books);
+        books.totals.up += up;
+        books.totals.down += down;
+    }
+
+    pub(super) fn answered(&self, remote: SocketAddr, now: Instant) {
+        lock(&self.shared.books).answered = Some((remote, now));
+    }
+
+    pub(super) fn report(&self, report: Report) {
+        if self.shared.reports.send(report).is_ok() {
+            self.shared.mailbox.wake(self.shared.reader);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,525 @@
+//! One client of a forwarder, from accept to close.
+//!
+//! ```text
+//! AwaitFirstBytes ──▶ Dialling ──first answer byte──▶ Relaying
+//!                       │   ▲ refused, reset, closed, silent: the next candidate gets the same bytes
+//!                       │   └──┘
+//!                       └─ nobody left ──▶ Declining (a SOCKS client) or close
+//! ```
+//!
+//! The remote is dialled when the client's first bytes arrive: SOCKS clients always speak first, so a port scan costs
+//! no remote anything. What the client sends is kept until the remote's first answer byte, so that a remote that fails
+//! before costs the client nothing. What is kept is bounded by [`KEPT`]: a client that sends more, or does not speak
+//! SOCKS, gets plain forwarding as soon as a remote has taken its bytes.
+
+use std::io::{self, Read as _, Write as _};
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::decline::Decline;
+use super::route::{Choice, DialFailure, Epoch, Patience, Report, Route};
+use crate::engine::{Interests, Key, Ready, Session, Standing, Turn, TurnContext, Want};
+use crate::listen::{Client, Slot};
+use crate::net::{ConnectFailure, start_connect};
+use crate::relay::{Moved, Relay, RelaySettings};
+
+/// What the sessions of one forwarder have in common.
+pub struct ForwardSettings {
+    /// For a remote to be connected and, unless there is just one, to answer.
+    pub connect_timeout: Duration,
+    /// For the relays.
+    pub relay: Arc<RelaySettings>,
+}
+
+/// One client of a forwarder.
+pub struct ForwardSession {
+    stage: Stage,
+    client: Name,
+    /// The choice under which it was accepted, or has been dialled.
+    epoch: Epoch,
+    route: Route,
+    settings: Arc<ForwardSettings>,
+    _slot: Slot,
+}
+
+/// A client's name in the log.
+#[derive(Clone, Copy)]
+struct Name(Option<SocketAddr>);
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("local client"),
+        }
+    }
+}
+
+enum Stage {
+    AwaitFirstBytes {
+        client: Socket,
+        until: Instant,
+    },
+    Dialling {
+        client: Socket,
+        dial: Box<Dial>,
+    },
+    Declining {
+        client: Socket,
+        decline: Box<Decline>,
+    },
+    Relaying(Box<Established>),
+    Over,
+}
+
+/// A connection that a remote has taken.
+struct Established {
+    relay: Relay,
+    remote: SocketAddr,
+    /// What the route's totals know of.
+    counted: Moved,
+    since: Instant,
+}
+
+/// Trying candidates, one after the other, with the same bytes.
+struct Dial {
+    kept: Vec<u8>,
+    speaks: Speaks,
+    choice: Arc<Choice>,
+    /// Candidates that failed this client.
+    tried: Vec<SocketAddr>,
+    attempt: Option<Attempt>,
+    /// No candidate is tried after this.
+    give_up: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Socks,
+    Other,
+}
+
+struct Attempt {
+    remote: SocketAddr,
+    socket: Socket,
+    /// Of the kept bytes.
+    sent: usize,
+    connected: bool,
+    since: Instant,
+    until: Instant,
+}
+
+/// What a stage has come to.
+enum Step {
+    /// Go on with this stage at once.
+    Next(Stage),
+    /// Stay in this stage and say this.
+    Stay(Stage, Turn),
+}
+
+impl ForwardSession {
+    /// Serves a client along a route.
+    #[must_use]
+    pub fn new(client: Client, route: Route, settings: Arc<ForwardSettings>, now: Instant) -> Self {
+        Self {
+            stage: Stage::AwaitFirstBytes {
+                client: client.socket,
+                until: now + FIRST_BYTES_LIMIT,
+            },
+            client: Name(client.address),
+            epoch: route.epoch(),
+            route,
+            settings,
+            _slot: client.slot,
+        }
+    }
+
+    fn await_first_bytes(
+        &mut self,
+        client: Socket,
+        until: Instant,
+        cx: &mut TurnContext<'_>,
+    ) -> Step {
+        let now = cx.now;
+        match read(&client, cx, KEPT) {
+            Ok(Some([])) | Err(_) => Step::Next(Stage::Over),
+            Ok(Some(bytes)) => {
+                let speaks = match bytes.first() {
+                    Some(4 | 5) => Speaks::Socks,
+                    _ => Speaks::Other,
+                };
+                let mut dial = Box::new(Dial {
+                    kept: bytes.to_vec(),
+                    speaks,
+                    choice: self.route.choice(),
+                    tried: Vec::new(),
+                    attempt: None,
+                    give_up: now + self.settings.connect_timeout * DIALS,
+                });
+                self.epoch = self.route.epoch();
+                self.next_candidate(&mut dial, now);
+                Step::Next(self.dialling(client, dial, now))
+            }
+            Ok(None) if now >= until => {
+                log::debug!("{}: sent nothing, closed", self.client);
+                Step::Next(Stage::Over)
+            }
+            Ok(None) => Step::Stay(
+                Stage::AwaitFirstBytes { client, until },
+                Turn::Wait { until: Some(until) },
+            ),
+        }
+    }
+
+    /// The stage after a candidate was looked for: with none, the client is told.
+    fn dialling(&self, client: Socket, dial: Box<Dial>, now: Instant) -> Stage {
+        if dial.attempt.is_some() {
+            return Stage::Dialling { client, dial };
+        }
+        log::debug!(
+            "{}: no remote could be used, {} tried",
+            self.client,
+            dial.tried.len()
+        );
+        match dial.speaks {
+            Speaks::Socks => Stage::Declining {
+                client,
+                decline: Box::new(Decline::new(&dial.kept, now)),
+            },
+            Speaks::Other => Stage::Over,
+        }
+    }
+
+    /// Starts to connect to the best candidate that has not failed this client.
+    fn next_candidate(&self, dial: &mut Dial, now: Instant) {
+        dial.attempt = None;
+        while now < dial.give_up {
+            let untried = dial
+                .choice
+                .candidates
+                .iter()
+                .copied()
+                .find(|one| !dial.tried.contains(one));
+            let Some(remote) = untried else { return };
+            match start_connect(remote) {
+                Ok(socket) => {
+                    let until = now + self.settings.connect_timeout;
+                    dial.attempt = Some(Attempt {
+                        remote,
+                        socket,
+                        sent: 0,
+                        connected: false,
+                        since: now,
+                        until,
+                    });
+                    return;
+                }
+                Err(ConnectFailure::Local(error)) => {
+                    self.failed(dial, remote, DialFailure::Local(error))
+                }
+                Err(ConnectFailure::Remote(error)) => {
+                    self.failed(dial, remote, DialFailure::Connect(error))
+                }
+            }
+        }
+    }
+
+    fn failed(&self, dial: &mut Dial, remote: SocketAddr, failure: DialFailure) {
+        log::debug!("{}: remote {remote}: {failure}", self.client);
+        dial.tried.push(remote);
+        self.route.report(Report { remote, failure });
+    }
+
+    fn dial(&mut self, client: Socket, mut dial: Box<Dial>, cx: &mut TurnContext<'_>) -> Step {
+        self.follow_choice(&mut dial, cx.now);
+        let Some(attempt) = &mut dial.attempt else {
+            return Step::Next(self.dialling(client, dial, cx.now));
+        };
+        let failure = match attempt.advance(&client, &mut dial.kept, dial.speaks, cx) {
+            Advance::Wait if attempt.is_late(cx.now, dial.choice.patience) => {
+                if attempt.connected {
+                    DialFailure::Silent
+                } else {
+                    DialFailure::ConnectTimedOut
+                }
+            }
+            Advance::Wait => {
+                let until = attempt.deadline(dial.choice.patience);
+                return Step::Stay(Stage::Dialling { client, dial }, Turn::Wait { until });
+            }
+            Advance::ClientLeft => {
+                log::debug!("{}: left before {} answered", self.client, attempt.remote);
+                return Step::Next(Stage::Over);
+            }
+            Advance::Relay { answer } => {
+                if !answer.is_empty() {
+                    self.route.answered(attempt.remote, cx.now);
+                }
+                let Some(attempt) = dial.attempt.take() else {
+                    return Step::Next(Stage::Over);
+                };
+                let unsent = dial.kept.get(attempt.sent..).unwrap_or_default();
+                let settings = Arc::clone(&self.settings.relay);
+                // What was sent of the kept bytes counts as moved.
+                self.route.count(attempt.sent as u64, 0);
+                let relay = Relay::new(client, attempt.socket, unsent, &answer, settings, cx.now);
+                let (remote, since) = (attempt.remote, attempt.since);
+                let counted = Moved::default();
+                return Step::Next(Stage::Relaying(Box::new(Established {
+                    relay,
+                    remote,
+                    counted,
+                    since,
+                })));
+            }
+            Advance::Failed(failure) => failure,
+        };
+        let remote = attempt.remote;
+        self.failed(&mut dial, remote, failure);
+        self.next_candidate(&mut dial, cx.now);
+        Step::Next(self.dialling(client, dial, cx.now))
+    }
+
+    /// Takes over a choice that was made since. An attempt at a remote that is no candidate any more is given up.
+    fn follow_choice(&mut self, dial: &mut Dial, now: Instant) {
+        let epoch = self.route.epoch();
+        if epoch == self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        dial.choice = self.route.choice();
+        let stays = dial
+            .attempt
+            .as_ref()
+            .is_some_and(|attempt| dial.choice.candidates.contains(&attempt.remote));
+        if !stays {
+            self.next_candidate(dial, now);
+        }
+    }
+
+    fn relay(&self, mut established: Box<Established>, cx: &mut TurnContext<'_>) -> Step {
+        let turn = established.relay.turn(cx);
+        let moved = established.relay.moved();
+        let counted = mem::replace(&mut established.counted, moved);
+        if moved != counted {
+            self.route
+                .count(moved.up - counted.up, moved.down - counted.down);
+        }
+        if turn != Turn::Done {
+            return Step::Stay(Stage::Relaying(established), turn);
+        }
+        if let Some(ended) = established.relay.ended() {
+            let lasted = cx.now.saturating_duration_since(established.since);
+            let (Moved { up, down }, remote) = (moved, established.remote);
+            log::debug!(
+                "{} via {remote}: {up} up, {down} down in {lasted:.1?}: {ended:?}",
+                self.client
+            );
+        }
+        Step::Next(Stage::Over)
+    }
+}
+
+impl Session for ForwardSession {
+    fn turn(&mut self, cx: &mut TurnContext<'_>) -> Turn {
+        loop {
+            let step = match mem::replace(&mut self.stage, Stage::Over) {
+                Stage::AwaitFirstBytes { client, until } => {
+                    self.await_first_bytes(client, until, cx)
+                }
+                Stage::Dialling { client, dial } => self.dial(client, dial, cx),
+                Stage::Declining {
+                    client,
+                    mut decline,
+                } => match decline.turn(&client, cx) {
+                    Turn::Done => Step::Next(Stage::Over),
+                    turn => Step::Stay(Stage::Declining { client, decline }, turn),
+                },
+                Stage::Relaying(established) => self.relay(established, cx),
+                Stage::Over => return Turn::Done,
+            };
+            match step {
+                Step::Next(stage) => {
+                    self.stage = stage;
+                    // The new stage has other descriptors, and bytes of its own to get rid of.
+                    cx.ready = Ready::ALL;
+                }
+                Step::Stay(stage, turn) => {
+                    self.stage = stage;
+                    return turn;
+                }
+            }
+        }
+    }
+
+    fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        match &self.stage {
+            Stage::AwaitFirstBytes { client, .. } => {
+                interests.watch(CLIENT, client.as_fd(), Want::READ)
+            }
+            Stage::Dialling { client, dial } => {
+                let listens = dial.speaks == Speaks::Socks && dial.kept.len() < KEPT;
+                interests.watch(
+                    CLIENT,
+                    client.as_fd(),
+                    if listens { Want::READ } else { Want::ERRORS },
+                );
+                if let Some(attempt) = &dial.attempt {
+                    let write = !attempt.connected || attempt.sent < dial.kept.len();
+                    interests.watch(
+                        REMOTE,
+                        attempt.socket.as_fd(),
+                        Want {
+                            read: attempt.connected,
+                            write,
+                        },
+                    );
+                }
+            }
+            Stage::Declining { client, decline } => {
+                interests.watch(CLIENT, client.as_fd(), decline.want())
+            }
+            Stage::Relaying(established) => established.relay.interests(interests),
+            Stage::Over => {}
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        if self.route.is_closed(self.epoch) {
+            return Standing::Cut;
+        }
+        match self.stage {
+            Stage::Relaying(_) if self.route.is_cut(self.epoch) => Standing::Cut,
+            Stage::Dialling { .. } if self.route.epoch() != self.epoch => Standing::Wake,
+            _ => Standing::Keep,
+        }
+    }
+}
+
+/// How far an attempt has come.
+enum Advance {
+    Wait,
+    ClientLeft,
+    /// From here on bytes are only passed on. The answer is what was read of the remote so far.
+    Relay {
+        answer: Vec<u8>,
+    },
+    Failed(DialFailure),
+}
+
+impl Attempt {
+    fn advance(
+        &mut self,
+        client: &Socket,
+        kept: &mut Vec<u8>,
+        speaks: Speaks,
+        cx: &mut TurnContext<'_>,
+    ) -> Advance {
+        loop {
+            match self.send(kept) {
+                Ok(()) => {}
+                Err(error) if self.connected => return Advance::Failed(DialFailure::Reset(error)),
+                Err(error) => return Advance::Failed(DialFailure::Connect(error)),
+            }
+            if self.connected {
+                match read(&self.socket, cx, ANSWER) {
+                    Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly),
+                    Ok(Some(answer)) => {
+                        return Advance::Relay {
+                            answer: answer.to_vec(),
+                        };
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Advance::Failed(DialFailure::Reset(error)),
+                }
+                if self.sent == kept.len() && (speaks == Speaks::Other || kept.len() >= KEPT) {
+                    return Advance::Relay { answer: Vec::new() };
+                }
+            }
+            if speaks == Speaks::Other {
+                // Only a client that broke off is noticed; what it sends waits in the kernel.
+                return if cx.ready.hung_up(CLIENT) {
+                    Advance::ClientLeft
+                } else {
+                    Advance::Wait
+                };
+            }
+            match read(client, cx, KEPT.saturating_sub(kept.len())) {
+                // A SOCKS client does not end its side before it has an answer.
+                Ok(Some([])) if kept.len() < KEPT => return Advance::ClientLeft,
+                Ok(Some(bytes)) if !bytes.is_empty() => kept.extend_from_slice(bytes),
+                Ok(_) => return Advance::Wait,
+                Err(_) => return Advance::ClientLeft,
+            }
+        }
+    }
+
+    /// Sends what can be sent of the kept bytes. That the connect has ended shows in the first write that is taken.
+    fn send(&mut self, kept: &[u8]) -> io::Result<()> {
+        while let Some(rest) = kept.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match (&self.socket).write(rest) {
+                Ok(count) => {
+                    self.connected = true;
+                    self.sent += count;
+                }
+                Err(error) => {
+                    return match error.kind() {
+                        io::ErrorKind::Interrupted => continue,
+                        io::ErrorKind::WouldBlock => Ok(()),
+                        io::ErrorKind::NotConnected if !self.connected => Ok(()),
+                        _ => Err(error),
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self, patience: Patience) -> Option<Instant> {
+        (!self.connected || patience == Patience::Limited).then_some(self.until)
+    }
+
+    fn is_late(&self, now: Instant, patience: Patience) -> bool {
+        self.deadline(patience).is_some_and(|until| now >= until)
+    }
+}
+
+/// Reads at most `limit` bytes into the worker's buffer: `None` when there is nothing, an empty slice at the end.
+fn read<'a>(
+    mut socket: &Socket,
+    cx: &'a mut TurnContext<'_>,
+    limit: usize,
+) -> io::Result<Option<&'a [u8]>> {
+    let Some(buffer) = cx.buffer().get_mut(..limit) else {
+        return Ok(None);
+    };
+    loop {
+        match socket.read(buffer) {
+            Ok(count) => return Ok(Some(buffer.get(..count).unwrap_or_default())),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+const CLIENT: Key = 0;
+const REMOTE: Key = 1;
+
+/// What is kept of a client's first bytes: a SOCKS handshake fits in (greeting 257, user and password 513, request
+/// 262 bytes at most), a flood does not.
+const KEPT: usize = 1024;
+
+/// What is read of a remote's first answer at once.
+const ANSWER: usize = 4096;
+
+/// A client that says nothing: browsers open connections ahead and use them within seconds.
+const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(60);
+
+/// A client waits for at most so many connect time-outs in all, however many candidates there are.
+const DIALS: u32 = 3;
