@@ -9,10 +9,8 @@
     )
 )]
 
-pub mod bad_text;
-pub mod engine;
-pub mod listen;
-pub mod listen_address;
-pub mod net;
-pub mod relay;
-pub mod target;
+pub mod handshake;
+pub mod proxy_uri;
+pub mod wire;
+
+pub use proxy_uri::ProxyUri;

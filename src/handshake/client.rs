@@ -1,0 +1,525 @@
+//! The asking side.
+//!
+//! ```text
+//! start ─ greeting ──► AwaitMethod ── 05 00 ──┬─────────► Greeted          (goal Greet)
+//!   │                      │ 05 02            └─ request ─► AwaitReply ──► Done
+//!   │                      └ user/password ─► AwaitAuthStatus ─ 01 00 ─┘     │ (BIND)
+//!   └─ SOCKS4 request ──────────────────────────────────► AwaitReply         └► Listening ─► Accepted
+//! ```
+//!
+//! What to read: RFC 1928 §3 to §6, RFC 1929 §2, SOCKS4 "CONNECT" and "BIND".
+
+use std::error::Error;
+use std::fmt;
+
+use super::Partial;
+use crate::wire::socks5::{self, Greeting, Method, MethodSelection};
+use crate::wire::user_password::{self, Status};
+use crate::wire::{Address, BoundAddress, Credentials, DecodeError, socks4};
+
+/// The asking side of one connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    state: State,
+    partial: Partial,
+}
+
+/// What to ask a SOCKS5 proxy for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Nothing: agree on a method, authenticate if there are credentials, and stop. Without credentials this
+    /// sends `05 01 00` and nothing else, which is how peers are probed.
+    Greet,
+    /// A connection to this address.
+    Connect(Address),
+    /// A port that accepts one connection from this address.
+    Bind(Address),
+    /// A port for datagrams, which will be sent from this address; `0.0.0.0:0` if it isn't known yet.
+    Associate(Address),
+}
+
+/// How far the handshake has got that ends, or pauses, it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// [`Goal::Greet`]: the proxy chose this method, and accepted the credentials if there were any.
+    Greeted(Method),
+    /// CONNECT or UDP ASSOCIATE succeeded. For the latter this is where datagrams go: see
+    /// [`BoundAddress::seen_from`].
+    Done(BoundAddress),
+    /// BIND: the proxy listens here. Goes on with the next [`Client::feed`].
+    Listening(BoundAddress),
+    /// BIND: this one has connected.
+    Accepted(BoundAddress),
+}
+
+/// What a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Its own start.
+    Start,
+    /// The answer to the greeting.
+    Method,
+    /// The answer to user and password.
+    AuthStatus,
+    /// The reply to the request.
+    Reply,
+    /// The second reply to BIND.
+    SecondReply,
+    /// Nothing.
+    Finished,
+}
+
+/// Why there was no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeError {
+    /// The first byte of the first answer says that this is no SOCKS proxy of this version.
+    NotSocks(FirstBytes),
+    /// The proxy wants none of the methods offered (`05 FF`).
+    NoAcceptableMethod,
+    /// The proxy wants user and password (`05 02`), which were not offered.
+    AuthenticationRequired,
+    /// The proxy chose a method that was not offered. With credentials this is also "none": a proxy that
+    /// skips the authentication asked for is not believed.
+    MethodNotOffered(Method),
+    /// User and password are wrong. Holds the status, which is not 0.
+    CredentialsRejected(Status),
+    /// The proxy understood the request, but refuses it or failed.
+    Refused(Refusal),
+    /// An answer that can't be understood.
+    Malformed(Phase, DecodeError),
+    /// More bytes came with an answer than belong to it, before the proxy was asked for the next.
+    Unsolicited(Phase),
+    /// The proxy closed while this was awaited, after so many bytes of it.
+    ClosedEarly(Phase, usize),
+}
+
+/// The code of a reply that isn't success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// From a SOCKS5 proxy.
+    Socks5(socks5::ReplyCode),
+    /// From a SOCKS4 proxy.
+    Socks4(socks4::ReplyCode),
+}
+
+/// The first bytes a peer sent, up to 8. `Display` quotes them as text if they are text, else in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FirstBytes {
+    bytes: [u8; 8],
+    length: usize,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Start(Plan),
+    AwaitMethod {
+        goal: Goal,
+        credentials: Option<Credentials>,
+        none_allowed: bool,
+    },
+    AwaitAuthStatus {
+        goal: Goal,
+    },
+    AwaitReply {
+        version: Version,
+        replies: Replies,
+    },
+    Paused(Version, Outcome),
+    Finished(Outcome),
+    Failed(HandshakeError),
+}
+
+#[derive(Clone, Debug)]
+enum Plan {
+    Socks5 {
+        goal: Goal,
+        credentials: Option<Credentials>,
+        none_allowed: bool,
+    },
+    Socks4(socks4::Request),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Version {
+    Socks4,
+    Socks5,
+}
+
+/// Which reply is awaited.
+#[derive(Clone, Copy, Debug)]
+enum Replies {
+    Only,
+    FirstOfTwo,
+    SecondOfTwo,
+}
+
+impl Client {
+    /// A SOCKS5 client. With credentials it offers user/password only, so that no proxy can talk it into going
+    /// without; see [`Client::allow_no_authentication`].
+    #[must_use]
+    pub fn new(goal: Goal, credentials: Option<Credentials>) -> Self {
+        let none_allowed = credentials.is_none();
+        Self::with_plan(Plan::Socks5 {
+            goal,
+            credentials,
+            none_allowed,
+        })
+    }
+
+    /// A SOCKS4 or SOCKS4a client, depending on how the request was made.
+    #[must_use]
+    pub fn socks4(request: socks4::Request) -> Self {
+        Self::with_plan(Plan::Socks4(request))
+    }
+
+    fn with_plan(plan: Plan) -> Self {
+        Self {
+            state: State::Start(plan),
+            partial: Partial::default(),
+        }
+    }
+
+    /// Offers "no authentication" too, although there are credentials. Has no effect once started.
+    #[must_use]
+    pub fn allow_no_authentication(mut self) -> Self {
+        if let State::Start(Plan::Socks5 { none_allowed, .. }) = &mut self.state {
+            *none_allowed = true;
+        }
+        self
+    }
+
+    /// Appends the first message to `out`. Calling it again does nothing.
+    pub fn start(&mut self, out: &mut Vec<u8>) {
+        let State::Start(plan) = &mut self.state else {
+            return;
+        };
+        self.state = match plan {
+            Plan::Socks5 {
+                goal,
+                credentials,
+                none_allowed,
+            } => {
+                let greeting = match (&credentials, *none_allowed) {
+                    (None, _) => Greeting::new([Method::NONE]),
+                    (Some(_), false) => Greeting::new([Method::USER_PASSWORD]),
+                    (Some(_), true) => Greeting::new([Method::USER_PASSWORD, Method::NONE]),
+                };
+                greeting.encode(out);
+                State::AwaitMethod {
+                    goal: goal.clone(),
+                    credentials: credentials.take(),
+                    none_allowed: *none_allowed,
+                }
+            }
+            Plan::Socks4(request) => {
+                request.encode(out);
+                State::AwaitReply {
+                    version: Version::Socks4,
+                    replies: match request.command() {
+                        socks4::Command::Connect => Replies::Only,
+                        socks4::Command::Bind => Replies::FirstOfTwo,
+                    },
+                }
+            }
+        };
+    }
+
+    /// Takes what the proxy sent, appends what has to be sent next, and returns how many bytes of `input` it
+    /// took. What it didn't take comes from behind the handshake.
+    ///
+    /// It stops at every [`Outcome`]. After [`Outcome::Listening`] the next call goes on.
+    ///
+    /// # Errors
+    ///
+    /// The handshake has failed; later calls give the same error.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, HandshakeError> {
+        self.start(out);
+        if let State::Paused(version, _) = self.state {
+            // An empty feed must not lose the outcome.
+            if input.is_empty() {
+                return Ok(0);
+            }
+            self.state = State::AwaitReply {
+                version,
+                replies: Replies::SecondOfTwo,
+            };
+        }
+        let mut rest = input;
+        while !rest.is_empty() && self.outcome().is_none() {
+            let phase = self.phase();
+            let sent = out.len();
+            match self.step(&mut rest, out) {
+                // The peer can't have answered what was not sent yet.
+                Ok(()) if out.len() > sent && !rest.is_empty() => {
+                    return Err(self.fail(HandshakeError::Unsolicited(phase)));
+                }
+                Ok(()) => (),
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+        match self.state {
+            State::Failed(error) => Err(error),
+            _ => Ok(input.len() - rest.len()),
+        }
+    }
+
+    /// What came out, or `None` while the handshake runs and after it failed.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<&Outcome> {
+        match &self.state {
+            State::Paused(_, outcome) | State::Finished(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// What is awaited.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        match self.state {
+            State::Start(_) => Phase::Start,
+            State::AwaitMethod { .. } => Phase::Method,
+            State::AwaitAuthStatus { .. } => Phase::AuthStatus,
+            State::AwaitReply {
+                replies: Replies::SecondOfTwo,
+                ..
+            }
+            | State::Paused(..) => Phase::SecondReply,
+            State::AwaitReply { .. } => Phase::Reply,
+            State::Finished(_) | State::Failed(_) => Phase::Finished,
+        }
+    }
+
+    /// The error if the proxy closes now. If the handshake has failed already, that failure.
+    #[must_use]
+    pub fn closed(&self) -> HandshakeError {
+        match self.state {
+            State::Failed(error) => error,
+            _ => HandshakeError::ClosedEarly(self.phase(), self.partial.len()),
+        }
+    }
+
+    fn fail(&mut self, error: HandshakeError) -> HandshakeError {
+        self.state = State::Failed(error);
+        error
+    }
+
+    /// Takes at most one message; all of the input if it has none.
+    fn step(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<(), HandshakeError> {
+        let phase = self.phase();
+        let malformed = |error| HandshakeError::Malformed(phase, error);
+        let next = match &mut self.state {
+            State::Start(_) | State::Paused(..) | State::Finished(_) => return Ok(()),
+            State::Failed(error) => return Err(*error),
+            State::AwaitMethod {
+                goal,
+                credentials,
+                none_allowed,
+            } => {
+                check_first_byte(&self.partial, input, socks5::VERSION)?;
+                let limit = MethodSelection::LEN;
+                let Some(MethodSelection { method }) = self
+                    .partial
+                    .take(input, limit, MethodSelection::decode)
+                    .map_err(malformed)?
+                else {
+                    return Ok(());
+                };
+                match (method, credentials.take()) {
+                    (Method::NONE, _) if *none_allowed => request(goal, method, out),
+                    (Method::USER_PASSWORD, Some(credentials)) => {
+                        user_password::Request::from(credentials).encode(out);
+                        State::AwaitAuthStatus { goal: goal.clone() }
+                    }
+                    (Method::USER_PASSWORD, None) => {
+                        return Err(HandshakeError::AuthenticationRequired);
+                    }
+                    (Method::NONE_ACCEPTABLE, _) => return Err(HandshakeError::NoAcceptableMethod),
+                    (method, _) => return Err(HandshakeError::MethodNotOffered(method)),
+                }
+            }
+            State::AwaitAuthStatus { goal } => {
+                let status = self.partial.take(input, Status::LEN, Status::decode);
+                match status.map_err(malformed)? {
+                    None => return Ok(()),
+                    Some(Status::ACCEPTED) => request(goal, Method::USER_PASSWORD, out),
+                    Some(status) => return Err(HandshakeError::CredentialsRejected(status)),
+                }
+            }
+            State::AwaitReply { version, replies } => {
+                let bound = match version {
+                    Version::Socks5 => {
+                        let limit = socks5::Reply::MAX_LEN;
+                        self.partial.take(input, limit, decode_socks5_reply)
+                    }
+                    Version::Socks4 => {
+                        if matches!(replies, Replies::Only | Replies::FirstOfTwo) {
+                            check_first_byte(&self.partial, input, socks4::REPLY_VERSION)?;
+                        }
+                        let limit = socks4::Reply::LEN;
+                        self.partial.take(input, limit, decode_socks4_reply)
+                    }
+                };
+                match (bound.map_err(malformed)?, replies) {
+                    (None, _) => return Ok(()),
+                    (Some(Err(refusal)), _) => return Err(HandshakeError::Refused(refusal)),
+                    (Some(Ok(bound)), Replies::Only) => State::Finished(Outcome::Done(bound)),
+                    (Some(Ok(bound)), Replies::FirstOfTwo) => {
+                        State::Paused(*version, Outcome::Listening(bound))
+                    }
+                    (Some(Ok(bound)), Replies::SecondOfTwo) => {
+                        State::Finished(Outcome::Accepted(bound))
+                    }
+                }
+            }
+        };
+        self.state = next;
+        Ok(())
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Start => "start",
+            Self::Method => "answer to the greeting",
+            Self::AuthStatus => "answer to user and password",
+            Self::Reply => "reply",
+            Self::SecondReply => "second reply",
+            Self::Finished => "end",
+        })
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSocks(first) => write!(f, "sent {first}"),
+            Self::NoAcceptableMethod => {
+                write!(f, "the proxy accepts none of the offered methods")
+            }
+            Self::AuthenticationRequired => write!(f, "the proxy wants user and password"),
+            Self::MethodNotOffered(method) => {
+                write!(
+                    f,
+                    "the proxy chose what was not offered to it ({method}, {:#04x})",
+                    method.0
+                )
+            }
+            Self::CredentialsRejected(status) => {
+                write!(
+                    f,
+                    "the proxy rejected user and password (status {:#04x})",
+                    status.0
+                )
+            }
+            Self::Refused(Refusal::Socks5(code)) => {
+                write!(f, "the proxy replied: {code} ({:#04x})", code.0)
+            }
+            Self::Refused(Refusal::Socks4(code)) => {
+                write!(f, "the proxy replied: {code} ({})", code.0)
+            }
+            Self::Malformed(phase, error) => write!(f, "bad {phase}: {error}"),
+            Self::Unsolicited(phase) => write!(f, "the proxy sent more than its {phase}"),
+            Self::ClosedEarly(phase, 0) => write!(f, "closed before the {phase}"),
+            Self::ClosedEarly(phase, 1) => write!(f, "closed after 1 byte of the {phase}"),
+            Self::ClosedEarly(phase, bytes) => {
+                write!(f, "closed after {bytes} bytes of the {phase}")
+            }
+        }
+    }
+}
+
+impl Error for HandshakeError {}
+
+impl FirstBytes {
+    /// Keeps as much as it can hold.
+    #[must_use]
+    pub fn new(input: &[u8]) -> Self {
+        let mut bytes = [0; 8];
+        for (slot, byte) in bytes.iter_mut().zip(input) {
+            *slot = *byte;
+        }
+        let length = input.len().min(bytes.len());
+        Self { bytes, length }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for FirstBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.as_bytes();
+        let is_text = |byte: &u8| byte.is_ascii_graphic() || b" \r\n\t".contains(byte);
+        if !bytes.is_empty() && bytes.iter().all(is_text) {
+            return write!(f, "\"{}\"", bytes.escape_ascii());
+        }
+        for (at, byte) in bytes.iter().enumerate() {
+            let space = if at == 0 { "" } else { " " };
+            write!(f, "{space}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for FirstBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FirstBytes({self})")
+    }
+}
+
+/// Whether the very first byte of the peer is the right one. Decided before anything else is looked at, so the
+/// error has all that came with it.
+fn check_first_byte(partial: &Partial, input: &[u8], expected: u8) -> Result<(), HandshakeError> {
+    match input.first() {
+        Some(&byte) if partial.len() == 0 && byte != expected => {
+            Err(HandshakeError::NotSocks(FirstBytes::new(input)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sends what the goal needs now that the proxy is content with us.
+fn request(goal: &Goal, method: Method, out: &mut Vec<u8>) -> State {
+    let (command, address, replies) = match goal {
+        Goal::Greet => return State::Finished(Outcome::Greeted(method)),
+        Goal::Connect(address) => (socks5::Command::Connect, address, Replies::Only),
+        Goal::Bind(address) => (socks5::Command::Bind, address, Replies::FirstOfTwo),
+        Goal::Associate(address) => (socks5::Command::Associate, address, Replies::Only),
+    };
+    let address = address.clone();
+    socks5::Request { command, address }.encode(out);
+    State::AwaitReply {
+        version: Version::Socks5,
+        replies,
+    }
+}
+
+type Answer = Result<BoundAddress, Refusal>;
+
+/// A refusal is complete with its code: the proxy closes, some without sending the address, others with an address
+/// type that doesn't exist (RFC 1928 §6 asks for neither).
+fn decode_socks5_reply(input: &[u8]) -> Result<Option<(Answer, usize)>, DecodeError> {
+    if let [socks5::VERSION, code, ..] = *input
+        && socks5::ReplyCode(code) != socks5::ReplyCode::SUCCEEDED
+    {
+        let refusal = Refusal::Socks5(socks5::ReplyCode(code));
+        return Ok(Some((Err(refusal), 2)));
+    }
+    let decoded = socks5::Reply::decode(input)?;
+    Ok(decoded.map(|(reply, length)| (Ok(reply.bound), length)))
+}
+
+fn decode_socks4_reply(input: &[u8]) -> Result<Option<(Answer, usize)>, DecodeError> {
+    if let [socks4::REPLY_VERSION, code, ..] = *input
+        && socks4::ReplyCode(code) != socks4::ReplyCode::GRANTED
+    {
+        let refusal = Refusal::Socks4(socks4::ReplyCode(code));
+        return Ok(Some((Err(refusal), 2)));
+    }
+    let decoded = socks4::Reply::decode(input)?;
+    Ok(decoded.map(|(reply, length)| (Ok(BoundAddress::Socket(reply.bound.into())), length)))
+}

@@ -1,0 +1,500 @@
+//! The answering side.
+//!
+//! ```text
+//!              5 ┌► AwaitGreeting ── none ────────────────────────────────► AwaitRequest ─┐
+//! AwaitVersion ──┤        └ user/password ─► AwaitCredentials ─► Judging ─ accept ─┘      ▼
+//!              4 └► AwaitSocks4Request ────────────────────────────────────────────► Requested ─ reply ─► Finished
+//!                                                                             (BIND: Listening ─ reply ─┘)
+//! ```
+//!
+//! The machine stops twice for its driver: to have credentials judged, and with the request. After an error `out`
+//! has what the client must still get before the connection is closed.
+//!
+//! What to read: RFC 1928 §3 to §6, RFC 1929 §2, SOCKS4 "CONNECT" and "BIND".
+
+use std::error::Error;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use super::Partial;
+use crate::wire::socks5::{self, Command, Greeting, Method, MethodSelection, Reply, ReplyCode};
+use crate::wire::user_password::{self, Status};
+use crate::wire::{Address, BoundAddress, DecodeError, Host, socks4};
+
+/// The answering side of one connection.
+#[derive(Clone, Debug)]
+pub struct Server {
+    policy: Policy,
+    state: State,
+    partial: Partial,
+}
+
+/// Whom a server lets ask. The default lets everyone, with SOCKS4 too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What SOCKS5 clients must offer.
+    pub methods: Methods,
+    /// Whether SOCKS4 and 4a are answered. They know no passwords, so never under [`Methods::UserPassword`],
+    /// whatever is said here.
+    pub socks4: Socks4,
+}
+
+/// The methods a server accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Methods {
+    /// No authentication.
+    #[default]
+    None,
+    /// User and password.
+    UserPassword,
+    /// No authentication if the client offers it, else user and password. For one that only wants to read the
+    /// request, as a forwarder without a remote does.
+    Either,
+}
+
+/// Whether SOCKS4 is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Socks4 {
+    /// It is.
+    #[default]
+    Allowed,
+    /// It is answered with a refusal.
+    Refused,
+}
+
+/// What a server has for its driver.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Judge these, then call [`Server::accept`] or [`Server::reject`].
+    Credentials(user_password::Request),
+    /// Do this, then call [`Server::reply`] or [`Server::refuse`].
+    Request(Request),
+}
+
+/// What a client asks for, in any version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// How the reply will be written.
+    pub version: Version,
+    /// What to do.
+    pub command: Command,
+    /// With or for whom.
+    pub address: Address,
+}
+
+/// The version a client speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// SOCKS4 or 4a, with the user id the client claims.
+    Socks4(socks4::UserId),
+    /// SOCKS5.
+    Socks5,
+}
+
+/// What a server waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// The greeting, or the request of SOCKS4.
+    Greeting,
+    /// User and password.
+    Credentials,
+    /// The driver's verdict on them.
+    Verdict,
+    /// The request.
+    Request,
+    /// The driver's reply.
+    Reply,
+    /// Nothing.
+    Finished,
+}
+
+/// Why a client can't be served. All of these end the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerError {
+    /// The first byte is neither 4 nor 5. Nothing is sent.
+    Version(u8),
+    /// The client speaks HTTP. Nothing is sent; the driver may answer in HTTP.
+    Http,
+    /// SOCKS4, which the policy refuses. 91 is sent.
+    Socks4Refused,
+    /// The client offers none of the methods that the policy demands. `05 FF` is sent.
+    NoAcceptableMethod,
+    /// The driver rejected user and password. `01 01` is sent.
+    CredentialsRejected,
+    /// A SOCKS4 CONNECT to 0.0.0.0, which is nowhere. 91 is sent.
+    NoDestination,
+    /// A message that can't be understood in this phase. `01 01`, 91 or the fitting reply code is sent.
+    Malformed(Phase, DecodeError),
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    AwaitVersion,
+    AwaitSocks4Request,
+    AwaitGreeting,
+    AwaitCredentials,
+    Judging(Event),
+    AwaitRequest,
+    Requested(Event),
+    Listening(Protocol),
+    Finished,
+    Failed(ServerError),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Socks4,
+    Socks5,
+}
+
+impl Server {
+    /// The longest message: more is never kept of a client that isn't done.
+    pub const MAX_MESSAGE: usize = socks4::Request::MAX_LEN;
+
+    /// A server for one connection.
+    #[must_use]
+    pub const fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            state: State::AwaitVersion,
+            partial: Partial(Vec::new()),
+        }
+    }
+
+    /// Takes what the client sent, appends what has to be sent back, and returns how many bytes of `input` it
+    /// took. It stops at every [`Event`]; after [`Server::accept`] feed the rest again. What lies behind the
+    /// request is the client's payload.
+    ///
+    /// # Errors
+    ///
+    /// The handshake has failed. Send `out`, then close. Later calls give the same error and append nothing.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, ServerError> {
+        let mut rest = input;
+        while !rest.is_empty() && self.awaits_client() {
+            if let Err(error) = self.step(&mut rest, out) {
+                self.partial = Partial::default();
+                self.state = State::Failed(error);
+            }
+        }
+        match self.state {
+            State::Failed(error) => Err(error),
+            _ => Ok(input.len() - rest.len()),
+        }
+    }
+
+    /// What the driver has to see to.
+    #[must_use]
+    pub const fn event(&self) -> Option<&Event> {
+        match &self.state {
+            State::Judging(event) | State::Requested(event) => Some(event),
+            _ => None,
+        }
+    }
+
+    /// What is awaited.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        match self.state {
+            State::AwaitVersion | State::AwaitGreeting => Phase::Greeting,
+            State::AwaitCredentials => Phase::Credentials,
+            State::Judging(_) => Phase::Verdict,
+            State::AwaitSocks4Request | State::AwaitRequest => Phase::Request,
+            State::Requested(_) | State::Listening(_) => Phase::Reply,
+            State::Finished | State::Failed(_) => Phase::Finished,
+        }
+    }
+
+    /// The credentials are right. Does nothing if none wait for a verdict.
+    pub fn accept(&mut self, out: &mut Vec<u8>) {
+        if let State::Judging(_) = self.state {
+            Status::ACCEPTED.encode(out);
+            self.state = State::AwaitRequest;
+        }
+    }
+
+    /// The credentials are wrong: send `out`, then close (RFC 1929 §2). Does nothing if none wait for a verdict.
+    pub fn reject(&mut self, out: &mut Vec<u8>) {
+        if let State::Judging(_) = self.state {
+            Status::REJECTED.encode(out);
+            self.state = State::Failed(ServerError::CredentialsRejected);
+        }
+    }
+
+    /// Appends the reply in the client's version, with the address on our side. For BIND a success is followed
+    /// by a second reply with the address that connected. Does nothing if no reply is due.
+    pub fn reply(&mut self, code: ReplyCode, bound: SocketAddr, out: &mut Vec<u8>) {
+        let (protocol, another) = match &self.state {
+            State::Requested(Event::Request(request)) => {
+                let protocol = match request.version {
+                    Version::Socks4(_) => Protocol::Socks4,
+                    Version::Socks5 => Protocol::Socks5,
+                };
+                (protocol, request.command == Command::Bind)
+            }
+            State::Listening(protocol) => (*protocol, false),
+            _ => return,
+        };
+        write_reply(protocol, code, bound, out);
+        self.state = if another && code == ReplyCode::SUCCEEDED {
+            State::Listening(protocol)
+        } else {
+            State::Finished
+        };
+    }
+
+    /// Appends a reply that has no address. Does nothing if no reply is due.
+    pub fn refuse(&mut self, code: ReplyCode, out: &mut Vec<u8>) {
+        self.reply(code, SocketAddr::from(([0, 0, 0, 0], 0)), out);
+    }
+
+    /// [`Server::feed`] for one that can't serve at all: takes any credentials, and refuses the request with
+    /// `code` (SOCKS4: 91) as soon as it is there. Done when [`Server::phase`] is [`Phase::Finished`].
+    ///
+    /// ```
+    /// use sockhop::handshake::{Methods, Policy, Server};
+    /// use sockhop::wire::socks5::ReplyCode;
+    ///
+    /// let mut server = Server::new(Policy { methods: Methods::Either, ..Policy::default() });
+    /// let mut out = Vec::new();
+    /// let client = [5, 1, 0, 5, 1, 0, 1, 192, 0, 2, 1, 0, 80];
+    /// server.decline(&client, ReplyCode::GENERAL_FAILURE, &mut out)?;
+    /// assert_eq!(out, [5, 0, 5, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
+    /// # Ok::<(), sockhop::handshake::ServerError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::feed`].
+    pub fn decline(
+        &mut self,
+        input: &[u8],
+        code: ReplyCode,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, ServerError> {
+        let mut taken = self.feed(input, out)?;
+        if self.phase() == Phase::Verdict {
+            self.accept(out);
+            taken += self.feed(input.get(taken..).unwrap_or_default(), out)?;
+        }
+        self.refuse(code, out);
+        Ok(taken)
+    }
+
+    const fn awaits_client(&self) -> bool {
+        matches!(
+            self.state,
+            State::AwaitVersion
+                | State::AwaitSocks4Request
+                | State::AwaitGreeting
+                | State::AwaitCredentials
+                | State::AwaitRequest
+        )
+    }
+
+    /// Takes at most one message; all of the input if it has none. On an error `out` has the last answer.
+    fn step(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<(), ServerError> {
+        let phase = self.phase();
+        let next = match self.state {
+            State::AwaitVersion => match input.first().copied() {
+                Some(socks5::VERSION) => Some(State::AwaitGreeting),
+                Some(socks4::VERSION) if self.speaks_socks4() => Some(State::AwaitSocks4Request),
+                Some(socks4::VERSION) => {
+                    write_refusal(Protocol::Socks4, ReplyCode::NOT_ALLOWED, out);
+                    return Err(ServerError::Socks4Refused);
+                }
+                Some(_) if is_http(input) => return Err(ServerError::Http),
+                Some(byte) => return Err(ServerError::Version(byte)),
+                None => None,
+            },
+            State::AwaitGreeting => {
+                let greeting = self
+                    .partial
+                    .take(input, Greeting::MAX_LEN, Greeting::decode)
+                    .map_err(|error| ServerError::Malformed(phase, error))?;
+                match greeting {
+                    Some(greeting) => Some(self.choose(&greeting, out)?),
+                    None => None,
+                }
+            }
+            State::AwaitCredentials => {
+                let limit = user_password::Request::MAX_LEN;
+                self.partial
+                    .take(input, limit, user_password::Request::decode)
+                    .map_err(|error| {
+                        // Both lengths are unknown after a wrong version byte, so this is all that can be said.
+                        Status::REJECTED.encode(out);
+                        ServerError::Malformed(phase, error)
+                    })?
+                    .map(|request| State::Judging(Event::Credentials(request)))
+            }
+            State::AwaitRequest => {
+                let limit = socks5::Request::MAX_LEN;
+                self.partial
+                    .take(input, limit, socks5::Request::decode)
+                    .map_err(|error| {
+                        write_refusal(Protocol::Socks5, code_for(error), out);
+                        ServerError::Malformed(phase, error)
+                    })?
+                    .map(|request| {
+                        State::Requested(Event::Request(Request {
+                            version: Version::Socks5,
+                            command: request.command,
+                            address: request.address,
+                        }))
+                    })
+            }
+            State::AwaitSocks4Request => {
+                let limit = socks4::Request::MAX_LEN;
+                let request = self
+                    .partial
+                    .take(input, limit, socks4::Request::decode)
+                    .map_err(|error| ServerError::Malformed(phase, error))
+                    .and_then(|request| request.map(socks4_request).transpose())
+                    .inspect_err(|_| {
+                        write_refusal(Protocol::Socks4, ReplyCode::GENERAL_FAILURE, out);
+                    })?;
+                request.map(|request| State::Requested(Event::Request(request)))
+            }
+            State::Judging(_)
+            | State::Requested(_)
+            | State::Listening(_)
+            | State::Finished
+            | State::Failed(_) => None,
+        };
+        if let Some(next) = next {
+            self.state = next;
+        }
+        Ok(())
+    }
+
+    fn speaks_socks4(&self) -> bool {
+        self.policy.socks4 == Socks4::Allowed && self.policy.methods != Methods::UserPassword
+    }
+
+    fn choose(&self, greeting: &Greeting, out: &mut Vec<u8>) -> Result<State, ServerError> {
+        let (none, user_password) = match self.policy.methods {
+            Methods::None => (true, false),
+            Methods::UserPassword => (false, true),
+            Methods::Either => (true, true),
+        };
+        let (method, next) = if none && greeting.offers(Method::NONE) {
+            (Method::NONE, Ok(State::AwaitRequest))
+        } else if user_password && greeting.offers(Method::USER_PASSWORD) {
+            (Method::USER_PASSWORD, Ok(State::AwaitCredentials))
+        } else {
+            let error = ServerError::NoAcceptableMethod;
+            (Method::NONE_ACCEPTABLE, Err(error))
+        };
+        MethodSelection { method }.encode(out);
+        next
+    }
+}
+
+impl Request {
+    /// The user id that a SOCKS4 client claims.
+    #[must_use]
+    pub const fn user_id(&self) -> Option<&socks4::UserId> {
+        match &self.version {
+            Version::Socks4(user_id) => Some(user_id),
+            Version::Socks5 => None,
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Greeting => "greeting",
+            Self::Credentials => "user and password",
+            Self::Verdict => "verdict on user and password",
+            Self::Request => "request",
+            Self::Reply => "reply",
+            Self::Finished => "end",
+        })
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(byte) => write!(f, "not SOCKS: the first byte is {byte:#04x}"),
+            Self::Http => write!(f, "not SOCKS: the client speaks HTTP"),
+            Self::Socks4Refused => write!(f, "SOCKS4 is not allowed"),
+            Self::NoAcceptableMethod => write!(f, "the client offers no acceptable method"),
+            Self::CredentialsRejected => write!(f, "wrong user or password"),
+            Self::NoDestination => write!(f, "the request has no destination"),
+            Self::Malformed(phase, error) => write!(f, "bad {phase}: {error}"),
+        }
+    }
+}
+
+impl Error for ServerError {}
+
+fn socks4_request(request: socks4::Request) -> Result<Request, ServerError> {
+    let (command, address, user_id) = request.into_parts();
+    let command = match command {
+        socks4::Command::Connect => Command::Connect,
+        socks4::Command::Bind => Command::Bind,
+    };
+    match address.host {
+        // A client that meant SOCKS4a and forgot the mark. BIND may well leave its peer open.
+        Host::Ip(IpAddr::V4(ip)) if ip.is_unspecified() && command == Command::Connect => {
+            Err(ServerError::NoDestination)
+        }
+        _ => Ok(Request {
+            version: Version::Socks4(user_id),
+            command,
+            address,
+        }),
+    }
+}
+
+/// RFC 1928 §6 has codes for two of our complaints; the others are general failures.
+const fn code_for(error: DecodeError) -> ReplyCode {
+    match error {
+        DecodeError::Command(_) => ReplyCode::COMMAND_NOT_SUPPORTED,
+        DecodeError::AddressType(_) => ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED,
+        _ => ReplyCode::GENERAL_FAILURE,
+    }
+}
+
+fn write_refusal(protocol: Protocol, code: ReplyCode, out: &mut Vec<u8>) {
+    write_reply(protocol, code, SocketAddr::from(([0, 0, 0, 0], 0)), out);
+}
+
+fn write_reply(protocol: Protocol, code: ReplyCode, bound: SocketAddr, out: &mut Vec<u8>) {
+    match protocol {
+        Protocol::Socks5 => {
+            let bound = BoundAddress::from(bound);
+            Reply { code, bound }.encode(out);
+        }
+        Protocol::Socks4 => {
+            let code = match code {
+                ReplyCode::SUCCEEDED => socks4::ReplyCode::GRANTED,
+                _ => socks4::ReplyCode::REJECTED,
+            };
+            socks4::Reply::new(code, bound).encode(out);
+        }
+    }
+}
+
+/// Whether the input is the beginning of an HTTP request, as far as it has come. One letter is enough: no SOCKS
+/// version has such a byte.
+fn is_http(input: &[u8]) -> bool {
+    HTTP_METHODS
+        .iter()
+        .any(|method| input.starts_with(method) || method.starts_with(input))
+}
+
+/// RFC 9110 §9.1 and RFC 5789.
+const HTTP_METHODS: [&[u8]; 9] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"CONNECT ",
+    b"OPTIONS ",
+    b"TRACE ",
+    b"PATCH ",
+];

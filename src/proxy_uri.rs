@@ -1,0 +1,405 @@
+//! Proxies in text: `socks5://user:pass@host:port?timeout=5s`.
+//!
+//! What to read: RFC 3986 §3 (parts of a URI) and §2.1 (percent-encoding). The schemes mean what they mean to curl.
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
+use crate::wire::socks4::UserId;
+use crate::wire::{Address, AddressError, Credentials, CredentialsError, Host};
+
+/// A proxy: how to speak to it, where it is, as whom, and how long it may take.
+///
+/// The port may be left out ([`ProxyUri::DEFAULT_PORT`]). User and password are percent-encoded. SOCKS4 has a user
+/// only, SOCKS5 both or none. `Display` and `Debug` put `***` in place of the password.
+///
+/// ```
+/// use sockhop::ProxyUri;
+/// let uri: ProxyUri = "socks5h://ada:p%40ss@[2001:db8::1]?timeout=5s".parse()?;
+/// assert_eq!(uri.to_string(), "socks5h://ada:***@[2001:db8::1]:1080?timeout=5s");
+/// # Ok::<(), sockhop::proxy_uri::ProxyUriError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUri {
+    scheme: Scheme,
+    login: Login,
+    address: Address,
+    timeout: Option<Duration>,
+}
+
+/// The protocol, and where names of destinations are resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// SOCKS4: names are resolved here, to IPv4.
+    Socks4,
+    /// SOCKS4a: the proxy resolves names.
+    Socks4a,
+    /// SOCKS5: names are resolved here.
+    Socks5,
+    /// SOCKS5: the proxy resolves names.
+    Socks5h,
+}
+
+/// Where the names of destinations are resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// On this machine, before the proxy is asked.
+    Here,
+    /// By the proxy, which gets the name.
+    AtProxy,
+}
+
+/// What is wrong with the text of a [`ProxyUri`]. Never holds any of what could be a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProxyUriError {
+    /// There is no `scheme://`.
+    MissingScheme,
+    /// Another scheme.
+    Scheme(String),
+    /// `@` with nothing before it, or a user without password for SOCKS5.
+    Credentials(CredentialsError),
+    /// A password for SOCKS4, which has none.
+    PasswordInSocks4,
+    /// A SOCKS4 user that is empty, too long or has a NUL.
+    UserId,
+    /// User or password has one of `/?#@`, a space or a control character, or a `%` without two hexadecimal
+    /// digits.
+    Encoding,
+    /// No host.
+    MissingHost,
+    /// What stands for host and port is not that.
+    Address(String, AddressError),
+    /// Port 0, or `:` without a port.
+    Port(String),
+    /// Something between the address and the query.
+    Path(String),
+    /// A `#` and what follows.
+    Fragment(String),
+    /// A `?` or `&` with nothing after it.
+    EmptyQuery,
+    /// Another key in the query.
+    Key(String),
+    /// A key that was there before.
+    RepeatedKey(String),
+    /// Not a duration, or zero.
+    Timeout(String),
+}
+
+/// Nobody, a SOCKS4 user, or a SOCKS5 user with password.
+#[derive(Clone, PartialEq, Eq)]
+enum Login {
+    Nobody,
+    UserId(UserId),
+    Credentials(Credentials),
+}
+
+impl ProxyUri {
+    /// The port registered for SOCKS.
+    pub const DEFAULT_PORT: u16 = 1080;
+
+    /// A proxy without user and time limit.
+    #[must_use]
+    pub const fn new(scheme: Scheme, address: Address) -> Self {
+        Self {
+            scheme,
+            login: Login::Nobody,
+            address,
+            timeout: None,
+        }
+    }
+
+    /// How to speak to it.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// User and password, for SOCKS5.
+    #[must_use]
+    pub const fn credentials(&self) -> Option<&Credentials> {
+        match &self.login {
+            Login::Credentials(credentials) => Some(credentials),
+            _ => None,
+        }
+    }
+
+    /// The user, for SOCKS4.
+    #[must_use]
+    pub const fn user_id(&self) -> Option<&UserId> {
+        match &self.login {
+            Login::UserId(user_id) => Some(user_id),
+            _ => None,
+        }
+    }
+
+    /// How long the whole handshake may take, if it was said. Never zero.
+    #[must_use]
+    pub const fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
+impl FromStr for ProxyUri {
+    type Err = ProxyUriError;
+
+    fn from_str(text: &str) -> Result<Self, ProxyUriError> {
+        let (scheme, rest) = text.split_once("://").ok_or(ProxyUriError::MissingScheme)?;
+        let scheme = parse_scheme(scheme)?;
+        // The last `@` of all, not of the authority: a password with a bare `/` or `?` must not be taken for
+        // the parts behind it, whose errors quote them.
+        let (login, rest) = match rest.rsplit_once('@') {
+            Some((userinfo, rest)) => (parse_login(scheme, userinfo)?, rest),
+            None => (Login::Nobody, rest),
+        };
+        if let Some((_, fragment)) = rest.split_once('#') {
+            return Err(ProxyUriError::Fragment(fragment.into()));
+        }
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, Some(query)),
+            None => (rest, None),
+        };
+        let address = match rest.split_once('/') {
+            None | Some((_, "")) => parse_address(rest.trim_end_matches('/'))?,
+            Some((_, path)) => return Err(ProxyUriError::Path(format!("/{path}"))),
+        };
+        let timeout = match query {
+            Some(query) => parse_query(query)?,
+            None => None,
+        };
+        Ok(Self {
+            scheme,
+            login,
+            address,
+            timeout,
+        })
+    }
+}
+
+impl fmt::Display for ProxyUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://", self.scheme)?;
+        match &self.login {
+            Login::Nobody => (),
+            Login::UserId(user) => write!(f, "{}@", encode(user.as_bytes()))?,
+            Login::Credentials(credentials) => write!(f, "{}:***@", encode(credentials.user()))?,
+        }
+        write!(f, "{}", self.address)?;
+        match self.timeout {
+            // Without the spaces of `1m 30s`, which have no place in a URI; they may be left out.
+            Some(timeout) => {
+                let text = humantime::format_duration(timeout).to_string();
+                write!(f, "?timeout={}", text.replace(' ', ""))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for ProxyUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProxyUri({self})")
+    }
+}
+
+impl Scheme {
+    /// Where the names of destinations are resolved.
+    #[must_use]
+    pub const fn resolution(self) -> Resolution {
+        match self {
+            Self::Socks4 | Self::Socks5 => Resolution::Here,
+            Self::Socks4a | Self::Socks5h => Resolution::AtProxy,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Socks4 => "socks4",
+            Self::Socks4a => "socks4a",
+            Self::Socks5 => "socks5",
+            Self::Socks5h => "socks5h",
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for ProxyUriError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MissingScheme => {
+                write!(
+                    f,
+                    "the scheme is missing, as in socks5://proxy.example:1080"
+                )
+            }
+            Self::Scheme(scheme) => write!(
+                f,
+                "unknown scheme \"{}\", use socks5, socks5h, socks4 or socks4a, as in socks5://proxy.example:1080",
+                scheme.escape_debug()
+            ),
+            Self::Credentials(error) => {
+                write!(f, "{error}, as in socks5://user:password@proxy.example")
+            }
+            Self::PasswordInSocks4 => {
+                write!(f, "SOCKS4 has no password, use socks4://user@proxy.example")
+            }
+            Self::UserId => write!(
+                f,
+                "a SOCKS4 user has 1 to 255 bytes without NUL, as in socks4://user@proxy.example"
+            ),
+            Self::Encoding => write!(
+                f,
+                "user and password must be percent-encoded, as in user:p%40ss for the password p@ss"
+            ),
+            Self::MissingHost => {
+                write!(f, "the host is missing, as in socks5://proxy.example:1080")
+            }
+            Self::Address(text, error) => {
+                write!(f, "bad address \"{}\": {error}", text.escape_debug())
+            }
+            Self::Port(text) => write!(
+                f,
+                "bad port \"{}\", use a number from 1 to 65535, as in proxy.example:1080",
+                text.escape_debug()
+            ),
+            Self::Path(path) => write!(
+                f,
+                "a proxy has no path \"{}\", use socks5://proxy.example:1080",
+                path.escape_debug()
+            ),
+            Self::Fragment(fragment) => write!(
+                f,
+                "a proxy has no fragment \"#{}\", use socks5://proxy.example:1080",
+                fragment.escape_debug()
+            ),
+            Self::EmptyQuery => {
+                write!(f, "there is nothing behind \"?\" or \"&\", use ?timeout=5s")
+            }
+            Self::Key(key) => write!(f, "unknown key \"{}\", use timeout=5s", key.escape_debug()),
+            Self::RepeatedKey(key) => write!(f, "\"{key}\" is there twice, use one timeout=5s"),
+            Self::Timeout(text) => write!(
+                f,
+                "bad timeout \"{}\", use a duration above zero, as in timeout=5s",
+                text.escape_debug()
+            ),
+        }
+    }
+}
+
+impl Error for ProxyUriError {}
+
+fn parse_scheme(text: &str) -> Result<Scheme, ProxyUriError> {
+    let known = [
+        Scheme::Socks4,
+        Scheme::Socks4a,
+        Scheme::Socks5,
+        Scheme::Socks5h,
+    ];
+    if let Some(scheme) = known
+        .into_iter()
+        .find(|scheme| scheme.as_str().eq_ignore_ascii_case(text))
+    {
+        return Ok(scheme);
+    }
+    // What can't be a scheme may be `user:password@…`, so it is not quoted.
+    let plausible = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    if text.is_empty() || !text.bytes().all(plausible) {
+        return Err(ProxyUriError::MissingScheme);
+    }
+    Err(ProxyUriError::Scheme(text.into()))
+}
+
+fn parse_login(scheme: Scheme, userinfo: &str) -> Result<Login, ProxyUriError> {
+    let (user, password) = match userinfo.split_once(':') {
+        Some((user, password)) => (decode(user)?, Some(decode(password)?)),
+        None => (decode(userinfo)?, None),
+    };
+    match (scheme, password) {
+        (Scheme::Socks4 | Scheme::Socks4a, Some(_)) => Err(ProxyUriError::PasswordInSocks4),
+        (Scheme::Socks4 | Scheme::Socks4a, None) => match UserId::new(&user) {
+            Some(user_id) if !user.is_empty() => Ok(Login::UserId(user_id)),
+            _ => Err(ProxyUriError::UserId),
+        },
+        (Scheme::Socks5 | Scheme::Socks5h, password) => {
+            Credentials::new(user, password.unwrap_or_default())
+                .map(Login::Credentials)
+                .map_err(ProxyUriError::Credentials)
+        }
+    }
+}
+
+fn parse_address(text: &str) -> Result<Address, ProxyUriError> {
+    let bad = |error| ProxyUriError::Address(text.into(), error);
+    if text.is_empty() || text.starts_with(':') && !text.starts_with("::") {
+        return Err(ProxyUriError::MissingHost);
+    }
+    if let Some(host) = text.strip_suffix(':')
+        && !host.ends_with(':')
+    {
+        return Err(ProxyUriError::Port(String::new()));
+    }
+    let address = Address::with_default_port(text, ProxyUri::DEFAULT_PORT).map_err(bad)?;
+    if let (Host::Ip(std::net::IpAddr::V6(_)), false) = (&address.host, text.starts_with('[')) {
+        return Err(bad(AddressError::Unbracketed));
+    }
+    if address.port == 0 {
+        return Err(ProxyUriError::Port("0".into()));
+    }
+    Ok(address)
+}
+
+fn parse_query(query: &str) -> Result<Option<Duration>, ProxyUriError> {
+    let mut timeout = None;
+    for pair in query.split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match key {
+            "" if value.is_empty() => return Err(ProxyUriError::EmptyQuery),
+            "timeout" if timeout.is_some() => return Err(ProxyUriError::RepeatedKey(key.into())),
+            "timeout" => match humantime::parse_duration(value) {
+                Ok(duration) if !duration.is_zero() => timeout = Some(duration),
+                _ => return Err(ProxyUriError::Timeout(value.into())),
+            },
+            _ => return Err(ProxyUriError::Key(key.into())),
+        }
+    }
+    Ok(timeout)
+}
+
+/// Percent-decoding that refuses what `percent_decode_str` lets through.
+fn decode(text: &str) -> Result<Vec<u8>, ProxyUriError> {
+    let bare = |c: char| "/?#@".contains(c) || c.is_whitespace() || c.is_control();
+    let escaped = |part: &str| {
+        let mut bytes = part.bytes();
+        let mut hex = || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
+        hex() && hex()
+    };
+    if text.contains(bare) || !text.split('%').skip(1).all(escaped) {
+        return Err(ProxyUriError::Encoding);
+    }
+    Ok(percent_decode_str(text).collect())
+}
+
+fn encode(bytes: &[u8]) -> impl fmt::Display + '_ {
+    percent_encode(bytes, ESCAPED)
+}
+
+/// All but the unreserved characters of RFC 3986 §2.3.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');

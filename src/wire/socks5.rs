@@ -1,0 +1,375 @@
+//! SOCKS5 messages.
+//!
+//! What to read: RFC 1928 §3 (greeting and method), §4 and §5 (request, address), §6 (reply), §7 (datagrams).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use super::reader::{self, Reader, Stop};
+use super::{Address, BoundAddress, BoundName, DecodeError, Host};
+
+/// The first byte of every SOCKS5 message.
+pub const VERSION: u8 = 5;
+
+/// The client's first message: the authentication methods it offers, 0 to 255 of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    methods: Box<[Method]>,
+}
+
+/// The server's answer to a [`Greeting`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodSelection {
+    /// One of the offered methods, or [`Method::NONE_ACCEPTABLE`].
+    pub method: Method,
+}
+
+/// An authentication method. Any byte is one; those we know have names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Method(pub u8);
+
+/// What the client wants from the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// A connection to the address.
+    Connect,
+    /// A port on which the proxy accepts one connection from the address.
+    Bind,
+    /// A port for datagrams; the address is where the client's datagrams come from.
+    Associate,
+}
+
+/// The client's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What to do.
+    pub command: Command,
+    /// With or for whom.
+    pub address: Address,
+}
+
+/// The server's answer to a [`Request`]; for BIND there are two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// How it went.
+    pub code: ReplyCode,
+    /// The address on the proxy's side.
+    pub bound: BoundAddress,
+}
+
+/// How a request went. Any byte is a code; those we know have names and a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReplyCode(pub u8);
+
+/// The header before the payload of every datagram of an association (RFC 1928 §7). `None` from its `decode`
+/// means that the datagram was cut, since nothing more can come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatagramHeader {
+    /// 0 for a datagram of its own; anything else is a fragment, which may be dropped.
+    pub fragment: u8,
+    /// Where the payload goes or came from.
+    pub address: Address,
+}
+
+impl Greeting {
+    /// Version, count and 255 methods.
+    pub const MAX_LEN: usize = 2 + 255;
+
+    /// A greeting that offers these methods. More than 255 don't compile.
+    #[must_use]
+    pub fn new<const N: usize>(methods: [Method; N]) -> Self {
+        const { assert!(N <= 255, "the number of methods has one byte") }
+        Self {
+            methods: methods.into(),
+        }
+    }
+
+    /// The methods in the order of the message, repeated ones included.
+    #[must_use]
+    pub fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+
+    /// Whether the method is among those offered.
+    #[must_use]
+    pub fn offers(&self, method: Method) -> bool {
+        self.methods.contains(&method)
+    }
+
+    /// See [`crate::wire`] for the convention.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Version`].
+    pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, DecodeError> {
+        reader::decode(input, |reader| {
+            reader.version(VERSION)?;
+            let methods = reader.counted()?.iter().map(|&byte| Method(byte)).collect();
+            Ok(Self { methods })
+        })
+    }
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend([VERSION, length_byte(self.methods.len())]);
+        out.extend(self.methods.iter().map(|method| method.0));
+    }
+}
+
+impl MethodSelection {
+    /// It is always this long.
+    pub const LEN: usize = 2;
+
+    /// See [`crate::wire`] for the convention.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Version`].
+    pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, DecodeError> {
+        reader::decode(input, |reader| {
+            reader.version(VERSION)?;
+            let method = Method(reader.byte()?);
+            Ok(Self { method })
+        })
+    }
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend([VERSION, self.method.0]);
+    }
+}
+
+impl Method {
+    /// No authentication.
+    pub const NONE: Self = Self(0);
+    /// GSSAPI (RFC 1961), which is not supported here.
+    pub const GSSAPI: Self = Self(1);
+    /// User and password (RFC 1929).
+    pub const USER_PASSWORD: Self = Self(2);
+    /// The server's answer if it wants none of the offered methods.
+    pub const NONE_ACCEPTABLE: Self = Self(0xff);
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NONE => write!(f, "no authentication"),
+            Self::GSSAPI => write!(f, "GSSAPI"),
+            Self::USER_PASSWORD => write!(f, "user/password"),
+            Self::NONE_ACCEPTABLE => write!(f, "no acceptable method"),
+            Self(byte) => write!(f, "method {byte:#04x}"),
+        }
+    }
+}
+
+impl Command {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Connect => 1,
+            Self::Bind => 2,
+            Self::Associate => 3,
+        }
+    }
+
+    const fn from_byte(byte: u8) -> Result<Self, DecodeError> {
+        match byte {
+            1 => Ok(Self::Connect),
+            2 => Ok(Self::Bind),
+            3 => Ok(Self::Associate),
+            _ => Err(DecodeError::Command(byte)),
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connect => "CONNECT",
+            Self::Bind => "BIND",
+            Self::Associate => "UDP ASSOCIATE",
+        })
+    }
+}
+
+impl Request {
+    /// Version, command, reserved byte, and the longest address: type, length, 255 bytes of name, port.
+    pub const MAX_LEN: usize = 3 + 1 + 1 + 255 + 2;
+
+    /// See [`crate::wire`] for the convention. The reserved byte may have any value, as clients exist that
+    /// leave rubbish in it.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Version`], [`DecodeError::Command`], [`DecodeError::AddressType`], [`DecodeError::Name`].
+    pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, DecodeError> {
+        reader::decode(input, |reader| {
+            reader.version(VERSION)?;
+            let command = Command::from_byte(reader.byte()?)?;
+            reader.byte()?;
+            let address = read_address(reader)?;
+            Ok(Self { command, address })
+        })
+    }
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend([VERSION, self.command.byte(), 0]);
+        write_address(&self.address, out);
+    }
+}
+
+impl Reply {
+    /// As long as a [`Request`].
+    pub const MAX_LEN: usize = Request::MAX_LEN;
+
+    /// See [`crate::wire`] for the convention. Any reserved byte is accepted, and any name.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Version`], [`DecodeError::AddressType`].
+    pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, DecodeError> {
+        reader::decode(input, |reader| {
+            reader.version(VERSION)?;
+            let code = ReplyCode(reader.byte()?);
+            reader.byte()?;
+            let bound = read_bound_address(reader)?;
+            Ok(Self { code, bound })
+        })
+    }
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend([VERSION, self.code.0, 0]);
+        match &self.bound {
+            BoundAddress::Socket(address) => write_socket_addr(*address, out),
+            BoundAddress::Name(name, port) => write_name(name.as_bytes(), *port, out),
+        }
+    }
+}
+
+impl ReplyCode {
+    /// Done.
+    pub const SUCCEEDED: Self = Self(0);
+    /// Anything without a code of its own.
+    pub const GENERAL_FAILURE: Self = Self(1);
+    /// The server's rules forbid it.
+    pub const NOT_ALLOWED: Self = Self(2);
+    /// No route to the network.
+    pub const NETWORK_UNREACHABLE: Self = Self(3);
+    /// No route to the host, or its name is unknown.
+    pub const HOST_UNREACHABLE: Self = Self(4);
+    /// The destination refused the connection.
+    pub const CONNECTION_REFUSED: Self = Self(5);
+    /// The time to live ran out; in practice also a connect that timed out.
+    pub const TTL_EXPIRED: Self = Self(6);
+    /// The server does not know this command.
+    pub const COMMAND_NOT_SUPPORTED: Self = Self(7);
+    /// The server does not know this type of address.
+    pub const ADDRESS_TYPE_NOT_SUPPORTED: Self = Self(8);
+}
+
+impl fmt::Display for ReplyCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match *self {
+            Self::SUCCEEDED => "succeeded",
+            Self::GENERAL_FAILURE => "general failure",
+            Self::NOT_ALLOWED => "not allowed by the rules",
+            Self::NETWORK_UNREACHABLE => "network unreachable",
+            Self::HOST_UNREACHABLE => "host unreachable",
+            Self::CONNECTION_REFUSED => "connection refused",
+            Self::TTL_EXPIRED => "TTL expired",
+            Self::COMMAND_NOT_SUPPORTED => "command not supported",
+            Self::ADDRESS_TYPE_NOT_SUPPORTED => "address type not supported",
+            Self(byte) => return write!(f, "unknown reply code {byte:#04x}"),
+        };
+        f.pad(text)
+    }
+}
+
+impl DatagramHeader {
+    /// Reserved bytes, fragment number, and the longest address.
+    pub const MAX_LEN: usize = 2 + 1 + 1 + 1 + 255 + 2;
+
+    /// See [`crate::wire`] for the convention. What follows the header is the payload.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::AddressType`], [`DecodeError::Name`], and [`DecodeError::Version`] for the first reserved
+    /// byte that isn't 0: no version byte guards a datagram, so this is the only sign that it isn't SOCKS.
+    pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, DecodeError> {
+        reader::decode(input, |reader| {
+            reader.version(0)?;
+            reader.version(0)?;
+            let fragment = reader.byte()?;
+            let address = read_address(reader)?;
+            Ok(Self { fragment, address })
+        })
+    }
+
+    /// Appends the header.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend([0, 0, self.fragment]);
+        write_address(&self.address, out);
+    }
+}
+
+fn read_address(reader: &mut Reader<'_>) -> Result<Address, Stop> {
+    let host = match reader.byte()? {
+        IPV4 => Host::Ip(reader.ipv4()?.into()),
+        NAME => Host::from_name_bytes(reader.counted()?)?,
+        IPV6 => Host::Ip(reader.ipv6()?.into()),
+        byte => return Err(DecodeError::AddressType(byte).into()),
+    };
+    Ok(Address::new(host, reader.port()?))
+}
+
+fn read_bound_address(reader: &mut Reader<'_>) -> Result<BoundAddress, Stop> {
+    let ip = match reader.byte()? {
+        IPV4 => IpAddr::V4(reader.ipv4()?),
+        IPV6 => IpAddr::V6(reader.ipv6()?),
+        NAME => {
+            // The length has one byte, so the name always fits.
+            let name = BoundName::new(reader.counted()?).ok_or(Stop::Short)?;
+            return Ok(BoundAddress::Name(name, reader.port()?));
+        }
+        byte => return Err(DecodeError::AddressType(byte).into()),
+    };
+    Ok(BoundAddress::Socket(SocketAddr::new(ip, reader.port()?)))
+}
+
+fn write_address(address: &Address, out: &mut Vec<u8>) {
+    match &address.host {
+        Host::Ip(ip) => write_socket_addr(SocketAddr::new(*ip, address.port), out),
+        Host::Name(name) => write_name(name.as_str().as_bytes(), address.port, out),
+    }
+}
+
+fn write_socket_addr(address: SocketAddr, out: &mut Vec<u8>) {
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            out.push(IPV4);
+            out.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(IPV6);
+            out.extend(ip.octets());
+        }
+    }
+    out.extend(address.port().to_be_bytes());
+}
+
+fn write_name(name: &[u8], port: u16, out: &mut Vec<u8>) {
+    out.extend([NAME, length_byte(name.len())]);
+    out.extend(name);
+    out.extend(port.to_be_bytes());
+}
+
+/// The types whose lengths come here hold at most 255, so nothing is ever cut.
+pub(super) fn length_byte(length: usize) -> u8 {
+    u8::try_from(length).unwrap_or(u8::MAX)
+}
+
+// Address types, RFC 1928 §4.
+const IPV4: u8 = 1;
+const NAME: u8 = 3;
+const IPV6: u8 = 4;
