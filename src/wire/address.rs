@@ -412,3 +412,193 @@ fn ip_text(text: &str) -> Option<IpAddr> {
 
 /// Delimiters of RFC 3986, the escape sign, and the backslash that some parsers take for a slash.
 const NOT_IN_NAMES: &str = ":[]/?#@%\\";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Host {
+        Host::Name(text.parse().unwrap())
+    }
+
+    #[test]
+    fn text_and_address_both_ways() {
+        let v4 = |text: &str| Host::Ip(text.parse::<Ipv4Addr>().unwrap().into());
+        let v6 = |text: &str| Host::Ip(text.parse::<Ipv6Addr>().unwrap().into());
+        for (text, host, port) in [
+            ("example.com:80", name("example.com"), 80),
+            ("localhost.:0", name("localhost."), 0),
+            ("bücher.example:65535", name("bücher.example"), 65535),
+            ("_x-1:9", name("_x-1"), 9),
+            ("192.0.2.1:1080", v4("192.0.2.1"), 1080),
+            ("[::1]:1080", v6("::1"), 1080),
+            ("[::ffff:192.0.2.1]:1", v6("::ffff:192.0.2.1"), 1),
+        ] {
+            let address = Address::new(host, port);
+            assert_eq!(text.parse(), Ok(address.clone()));
+            assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn bad_text_has_its_error() {
+        for (text, error) in [
+            ("", AddressError::Name(NameError::Empty)),
+            ("example.com", AddressError::MissingPort),
+            ("[::1]", AddressError::MissingPort),
+            (":80", AddressError::Name(NameError::Empty)),
+            ("example.com:", AddressError::Port),
+            ("example.com:+80", AddressError::Port),
+            ("example.com:65536", AddressError::Port),
+            ("example.com:http", AddressError::Port),
+            ("::1:80", AddressError::Unbracketed),
+            ("a:b:80", AddressError::Unbracketed),
+            ("[::1:80", AddressError::Ipv6),
+            ("[::1]x:80", AddressError::Ipv6),
+            ("[example.com]:80", AddressError::Ipv6),
+            ("[192.0.2.1]:80", AddressError::Ipv6),
+            ("a b:80", AddressError::Name(NameError::Byte(b' '))),
+            ("a/b:80", AddressError::Name(NameError::Byte(b'/'))),
+            ("a@b:80", AddressError::Name(NameError::Byte(b'@'))),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn default_port_fills_in_only_what_is_missing() {
+        for (text, expected) in [
+            ("example.com", Ok("example.com:1080")),
+            ("example.com:99", Ok("example.com:99")),
+            ("192.0.2.1", Ok("192.0.2.1:1080")),
+            ("400::1", Ok("[400::1]:1080")),
+            ("[400::1]", Ok("[400::1]:1080")),
+            ("[400::1]:99", Ok("[400::1]:99")),
+            ("example.com:", Err(AddressError::Port)),
+            ("", Err(AddressError::Name(NameError::Empty))),
+        ] {
+            let address = Address::with_default_port(text, 1080);
+            assert_eq!(
+                address.map(|address| address.to_string()),
+                expected.map(String::from)
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_bounded_and_clean() {
+        let longest = "n".repeat(255);
+        assert_eq!(longest.parse::<Name>().unwrap().as_str(), longest);
+        for (text, error) in [
+            ("", NameError::Empty),
+            (&*"n".repeat(256), NameError::TooLong),
+            ("a\0b", NameError::Byte(0)),
+            ("a\nb", NameError::Byte(b'\n')),
+            ("a\u{7f}b", NameError::Byte(0x7f)),
+            ("a\u{85}b", NameError::Byte(0xc2)),
+            ("a\u{2003}b", NameError::Byte(0xe2)),
+            ("a b", NameError::Byte(b' ')),
+            ("a%b", NameError::Byte(b'%')),
+            ("[::1", NameError::Byte(b'[')),
+            ("127.0.0.1", NameError::IpAddress),
+            ("::1", NameError::IpAddress),
+            ("[::1]", NameError::IpAddress),
+        ] {
+            assert_eq!(text.parse::<Name>(), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn name_field_with_an_ip_address_is_that_address() {
+        for (bytes, host) in [
+            (&b"127.0.0.1"[..], Ok("127.0.0.1")),
+            (b"::1", Ok("[::1]")),
+            (b"[::1]", Ok("[::1]")),
+            (b"[::ffff:127.0.0.1]", Ok("[::ffff:127.0.0.1]")),
+            (b"localhost", Ok("localhost")),
+            (b"a\xffb", Err(NameError::Byte(0xff))),
+            (b"a\0.example", Err(NameError::Byte(0))),
+            (b"", Err(NameError::Empty)),
+            (b"[127.0.0.1]", Err(NameError::Byte(b'['))),
+        ] {
+            let decoded = Host::from_name_bytes(bytes).map(|host| host.to_string());
+            assert_eq!(decoded, host.map(String::from));
+        }
+    }
+
+    #[test]
+    fn other_spellings_of_ipv4_are_recognised() {
+        for text in [
+            "0x7f.1",
+            "0X7F000001",
+            "2130706433",
+            "0177.0.0.1",
+            "127.1",
+            "127.0.0.1.",
+            "127.0.0.01",
+            "1.2.3.4.5",
+            "0x",
+            "999.999.999.999",
+        ] {
+            let name: Name = text.parse().unwrap();
+            assert!(name.looks_like_ipv4_number(), "{text}");
+        }
+        for text in [
+            "example.com",
+            "1.example",
+            "0x7f.example.",
+            "127.0.0.1.nip.io",
+            "0xyz",
+            "x0",
+            ".",
+        ] {
+            let name: Name = text.parse().unwrap();
+            assert!(!name.looks_like_ipv4_number(), "{text}");
+        }
+    }
+
+    #[test]
+    fn mapped_socket_address_becomes_ipv4() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
+        assert_eq!(Address::from(mapped).to_string(), "192.0.2.1:80");
+        assert_eq!(BoundAddress::from(mapped).to_string(), "192.0.2.1:80");
+        let scoped: SocketAddr = "[fe80::1%3]:80".parse().unwrap();
+        assert_eq!(Address::from(scoped).to_string(), "[fe80::1]:80");
+    }
+
+    #[test]
+    fn unspecified_bound_address_is_the_proxy() {
+        let proxy: IpAddr = "192.0.2.9".parse().unwrap();
+        let seen = |text: &str| {
+            BoundAddress::Socket(text.parse().unwrap())
+                .seen_from(proxy)
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(seen("0.0.0.0:7"), "192.0.2.9:7");
+        assert_eq!(seen("[::]:7"), "192.0.2.9:7");
+        assert_eq!(seen("[::ffff:0.0.0.0]:7"), "192.0.2.9:7");
+        assert_eq!(seen("192.0.2.1:7"), "192.0.2.1:7");
+        let named = BoundAddress::Name(BoundName::new(b"x\n").unwrap(), 7);
+        assert_eq!(named.seen_from(proxy), None);
+        assert_eq!((named.to_string(), named.port()), ("x\\n:7".into(), 7));
+        assert_eq!(BoundName::new(&[b'x'; 256]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_shown_as_an_equal_address(text in "\\PC{0,12}(:[0-9]{1,5})?") {
+            if let Ok(address) = text.parse::<Address>() {
+                prop_assert_eq!(address.to_string().parse(), Ok(address));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_a_host_with_the_same_text(bytes: Vec<u8>) {
+            if let Ok(host) = Host::from_name_bytes(&bytes) {
+                prop_assert_eq!(host.to_string().parse(), Ok(host));
+            }
+        }
+    }
+}

@@ -64,3 +64,58 @@ impl From<NameError> for DecodeError {
         Self::Name(error)
     }
 }
+
+/// What the tests of every codec check the same way.
+#[cfg(test)]
+mod check {
+    use super::DecodeError;
+    use std::fmt::Debug;
+
+    pub(super) type Decoded<T> = Result<Option<(T, usize)>, DecodeError>;
+
+    /// Bytes to value and back, also with bytes behind, and every truncation asks for more.
+    pub(super) fn both_ways<T: Debug + PartialEq>(
+        decode: impl Fn(&[u8]) -> Decoded<T>,
+        encode: impl Fn(&T, &mut Vec<u8>),
+        bytes: &[u8],
+        value: &T,
+    ) {
+        let mut out = Vec::new();
+        encode(value, &mut out);
+        assert_eq!(out, bytes, "encoding of {value:?}");
+        decodes(decode, bytes, value);
+    }
+
+    /// As [`both_ways`], for bytes that we would write in another way.
+    pub(super) fn decodes<T: Debug + PartialEq>(
+        decode: impl Fn(&[u8]) -> Decoded<T>,
+        bytes: &[u8],
+        value: &T,
+    ) {
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut]), Ok(None), "{bytes:02x?} cut at {cut}");
+        }
+        let mut longer = bytes.to_vec();
+        for _ in 0..3 {
+            let (decoded, length) = decode(&longer).unwrap().unwrap();
+            assert_eq!((&decoded, length), (value, bytes.len()));
+            longer.push(5);
+        }
+    }
+
+    /// The error appears with the last byte given, whatever follows.
+    pub(super) fn fails<T: Debug + PartialEq>(
+        decode: impl Fn(&[u8]) -> Decoded<T>,
+        bytes: &[u8],
+        error: DecodeError,
+    ) {
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut]), Ok(None), "{bytes:02x?} cut at {cut}");
+        }
+        let mut longer = bytes.to_vec();
+        for _ in 0..3 {
+            assert_eq!(decode(&longer), Err(error), "{longer:02x?}");
+            longer.push(5);
+        }
+    }
+}

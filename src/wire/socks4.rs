@@ -296,3 +296,135 @@ const fn announces_name(ip: Ipv4Addr) -> bool {
 
 const CONNECT: u8 = 1;
 const BIND: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::super::check;
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    fn user(text: &str) -> UserId {
+        UserId::new(text).unwrap()
+    }
+
+    #[test]
+    fn request_both_ways() {
+        let long = "n".repeat(255);
+        let mut long_bytes = b"\x04\x01\0\x50\0\0\0\x01".to_vec();
+        long_bytes.extend([long.as_bytes(), &[0], long.as_bytes(), &[0]].concat());
+        for (bytes, command, to, user_id) in [
+            (
+                &b"\x04\x01\0\x50\xc0\0\x02\x01ada\0"[..],
+                Command::Connect,
+                "192.0.2.1:80",
+                "ada",
+            ),
+            (b"\x04\x02\0\0\0\0\0\0\0", Command::Bind, "0.0.0.0:0", ""),
+            (
+                b"\x04\x01\0\x50\0\0\0\x01ada\0example.com\0",
+                Command::Connect,
+                "example.com:80",
+                "ada",
+            ),
+            (
+                b"\x04\x01\0\x50\0\0\0\x01\0::1\0",
+                Command::Connect,
+                "[::1]:80",
+                "",
+            ),
+            (&long_bytes, Command::Connect, &format!("{long}:80"), &long),
+        ] {
+            assert!(bytes.len() <= Request::MAX_LEN);
+            let request = Request::socks4a(command, address(to), user(user_id)).unwrap();
+            check::both_ways(Request::decode, Request::encode, bytes, &request);
+        }
+    }
+
+    #[test]
+    fn every_mark_announces_a_name() {
+        for mark in 1..=255 {
+            let bytes = [&[4, 1, 0, 80, 0, 0, 0, mark], &b"\0a\0"[..]].concat();
+            let request = Request::socks4a(Command::Connect, address("a:80"), user("")).unwrap();
+            check::decodes(Request::decode, &bytes, &request);
+        }
+    }
+
+    #[test]
+    fn bad_bytes_of_a_request_have_their_error() {
+        for version in (0..=255).filter(|&byte| byte != 4) {
+            check::fails(Request::decode, &[version], DecodeError::Version(version));
+        }
+        for command in (0..=255).filter(|byte| !(1..=2).contains(byte)) {
+            let error = DecodeError::Command(command);
+            check::fails(Request::decode, &[4, command], error);
+        }
+        let v4 = b"\x04\x01\0\x50\xc0\0\x02\x01";
+        let v4a = b"\x04\x01\0\x50\0\0\0\x01";
+        let long_user = [&v4[..], &[b'u'; 256]].concat();
+        check::fails(Request::decode, &long_user, DecodeError::UserIdTooLong);
+        let long_name = [&v4a[..], &[0], &[b'n'; 256]].concat();
+        check::fails(Request::decode, &long_name, NameError::TooLong.into());
+        for (name, error) in [
+            (&b""[..], NameError::Empty),
+            (b"a b", NameError::Byte(b' ')),
+            (b"a\xff", NameError::Byte(0xff)),
+            (b"0.0.0.7", NameError::IpAddress),
+        ] {
+            let bytes = [v4a, &b"ada\0"[..], name, &[0]].concat();
+            check::fails(Request::decode, &bytes, error.into());
+        }
+    }
+
+    #[test]
+    fn what_a_version_cannot_say_is_refused() {
+        let connect = Command::Connect;
+        for to in ["example.com:80", "[::1]:80"] {
+            let refused = Request::socks4(connect, address(to), user(""));
+            assert_eq!(refused, Err(RequestError::NotIpv4), "{to}");
+            assert!(Request::socks4a(connect, address(to), user("")).is_ok());
+        }
+        for to in ["0.0.0.1:80", "0.0.0.255:80", "[::ffff:0.0.0.1]:80"] {
+            let refused = Request::socks4a(connect, address(to), user(""));
+            assert_eq!(refused, Err(RequestError::NameMarker), "{to}");
+        }
+        let mapped = Request::socks4(connect, address("[::ffff:192.0.2.1]:80"), user(""));
+        assert_eq!(mapped.unwrap().address(), &address("192.0.2.1:80"));
+        assert_eq!(UserId::new("a\0"), None);
+        assert_eq!(UserId::new([b'u'; 256]), None);
+    }
+
+    #[test]
+    fn reply_both_ways() {
+        for (bytes, code, bound) in [
+            ([0, 90, 0, 80, 192, 0, 2, 1], 90, "192.0.2.1:80"),
+            ([0, 91, 0, 0, 0, 0, 0, 0], 91, "0.0.0.0:0"),
+            ([0, 92, 0, 0, 0, 0, 0, 0], 92, "0.0.0.0:0"),
+            ([0, 93, 0, 0, 0, 0, 0, 0], 93, "0.0.0.0:0"),
+            ([0, 7, 255, 255, 0, 0, 0, 0], 7, "0.0.0.0:65535"),
+        ] {
+            let reply = Reply {
+                code: ReplyCode(code),
+                bound: bound.parse().unwrap(),
+            };
+            check::both_ways(Reply::decode, Reply::encode, &bytes, &reply);
+        }
+        for version in 1..=255 {
+            check::fails(Reply::decode, &[version], DecodeError::Version(version));
+        }
+    }
+
+    #[test]
+    fn reply_holds_of_an_address_what_fits() {
+        for (bound, shown) in [
+            ("192.0.2.1:80", "192.0.2.1:80"),
+            ("[::ffff:192.0.2.1]:80", "192.0.2.1:80"),
+            ("[2001:db8::1]:80", "0.0.0.0:80"),
+        ] {
+            let reply = Reply::new(ReplyCode::GRANTED, bound.parse().unwrap());
+            assert_eq!(reply.bound.to_string(), shown);
+        }
+    }
+}

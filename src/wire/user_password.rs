@@ -226,3 +226,104 @@ fn debug_user(name: &str, user: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Resul
 
 /// Of the sub-negotiation, not of SOCKS.
 const VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::super::check;
+    use super::*;
+
+    fn request(user: &[u8], password: &[u8]) -> Request {
+        Request {
+            user: user.into(),
+            password: password.into(),
+        }
+    }
+
+    #[test]
+    fn request_both_ways() {
+        let long = [b'x'; 255];
+        let long_bytes = [&[1, 255], &long[..], &[255], &long[..]].concat();
+        // Without `==` on requests, which would not be safe to offer, their parts are compared.
+        let decode = |input: &[u8]| {
+            Request::decode(input).map(|decoded| {
+                decoded.map(|(request, length)| ((request.user, request.password), length))
+            })
+        };
+        for (bytes, user, password) in [
+            (&b"\x01\x03ada\x02pw"[..], &b"ada"[..], &b"pw"[..]),
+            (b"\x01\0\x02pw", b"", b"pw"),
+            (b"\x01\x03ada\0", b"ada", b""),
+            (b"\x01\0\0", b"", b""),
+            (b"\x01\x02\0\xff\x01\0", b"\0\xff", b"\0"),
+            (&long_bytes, &long, &long),
+        ] {
+            assert!(bytes.len() <= Request::MAX_LEN);
+            let encode = |_: &_, out: &mut Vec<u8>| request(user, password).encode(out);
+            check::both_ways(decode, encode, bytes, &(user.into(), password.into()));
+        }
+        for version in (0..=255).filter(|&byte| byte != 1) {
+            let error = DecodeError::SubVersion(version);
+            check::fails(decode, &[version], error);
+            check::fails(Status::decode, &[version], error);
+        }
+    }
+
+    #[test]
+    fn status_both_ways() {
+        for (bytes, status) in [
+            ([1, 0], Status::ACCEPTED),
+            ([1, 1], Status::REJECTED),
+            ([1, 0xff], Status(0xff)),
+        ] {
+            check::both_ways(Status::decode, Status::encode, &bytes, &status);
+        }
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_sent_are_refused() {
+        let long = "x".repeat(256);
+        for (user, password, error) in [
+            ("", "pw", CredentialsError::EmptyUser),
+            ("ada", "", CredentialsError::EmptyPassword),
+            (&*long, "pw", CredentialsError::UserTooLong),
+            ("ada", &long, CredentialsError::PasswordTooLong),
+            ("a\0da", "pw", CredentialsError::Nul),
+            ("ada", "p\0w", CredentialsError::Nul),
+        ] {
+            assert_eq!(Credentials::new(user, password), Err(error));
+        }
+        assert!(Credentials::new(&long[1..], &long[1..]).is_ok());
+    }
+
+    #[test]
+    fn only_the_exact_pair_matches() {
+        let credentials = Credentials::new("ada", "pass").unwrap();
+        assert!(credentials.matches(&request(b"ada", b"pass")));
+        assert!(credentials.matches(&credentials.clone().into()));
+        for (user, password) in [
+            (&b"ada"[..], &b"pas"[..]),
+            (b"ada", b"passs"),
+            (b"ada", b"pass\0"),
+            (b"ada\0", b"pass"),
+            (b"Ada", b"pass"),
+            (b"ada", b""),
+            (b"", b"pass"),
+            (b"", b""),
+            (b"pass", b"ada"),
+            (b"ada", b"\xff\xfe"),
+        ] {
+            assert!(!credentials.matches(&request(user, password)));
+        }
+        assert_eq!(credentials, credentials.clone());
+        assert_ne!(credentials, Credentials::new("ada", "Pass").unwrap());
+    }
+
+    #[test]
+    fn debug_hides_the_password() {
+        let credentials = Credentials::new("ada\n", "secret").unwrap();
+        let expected = r#"Credentials { user: "ada\n", password: *** }"#;
+        assert_eq!(format!("{credentials:?}"), expected);
+        let shown = format!("{:?}", Request::from(credentials));
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}
