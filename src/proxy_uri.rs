@@ -403,3 +403,194 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<ProxyUri, ProxyUriError> {
+        text.parse()
+    }
+
+    #[test]
+    fn text_is_understood_and_shown_in_full() {
+        for (text, shown) in [
+            ("socks5://proxy.example", "socks5://proxy.example:1080"),
+            ("SOCKS5://proxy.example/", "socks5://proxy.example:1080"),
+            ("socks5h://192.0.2.1:99", "socks5h://192.0.2.1:99"),
+            ("socks4a://[2001:db8::1]", "socks4a://[2001:db8::1]:1080"),
+            ("socks4://ada@[::1]:9", "socks4://ada@[::1]:9"),
+            ("socks5://ada:pw@h", "socks5://ada:***@h:1080"),
+            ("socks5://a%40b:p%3aw@h", "socks5://a%40b:***@h:1080"),
+            ("socks5://h?timeout=500ms", "socks5://h:1080?timeout=500ms"),
+            ("socks5://h/?timeout=90s", "socks5://h:1080?timeout=1m30s"),
+        ] {
+            let uri = parse(text).unwrap();
+            assert_eq!(uri.to_string(), shown, "{text}");
+            assert_eq!(format!("{uri:?}"), format!("ProxyUri({shown})"));
+            if uri.credentials().is_none() {
+                assert_eq!(parse(shown), Ok(uri));
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_decoded() {
+        let uri = parse("socks5://a%2Fb:p:%40%c3%bc@h:9?timeout=5s").unwrap();
+        let credentials = Credentials::new("a/b", "p:@ü").unwrap();
+        assert_eq!(uri.credentials(), Some(&credentials));
+        assert_eq!(uri.user_id(), None);
+        assert_eq!(uri.address().to_string(), "h:9");
+        assert_eq!(uri.timeout(), Some(Duration::from_secs(5)));
+        assert_eq!(uri.scheme(), Scheme::Socks5);
+        let uri = parse("socks4://%ffda@h").unwrap();
+        assert_eq!(uri.user_id().unwrap().as_bytes(), b"\xffda");
+        assert_eq!((uri.credentials(), uri.timeout()), (None, None));
+    }
+
+    #[test]
+    fn scheme_says_who_resolves() {
+        for (scheme, resolution) in [
+            (Scheme::Socks4, Resolution::Here),
+            (Scheme::Socks4a, Resolution::AtProxy),
+            (Scheme::Socks5, Resolution::Here),
+            (Scheme::Socks5h, Resolution::AtProxy),
+        ] {
+            assert_eq!(scheme.resolution(), resolution);
+            assert_eq!(parse_scheme(&scheme.to_string()), Ok(scheme));
+        }
+    }
+
+    #[test]
+    fn every_bad_part_has_its_error() {
+        use ProxyUriError as E;
+        let address = |text: &str, error| E::Address(text.into(), error);
+        for (text, error) in [
+            ("", E::MissingScheme),
+            ("h:1080", E::MissingScheme),
+            ("://h", E::MissingScheme),
+            ("http://h", E::Scheme("http".into())),
+            ("socks5://", E::MissingHost),
+            ("socks5://:1080", E::MissingHost),
+            ("socks5://ada:pw@", E::MissingHost),
+            ("socks5://h:", E::Port(String::new())),
+            ("socks5://[::1]:", E::Port(String::new())),
+            ("socks5://h:0", E::Port("0".into())),
+            ("socks5://h:x", address("h:x", AddressError::Port)),
+            ("socks5://h:65536", address("h:65536", AddressError::Port)),
+            ("socks5://::1", address("::1", AddressError::Unbracketed)),
+            (
+                "socks5://::1:80",
+                address("::1:80", AddressError::Unbracketed),
+            ),
+            ("socks5://[::1", address("[::1", AddressError::Ipv6)),
+            (
+                "socks5://[fe80::1%25eth0]",
+                address("[fe80::1%25eth0]", AddressError::Ipv6),
+            ),
+            ("socks5://h/x?timeout=5s", E::Path("/x".into())),
+            ("socks5://h//", E::Path("//".into())),
+            ("socks5://h#x", E::Fragment("x".into())),
+            ("socks5://h?", E::EmptyQuery),
+            ("socks5://h?timeout=5s&", E::EmptyQuery),
+            ("socks5://h?time=5s", E::Key("time".into())),
+            ("socks5://h?=5s", E::Key(String::new())),
+            ("socks5://h?timeout", E::Timeout(String::new())),
+            ("socks5://h?timeout=", E::Timeout(String::new())),
+            ("socks5://h?timeout=5", E::Timeout("5".into())),
+            ("socks5://h?timeout=-5s", E::Timeout("-5s".into())),
+            ("socks5://h?timeout=0s", E::Timeout("0s".into())),
+            (
+                "socks5://h?timeout=1s&timeout=2s",
+                E::RepeatedKey("timeout".into()),
+            ),
+            ("socks5://@h", E::Credentials(CredentialsError::EmptyUser)),
+            (
+                "socks5://:pw@h",
+                E::Credentials(CredentialsError::EmptyUser),
+            ),
+            (
+                "socks5://ada@h",
+                E::Credentials(CredentialsError::EmptyPassword),
+            ),
+            (
+                "socks5://ada:@h",
+                E::Credentials(CredentialsError::EmptyPassword),
+            ),
+            (
+                "socks5://ada:p%00w@h",
+                E::Credentials(CredentialsError::Nul),
+            ),
+            ("socks5://ada:p%4@h", E::Encoding),
+            ("socks5://ada:p%zz@h", E::Encoding),
+            ("socks4://ada:pw@h", E::PasswordInSocks4),
+            ("socks4://@h", E::UserId),
+            ("socks4a://a%00@h", E::UserId),
+        ] {
+            assert_eq!(parse(text), Err(error.clone()), "{text}");
+            let shown = error.to_string();
+            assert!(!shown.ends_with('.') && shown.contains(" "), "{shown}");
+        }
+        let long = format!("socks5://{}:pw@h", "u".repeat(256));
+        let error = E::Credentials(CredentialsError::UserTooLong);
+        assert_eq!(parse(&long), Err(error));
+    }
+
+    #[test]
+    fn no_error_shows_a_password() {
+        for text in [
+            "socks5://ada:SECRET@",
+            "socks5://ada:SECRET@h:x",
+            "socks5://ada:SECRET%@h",
+            "socks5://ada:SECRET/x@h",
+            "socks5://ada:x/SECRET@h",
+            "socks5://ada:x?SECRET@h",
+            "socks5://ada:x#SECRET@h",
+            "socks5://ada:x@SECRET@h",
+            "socks5://ada:x SECRET@h",
+            "socks4://ada:SECRET@h",
+            "http://ada:SECRET@h",
+            "ada:SECRET@h:1080",
+            "ada:SECRET@h://",
+            "SECRET@://h",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(
+                !format!("{error} {error:?}").contains("SECRET"),
+                "{text}: {error}"
+            );
+        }
+        let uri = parse("socks5://ada:SECRET@h").unwrap();
+        assert!(!format!("{uri} {uri:?} {uri:#?}").contains("SECRET"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_user_and_password_can_be_written(
+            user in prop::collection::vec(1..=255_u8, 1..=255),
+            password in prop::collection::vec(1..=255_u8, 1..=255),
+        ) {
+            let text = format!("socks5://{}:{}@h", encode(&user), encode(&password));
+            let credentials = Credentials::new(&user, &password).unwrap();
+            let uri = parse(&text).unwrap();
+            prop_assert_eq!(uri.credentials(), Some(&credentials));
+        }
+
+        #[test]
+        fn any_duration_survives(millis in 1..u64::from(u32::MAX)) {
+            let uri = ProxyUri {
+                timeout: Some(Duration::from_millis(millis)),
+                ..ProxyUri::new(Scheme::Socks5, "h:1".parse().unwrap())
+            };
+            prop_assert_eq!(parse(&uri.to_string()), Ok(uri));
+        }
+
+        #[test]
+        fn any_text_is_refused_or_understood(text in "(socks5://)?[a-z0-9:@/?#%\\[\\]&=. é-]{0,20}") {
+            if let Ok(uri) = parse(&text) && uri.credentials().is_none() {
+                prop_assert_eq!(parse(&uri.to_string()), Ok(uri));
+            }
+        }
+    }
+}

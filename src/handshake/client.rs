@@ -523,3 +523,341 @@ fn decode_socks4_reply(input: &[u8]) -> Result<Option<(Answer, usize)>, DecodeEr
     let decoded = socks4::Reply::decode(input)?;
     Ok(decoded.map(|(reply, length)| (Ok(BoundAddress::Socket(reply.bound.into())), length)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::socks5::ReplyCode;
+
+    const OK_REPLY: &[u8] = b"\x05\0\0\x01\xc0\0\x02\x01\x0f\xa0";
+    const CONNECT: &[u8] = b"\x05\x01\0\x03\x0bexample.com\0\x50";
+    const CREDENTIALS: &[u8] = b"\x01\x03ada\x04pass";
+
+    fn target() -> Address {
+        "example.com:80".parse().unwrap()
+    }
+
+    fn ada() -> Option<Credentials> {
+        Some(Credentials::new("ada", "pass").unwrap())
+    }
+
+    fn bound() -> BoundAddress {
+        BoundAddress::Socket("192.0.2.1:4000".parse().unwrap())
+    }
+
+    fn socks4(command: socks4::Command) -> Client {
+        let address = "192.0.2.9:80".parse().unwrap();
+        let user_id = socks4::UserId::default();
+        Client::socks4(socks4::Request::socks4(command, address, user_id).unwrap())
+    }
+
+    /// A client that has been given these answers, one after the other.
+    fn fed(mut client: Client, answers: &[&[u8]]) -> Client {
+        let mut out = Vec::new();
+        client.start(&mut out);
+        for answer in answers {
+            client.feed(answer, &mut out).unwrap();
+        }
+        client
+    }
+
+    fn connecting(answers: &[&[u8]]) -> Client {
+        fed(Client::new(Goal::Connect(target()), None), answers)
+    }
+
+    fn failure(mut client: Client, answer: &[u8]) -> HandshakeError {
+        let error = client.feed(answer, &mut Vec::new()).unwrap_err();
+        assert_eq!(client.outcome(), None);
+        assert_eq!(client.phase(), Phase::Finished);
+        assert_eq!(client.closed(), error);
+        assert_eq!(client.feed(&[], &mut Vec::new()), Err(error));
+        assert_eq!(client.feed(OK_REPLY, &mut Vec::new()), Err(error));
+        error
+    }
+
+    /// Each turn: what the proxy answers, and what the client must send after it.
+    struct Exchange {
+        client: Client,
+        first: &'static [u8],
+        turns: Vec<(&'static [u8], &'static [u8])>,
+        outcome: Outcome,
+    }
+
+    fn exchanges() -> Vec<Exchange> {
+        let done = Outcome::Done(bound());
+        vec![
+            Exchange {
+                client: Client::new(Goal::Greet, None),
+                first: &[5, 1, 0],
+                turns: vec![(&[5, 0], &[])],
+                outcome: Outcome::Greeted(Method::NONE),
+            },
+            Exchange {
+                client: Client::new(Goal::Greet, ada()),
+                first: &[5, 1, 2],
+                turns: vec![(&[5, 2], CREDENTIALS), (&[1, 0], &[])],
+                outcome: Outcome::Greeted(Method::USER_PASSWORD),
+            },
+            Exchange {
+                client: Client::new(Goal::Greet, ada()).allow_no_authentication(),
+                first: &[5, 2, 2, 0],
+                turns: vec![(&[5, 0], &[])],
+                outcome: Outcome::Greeted(Method::NONE),
+            },
+            Exchange {
+                client: Client::new(Goal::Connect(target()), None),
+                first: &[5, 1, 0],
+                turns: vec![(&[5, 0], CONNECT), (OK_REPLY, &[])],
+                outcome: done.clone(),
+            },
+            Exchange {
+                client: Client::new(Goal::Connect(target()), ada()),
+                first: &[5, 1, 2],
+                turns: vec![(&[5, 2], CREDENTIALS), (&[1, 0], CONNECT), (OK_REPLY, &[])],
+                outcome: done.clone(),
+            },
+            Exchange {
+                client: Client::new(Goal::Associate("0.0.0.0:0".parse().unwrap()), None),
+                first: &[5, 1, 0],
+                turns: vec![(&[5, 0], &[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]), (OK_REPLY, &[])],
+                outcome: done.clone(),
+            },
+            Exchange {
+                client: socks4(socks4::Command::Connect),
+                first: &[4, 1, 0, 80, 192, 0, 2, 9, 0],
+                turns: vec![(b"\0\x5a\x0f\xa0\xc0\0\x02\x01", &[])],
+                outcome: done,
+            },
+        ]
+    }
+
+    #[test]
+    fn whole_exchanges_at_every_split_and_with_data_behind() {
+        for exchange in exchanges() {
+            let longest = exchange.turns.iter().map(|turn| turn.0.len()).max();
+            for split in 0..=longest.unwrap() {
+                let mut client = exchange.client.clone();
+                let mut out = Vec::new();
+                client.start(&mut out);
+                client.start(&mut out);
+                assert_eq!(out, exchange.first);
+                for (at, (answer, sends)) in exchange.turns.iter().enumerate() {
+                    assert_eq!(client.outcome(), None);
+                    let last = at + 1 == exchange.turns.len();
+                    let behind: &[u8] = if last { b"payload" } else { b"" };
+                    let bytes = [answer, behind].concat();
+                    let (head, rest) = bytes.split_at(split.min(answer.len()));
+                    out.clear();
+                    assert_eq!(client.feed(head, &mut out), Ok(head.len()));
+                    let taken = client.feed(rest, &mut out).unwrap();
+                    assert_eq!(rest[taken..], *behind);
+                    assert_eq!(out, *sends);
+                }
+                assert_eq!(client.outcome(), Some(&exchange.outcome));
+                assert_eq!(client.feed(b"more", &mut out), Ok(0));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_may_come_one_by_one() {
+        for exchange in exchanges() {
+            let mut client = exchange.client;
+            for (answer, sends) in exchange.turns {
+                let mut out = Vec::new();
+                client.start(&mut Vec::new());
+                for byte in answer {
+                    assert_eq!(client.feed(&[*byte], &mut out), Ok(1));
+                }
+                assert_eq!(out, sends);
+            }
+            assert_eq!(client.outcome(), Some(&exchange.outcome));
+        }
+    }
+
+    #[test]
+    fn bind_stops_at_both_replies_even_if_they_come_together() {
+        let second = b"\x05\0\0\x01\xc0\0\x02\x07\0\x50data";
+        let both = [OK_REPLY, second].concat();
+        let mut client = fed(Client::new(Goal::Bind(target()), None), &[&[5, 0]]);
+        let mut out = Vec::new();
+        let taken = client.feed(&both, &mut out).unwrap();
+        assert_eq!(taken, OK_REPLY.len());
+        assert_eq!(client.outcome(), Some(&Outcome::Listening(bound())));
+        assert_eq!(client.feed(&[], &mut out), Ok(0));
+        assert_eq!(client.outcome(), Some(&Outcome::Listening(bound())));
+        assert_eq!(
+            client.closed(),
+            HandshakeError::ClosedEarly(Phase::SecondReply, 0)
+        );
+        assert_eq!(client.feed(&both[taken..], &mut out), Ok(second.len() - 4));
+        let peer = BoundAddress::Socket("192.0.2.7:80".parse().unwrap());
+        assert_eq!(client.outcome(), Some(&Outcome::Accepted(peer)));
+        assert_eq!(out, []);
+    }
+
+    #[test]
+    fn second_reply_may_be_a_refusal() {
+        let listening = fed(
+            Client::new(Goal::Bind(target()), None),
+            &[&[5, 0], OK_REPLY],
+        );
+        let refusal = Refusal::Socks5(ReplyCode::TTL_EXPIRED);
+        assert_eq!(
+            failure(listening, &[5, 6]),
+            HandshakeError::Refused(refusal)
+        );
+
+        let granted: &[u8] = &[0, 90, 0, 0, 0, 0, 0, 0];
+        let listening = fed(socks4(socks4::Command::Bind), &[granted]);
+        let refusal = Refusal::Socks4(socks4::ReplyCode::REJECTED);
+        assert_eq!(
+            failure(listening, &[0, 91]),
+            HandshakeError::Refused(refusal)
+        );
+    }
+
+    #[test]
+    fn anything_but_socks_is_shown_as_it_came() {
+        for (bytes, shown) in [
+            (&b"HTTP/1.1 400 Bad Request\r\n"[..], "sent \"HTTP/1.1\""),
+            (b"SSH-2.0\r\n", "sent \"SSH-2.0\\r\""),
+            (b"H", "sent \"H\""),
+            (&[4, 1], "sent 04 01"),
+            (&[0x15, 3, 3, 0, 2, 2, 0x28], "sent 15 03 03 00 02 02 28"),
+            (&[0], "sent 00"),
+        ] {
+            let error = failure(fed(Client::new(Goal::Greet, None), &[]), bytes);
+            assert_eq!(error, HandshakeError::NotSocks(FirstBytes::new(bytes)));
+            assert_eq!(error.to_string(), shown);
+        }
+        let error = failure(socks4(socks4::Command::Connect), b"\x05\xff");
+        assert_eq!(error.to_string(), "sent 05 ff");
+    }
+
+    #[test]
+    fn every_answer_to_the_greeting_is_told_apart() {
+        let probe = || fed(Client::new(Goal::Greet, None), &[]);
+        for byte in 1..=255 {
+            let expected = match byte {
+                2 => HandshakeError::AuthenticationRequired,
+                0xff => HandshakeError::NoAcceptableMethod,
+                _ => HandshakeError::MethodNotOffered(Method(byte)),
+            };
+            assert_eq!(failure(probe(), &[5, byte]), expected);
+            assert_eq!(failure(fed(probe(), &[&[5]]), &[byte]), expected);
+        }
+    }
+
+    #[test]
+    fn proxy_cannot_skip_the_authentication() {
+        let client = fed(Client::new(Goal::Connect(target()), ada()), &[]);
+        assert_eq!(
+            failure(client, &[5, 0]),
+            HandshakeError::MethodNotOffered(Method::NONE)
+        );
+    }
+
+    #[test]
+    fn wrong_credentials_have_their_error() {
+        let client = fed(Client::new(Goal::Connect(target()), ada()), &[&[5, 2]]);
+        for status in [1, 2, 0xff] {
+            let error = HandshakeError::CredentialsRejected(Status(status));
+            assert_eq!(failure(client.clone(), &[1, status]), error);
+        }
+        let error = HandshakeError::Malformed(Phase::AuthStatus, DecodeError::SubVersion(5));
+        assert_eq!(failure(client, &[5, 0]), error);
+    }
+
+    #[test]
+    fn refusal_needs_no_more_than_its_code() {
+        for code in 1..=255 {
+            let error = HandshakeError::Refused(Refusal::Socks5(ReplyCode(code)));
+            let whole = [5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+            for reply in [&[5, code][..], &[5, code, 0, 0], &whole] {
+                assert_eq!(failure(connecting(&[&[5, 0]]), reply), error);
+            }
+        }
+        for code in (0..=255).filter(|&code| code != 90) {
+            let error = HandshakeError::Refused(Refusal::Socks4(socks4::ReplyCode(code)));
+            let client = fed(socks4(socks4::Command::Connect), &[]);
+            assert_eq!(failure(client, &[0, code, 0, 0, 0, 0, 0, 0]), error);
+        }
+    }
+
+    #[test]
+    fn malformed_reply_has_its_error() {
+        for (reply, error) in [
+            (&[4, 0][..], DecodeError::Version(4)),
+            (b"HTTP/1.1", DecodeError::Version(b'H')),
+            (&[5, 0, 0, 2], DecodeError::AddressType(2)),
+        ] {
+            assert_eq!(
+                failure(connecting(&[&[5, 0]]), reply),
+                HandshakeError::Malformed(Phase::Reply, error)
+            );
+        }
+    }
+
+    #[test]
+    fn reply_may_have_any_type_of_address() {
+        let longest = [&[5, 0, 0, 3, 255][..], &[0; 257]].concat();
+        for reply in [
+            &[5, 0, 0, 3, 0, 0, 0][..],
+            &[5, 0, 9, 3, 1, b'\n', 0, 0],
+            &[&[5, 0, 0, 4][..], &[0; 18]].concat(),
+            &longest,
+        ] {
+            let client = connecting(&[&[5, 0], reply]);
+            assert!(matches!(client.outcome(), Some(Outcome::Done(_))));
+        }
+    }
+
+    #[test]
+    fn answer_before_the_question_is_an_error() {
+        let early = [&[5, 0], OK_REPLY].concat();
+        assert_eq!(
+            failure(connecting(&[]), &early),
+            HandshakeError::Unsolicited(Phase::Method)
+        );
+        let client = fed(Client::new(Goal::Connect(target()), ada()), &[&[5, 2]]);
+        assert_eq!(
+            failure(client, &[1, 0, 5, 0]),
+            HandshakeError::Unsolicited(Phase::AuthStatus)
+        );
+    }
+
+    #[test]
+    fn close_tells_the_phase_and_what_had_come() {
+        let with_ada =
+            |answers: &[&[u8]]| fed(Client::new(Goal::Connect(target()), ada()), answers);
+        for (client, phase, bytes) in [
+            (connecting(&[]), Phase::Method, 0),
+            (connecting(&[&[5]]), Phase::Method, 1),
+            (connecting(&[&[5, 0]]), Phase::Reply, 0),
+            (connecting(&[&[5, 0], &OK_REPLY[..9]]), Phase::Reply, 9),
+            (with_ada(&[&[5, 2]]), Phase::AuthStatus, 0),
+            (with_ada(&[&[5, 2], &[1]]), Phase::AuthStatus, 1),
+            (
+                fed(socks4(socks4::Command::Connect), &[&[0]]),
+                Phase::Reply,
+                1,
+            ),
+        ] {
+            assert_eq!(client.closed(), HandshakeError::ClosedEarly(phase, bytes));
+        }
+        assert_eq!(
+            connecting(&[&[5]]).closed().to_string(),
+            "closed after 1 byte of the answer to the greeting"
+        );
+    }
+
+    #[test]
+    fn debug_hides_the_password() {
+        let client = Client::new(
+            Goal::Greet,
+            Some(Credentials::new("ada", "secret").unwrap()),
+        );
+        assert!(!format!("{client:?} {:?}", fed(client.clone(), &[])).contains("secret"));
+    }
+}

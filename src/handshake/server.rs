@@ -498,3 +498,354 @@ const HTTP_METHODS: [&[u8]; 9] = [
     b"TRACE ",
     b"PATCH ",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Credentials, NameError};
+
+    const PASSWORD: Policy = Policy {
+        methods: Methods::UserPassword,
+        socks4: Socks4::Allowed,
+    };
+    const REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
+
+    fn bound() -> SocketAddr {
+        "192.0.2.1:4000".parse().unwrap()
+    }
+
+    /// A server that has taken all of these bytes.
+    fn fed(policy: Policy, input: &[u8]) -> Server {
+        let mut server = Server::new(policy);
+        assert_eq!(server.feed(input, &mut Vec::new()), Ok(input.len()));
+        server
+    }
+
+    /// The error for these bytes, and what was sent, in one piece and byte by byte.
+    fn failure(policy: Policy, input: &[u8]) -> (ServerError, Vec<u8>) {
+        let mut server = Server::new(policy);
+        let mut out = Vec::new();
+        let error = server.feed(input, &mut out).unwrap_err();
+        assert!(server.event().is_none());
+        assert_eq!(server.phase(), Phase::Finished);
+        let sent = out.clone();
+        assert_eq!(server.feed(input, &mut out), Err(error));
+        server.refuse(ReplyCode::GENERAL_FAILURE, &mut out);
+        server.accept(&mut out);
+        server.reject(&mut out);
+        assert_eq!(out, sent, "nothing is sent twice");
+
+        let mut server = Server::new(policy);
+        let mut out = Vec::new();
+        let found = input
+            .iter()
+            .find_map(|byte| server.feed(&[*byte], &mut out).err());
+        assert_eq!((found, &out), (Some(error), &sent));
+        (error, sent)
+    }
+
+    fn asked(server: &Server) -> Request {
+        match server.event() {
+            Some(Event::Request(request)) => request.clone(),
+            other => panic!("no request but {other:?}"),
+        }
+    }
+
+    /// What the client says, what it is told until the request is there, and the request.
+    fn exchanges() -> Vec<(&'static [u8], &'static [u8], Request)> {
+        let request = |version, command, address: &str| Request {
+            version,
+            command,
+            address: address.parse().unwrap(),
+        };
+        let socks4 = |user| Version::Socks4(socks4::UserId::new(user).unwrap());
+        vec![
+            (
+                b"\x05\x01\0\x05\x01\0\x03\x0bexample.com\0\x50",
+                &[5, 0],
+                request(Version::Socks5, Command::Connect, "example.com:80"),
+            ),
+            (
+                b"\x05\x03\x02\x80\0\x05\x02\x07\x01\xc0\0\x02\x09\0\0",
+                &[5, 0],
+                request(Version::Socks5, Command::Bind, "192.0.2.9:0"),
+            ),
+            (
+                b"\x05\x01\0\x05\x03\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0",
+                &[5, 0],
+                request(Version::Socks5, Command::Associate, "[::1]:0"),
+            ),
+            (
+                b"\x04\x01\0\x50\xc0\0\x02\x09ada\0",
+                &[],
+                request(socks4("ada"), Command::Connect, "192.0.2.9:80"),
+            ),
+            (
+                b"\x04\x01\0\x50\0\0\0\x07\0example.com\0",
+                &[],
+                request(socks4(""), Command::Connect, "example.com:80"),
+            ),
+            (
+                b"\x04\x02\0\0\0\0\0\0\0",
+                &[],
+                request(socks4(""), Command::Bind, "0.0.0.0:0"),
+            ),
+        ]
+    }
+
+    #[test]
+    fn whole_exchanges_at_every_split_and_with_data_behind() {
+        for (input, sent, request) in exchanges() {
+            let bytes = [input, b"payload"].concat();
+            for split in 0..=input.len() {
+                let mut server = Server::new(Policy::default());
+                let mut out = Vec::new();
+                let (head, rest) = bytes.split_at(split);
+                assert_eq!(server.feed(head, &mut out), Ok(split));
+                let taken = server.feed(rest, &mut out).unwrap();
+                assert_eq!(rest[taken..], *b"payload");
+                assert_eq!((&asked(&server), &out[..]), (&request, sent));
+                assert_eq!(server.feed(b"payload", &mut out), Ok(0));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_may_come_one_by_one_and_a_cut_exchange_is_never_answered() {
+        for (input, sent, request) in exchanges() {
+            let mut server = Server::new(Policy::default());
+            let mut out = Vec::new();
+            for byte in input {
+                assert!(server.event().is_none());
+                assert!(out.len() <= sent.len());
+                assert_eq!(server.feed(&[*byte], &mut out), Ok(1));
+            }
+            assert_eq!((asked(&server), &out[..]), (request, sent));
+        }
+    }
+
+    #[test]
+    fn authentication_request_and_payload_may_come_at_once() {
+        let input = b"\x05\x02\0\x02\x01\x03ada\x04pass\x05\x01\0\x01\xc0\0\x02\x09\0\x50payload";
+        let mut server = Server::new(PASSWORD);
+        let mut out = Vec::new();
+        let taken = server.feed(input, &mut out).unwrap();
+        assert_eq!(server.phase(), Phase::Verdict);
+        let Some(Event::Credentials(sent)) = server.event() else {
+            panic!("no credentials")
+        };
+        assert!(Credentials::new("ada", "pass").unwrap().matches(sent));
+        assert_eq!(server.feed(&input[taken..], &mut out), Ok(0));
+        server.accept(&mut out);
+        let rest = &input[taken..];
+        let taken = server.feed(rest, &mut out).unwrap();
+        assert_eq!(rest[taken..], *b"payload");
+        assert_eq!(asked(&server).address.to_string(), "192.0.2.9:80");
+        assert_eq!(out, [5, 2, 1, 0]);
+    }
+
+    #[test]
+    fn rejected_credentials_end_it() {
+        for credentials in [&b"\x01\x03ada\x05wrong"[..], &[1, 0, 0], &[1, 0, 1, b'x']] {
+            let mut server = fed(PASSWORD, &[&[5, 1, 2], credentials].concat());
+            let Some(Event::Credentials(sent)) = server.event() else {
+                panic!("no credentials")
+            };
+            assert!(!Credentials::new("ada", "pass").unwrap().matches(sent));
+            let mut out = Vec::new();
+            server.reject(&mut out);
+            assert_eq!(out, [1, 1]);
+            let error = ServerError::CredentialsRejected;
+            assert_eq!(server.feed(&[5, 1, 0], &mut out), Err(error));
+            assert_eq!(out, [1, 1]);
+        }
+    }
+
+    #[test]
+    fn no_acceptable_method_is_answered_with_ff() {
+        let many = [&[5, 255][..], &[0x80; 255]].concat();
+        for (policy, greeting) in [
+            (Policy::default(), &[5, 0][..]),
+            (Policy::default(), &[5, 1, 2]),
+            (Policy::default(), &[5, 2, 1, 0xff]),
+            (Policy::default(), &many),
+            (PASSWORD, &[5, 1, 0]),
+            (PASSWORD, &[5, 0]),
+        ] {
+            let expected = (ServerError::NoAcceptableMethod, vec![5, 0xff]);
+            assert_eq!(failure(policy, greeting), expected, "{greeting:02x?}");
+        }
+    }
+
+    #[test]
+    fn request_before_authentication_is_refused() {
+        let input = b"\x05\x02\0\x02\x05\x01\0\x01\xc0\0\x02\x09\0\x50";
+        let error = ServerError::Malformed(Phase::Credentials, DecodeError::SubVersion(5));
+        assert_eq!(failure(PASSWORD, input), (error, vec![5, 2, 1, 1]));
+    }
+
+    #[test]
+    fn other_protocols_get_no_socks_answer() {
+        for byte in (0..=255).filter(|byte| ![4, 5].contains(byte)) {
+            let (error, sent) = failure(Policy::default(), &[byte]);
+            match byte {
+                b'C' | b'D' | b'G' | b'H' | b'O' | b'P' | b'T' => {
+                    assert_eq!(error, ServerError::Http);
+                }
+                _ => assert_eq!(error, ServerError::Version(byte)),
+            }
+            assert_eq!(sent, []);
+        }
+        let (error, _) = failure(Policy::default(), b"GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(error, ServerError::Http);
+        let error = Server::new(PASSWORD).feed(b"GIOP", &mut Vec::new());
+        assert_eq!(error, Err(ServerError::Version(b'G')));
+    }
+
+    #[test]
+    fn bad_requests_get_the_code_that_fits() {
+        for (request, error, code) in [
+            (&[5, 9][..], DecodeError::Command(9), 7),
+            (&[5, 1, 0, 9], DecodeError::AddressType(9), 8),
+            (&[5, 1, 0, 3, 0], NameError::Empty.into(), 1),
+            (b"\x05\x01\0\x03\x03a\0b", NameError::Byte(0).into(), 1),
+            (b"\x05\x01\0\x03\x03a b", NameError::Byte(b' ').into(), 1),
+            (&[4], DecodeError::Version(4), 1),
+        ] {
+            let expected = vec![5, 0, 5, code, 0, 1, 0, 0, 0, 0, 0, 0];
+            let failed = failure(Policy::default(), &[&[5, 1, 0], request].concat());
+            assert_eq!(
+                failed,
+                (ServerError::Malformed(Phase::Request, error), expected)
+            );
+        }
+    }
+
+    #[test]
+    fn bad_socks4_requests_get_91() {
+        let malformed = |error| ServerError::Malformed(Phase::Request, error);
+        let v4 = b"\x04\x01\0\x50\xc0\0\x02\x09";
+        let v4a = b"\x04\x01\0\x50\0\0\0\x01";
+        for (request, error) in [
+            (vec![4, 3], malformed(DecodeError::Command(3))),
+            (
+                [&v4[..], &[b'u'; 256]].concat(),
+                malformed(DecodeError::UserIdTooLong),
+            ),
+            (
+                [&v4a[..], &[0], &[b'n'; 256]].concat(),
+                malformed(NameError::TooLong.into()),
+            ),
+            (
+                [&v4a[..], &[0, 0]].concat(),
+                malformed(NameError::Empty.into()),
+            ),
+            (vec![4, 1, 0, 80, 0, 0, 0, 0, 0], ServerError::NoDestination),
+        ] {
+            assert_eq!(
+                failure(Policy::default(), &request),
+                (error, REJECTED.to_vec())
+            );
+        }
+    }
+
+    #[test]
+    fn endless_message_ends_at_the_limit() {
+        for start in [
+            &b"\x04\x01\0\x50\0\0\0\x01"[..],
+            b"\x04\x01\0\x50\0\0\0\x01u\0",
+        ] {
+            let mut server = fed(Policy::default(), start);
+            let mut fed = start.len();
+            while server.feed(b"x", &mut Vec::new()).is_ok() {
+                fed += 1;
+                assert_eq!(server.partial.len(), fed);
+                assert!(fed < Server::MAX_MESSAGE);
+            }
+            assert_eq!(server.partial.len(), 0);
+        }
+    }
+
+    #[test]
+    fn socks4_is_refused_where_it_is_not_wanted_or_would_bypass_the_password() {
+        let without = Policy {
+            socks4: Socks4::Refused,
+            ..Policy::default()
+        };
+        for policy in [without, PASSWORD] {
+            let expected = (ServerError::Socks4Refused, REJECTED.to_vec());
+            assert_eq!(failure(policy, &[4]), expected);
+        }
+    }
+
+    #[test]
+    fn reply_is_written_once_and_in_the_version_of_the_client() {
+        for (input, _, request) in exchanges() {
+            let socks4 = request.user_id().is_some();
+            let success: &[u8] = match socks4 {
+                true => b"\0\x5a\x0f\xa0\xc0\0\x02\x01",
+                false => b"\x05\0\0\x01\xc0\0\x02\x01\x0f\xa0",
+            };
+            let mut server = fed(Policy::default(), input);
+            let mut out = Vec::new();
+            let replies = if request.command == Command::Bind {
+                2
+            } else {
+                1
+            };
+            for _ in 0..4 {
+                server.reply(ReplyCode::SUCCEEDED, bound(), &mut out);
+            }
+            assert_eq!(out, success.repeat(replies));
+            assert_eq!(server.phase(), Phase::Finished);
+
+            let mut server = fed(Policy::default(), input);
+            let mut out = Vec::new();
+            server.refuse(ReplyCode::CONNECTION_REFUSED, &mut out);
+            server.refuse(ReplyCode::CONNECTION_REFUSED, &mut out);
+            match socks4 {
+                true => assert_eq!(out, REJECTED),
+                false => assert_eq!(out, [5, 5, 0, 1, 0, 0, 0, 0, 0, 0]),
+            }
+        }
+    }
+
+    #[test]
+    fn reply_shows_a_mapped_address_as_ipv4() {
+        let mut server = fed(Policy::default(), exchanges()[0].0);
+        let mut out = Vec::new();
+        let mapped = "[::ffff:192.0.2.1]:80".parse().unwrap();
+        server.reply(ReplyCode::SUCCEEDED, mapped, &mut out);
+        assert_eq!(out, [5, 0, 0, 1, 192, 0, 2, 1, 0, 80]);
+    }
+
+    #[test]
+    fn declining_answers_every_version_and_method_byte_by_byte() {
+        let policy = Policy {
+            methods: Methods::Either,
+            ..Policy::default()
+        };
+        let refusal = [5, 1, 0, 1, 0, 0, 0, 0, 0, 0];
+        let with_password = b"\x05\x01\x02\x01\x03ada\x04pass\x05\x01\0\x03\x01a\0\x50";
+        let mut cases = vec![(&with_password[..], [&[5, 2, 1, 0][..], &refusal].concat())];
+        for (input, sent, request) in exchanges() {
+            let refusal = match request.version {
+                Version::Socks4(_) => &REJECTED[..],
+                Version::Socks5 => &refusal,
+            };
+            cases.push((input, [sent, refusal].concat()));
+        }
+        for (input, expected) in cases {
+            for portion in [1, 1000] {
+                let mut server = Server::new(policy);
+                let mut out = Vec::new();
+                for part in input.chunks(portion) {
+                    let taken = server.decline(part, ReplyCode::GENERAL_FAILURE, &mut out);
+                    assert_eq!(taken, Ok(part.len()));
+                }
+                assert_eq!(out, expected);
+                assert_eq!(server.phase(), Phase::Finished);
+            }
+        }
+    }
+}
