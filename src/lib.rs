@@ -9,8 +9,13 @@
     )
 )]
 
-pub mod handshake;
-pub mod proxy_uri;
-pub mod wire;
+pub mod bad_text;
+pub mod choice;
+pub mod listen_address;
+pub mod source_spec;
+pub mod target;
 
-pub use proxy_uri::ProxyUri;
+pub mod daemon;
+
+pub mod cli;
+pub mod control;

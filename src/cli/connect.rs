@@ -1,0 +1,64 @@
+//! `sockhop connect`: choose the remote of a running forwarder.
+
+use argh::{ArgsInfo, FromArgs};
+
+use super::ask::Question;
+use super::table::escape;
+use super::{Failure, values};
+use crate::control::messages::{Call, Connected};
+use crate::target::parse_remote;
+
+/// Connect a running forwarder to a proxy, or to the first that answers.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "connect",
+    help_triggers("-h", "--help"),
+    usage = "[options] [ADDRESS]",
+    example = "sockhop connect\nsockhop connect [407::1]:1080",
+    note = "\
+Without an address the proxies of --remote are tried in their order, or else
+all valid peers are raced. The port stays open while the proxy changes; live
+streams stay too unless the forwarder runs with --on-switch cut."
+)]
+pub(super) struct Connect {
+    /// HOST, HOST:PORT, [V6]:PORT or socks5://HOST:PORT (port 1080)
+    #[argh(positional, arg_name = "ADDRESS")]
+    address: Option<String>,
+
+    /// PATH of the control socket (default $XDG_RUNTIME_DIR/sockhop.sock, else
+    /// /run/sockhop.sock)
+    #[argh(option)]
+    control: Option<String>,
+
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+
+    /// for the answer (default 30s)
+    #[argh(option, hidden_help)]
+    reply_timeout: Option<String>,
+}
+
+impl Connect {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let remote = values::optional("connect", "ADDRESS", self.address.as_deref(), parse_remote)?;
+        let call = Call::Connect {
+            remote: remote.map(|remote| remote.to_string()),
+        };
+        let question = Question {
+            command: "connect",
+            control: self.control.as_deref(),
+            reply_timeout: self.reply_timeout.as_deref(),
+            json: self.json,
+        };
+        question.ask(&call, |connected: Connected| {
+            let listening = match connected.listening.as_slice() {
+                [] => String::new(),
+                addresses => format!(", listening on {}", addresses.join(", ")),
+            };
+            let text = format!("connected to {}{listening}", connected.remote);
+            format!("{}\n", escape(&text))
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! How a command ends when it did not do what it was told, and what the user reads about it.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::control::client::ClientError;
+
+/// Why a command was not done. `Display` is the chain of causes in one line; the hint goes on a line of its own.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    text: String,
+    hint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    NotDone,
+    WrongUsage,
+}
+
+impl Failure {
+    /// It could not be done: exit status 1. The text is `error` and its causes.
+    pub fn not_done(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
+        Self {
+            kind: Kind::NotDone,
+            text: chain(error),
+            hint,
+        }
+    }
+
+    /// The same without an error value.
+    pub fn because(text: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::NotDone,
+            text: text.into(),
+            hint: None,
+        }
+    }
+
+    /// It was asked for wrongly: exit status 2, with a pointer to the help of `command`.
+    pub fn usage(text: impl Into<String>, command: Option<&str>) -> Self {
+        let hint = match command {
+            Some(command) => format!("see \"sockhop {command} --help\""),
+            None => "see \"sockhop --help\"".to_owned(),
+        };
+        Self {
+            kind: Kind::WrongUsage,
+            text: text.into(),
+            hint: Some(hint),
+        }
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> u8 {
+        match self.kind {
+            Kind::NotDone => 1,
+            Kind::WrongUsage => 2,
+        }
+    }
+
+    /// What would help, when that is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let hint = error.hint();
+        Self::not_done(&error, hint)
+    }
+}
+
+/// The error and its causes, joined by colons.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Outer(std::num::ParseIntError);
+
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("read the number")
+        }
+    }
+
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn every_cause_is_told_once() {
+        let error = Outer("x".parse::<u8>().unwrap_err());
+        let failure = Failure::not_done(&error, None);
+        assert_eq!(
+            failure.to_string(),
+            "read the number: invalid digit found in string"
+        );
+        assert_eq!(failure.status(), 1);
+        assert_eq!(Failure::usage("x", Some("probe")).status(), 2);
+    }
+}

@@ -1,0 +1,361 @@
+//! `sockhop forward`: flags to settings.
+
+use argh::{ArgsInfo, FromArgs};
+
+use super::{Failure, link, values};
+use crate::choice::Mode;
+use crate::daemon::settings::{
+    CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, Settings, TIMEOUTS, WORKERS,
+};
+use crate::target::{HostPort, SOCKS_PORT, parse_remote};
+
+/// Find a proxy and forward a local port to it (the main job).
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "forward",
+    help_triggers("-h", "--help"),
+    usage = "[--peer ADDR | --peers SOURCE | --remote ADDR]... [options]",
+    example = "\
+sockhop forward --peer 407::1 --peer 407::2:1080
+sockhop forward --peers file:/etc/sockhop.peers --listen 127.0.0.1:1080
+sockhop forward --remote proxy.example --listen unix:/run/proxy.sock
+sockhop forward --manual",
+    note = "\
+Peers are probed, and clients forwarded to the best one that is a SOCKS5 proxy
+without authentication. With --remote the given proxies are used in their
+order instead, unprobed; peers are then only watched. With --manual nothing is
+used and no port opened until \"sockhop connect\", which without an address
+tries the proxies of --remote in their order, or else races the valid peers.
+
+Clients speak SOCKS to the proxy through the forwarder, so they also
+authenticate to it by themselves where it wants that.
+
+Give --allow once for each range of clients, for example --allow 10.0.0.0/8
+--allow ::1; it replaces the default. Clients that are peers are refused unless
+a range of --allow has them.
+
+-v shows each connection, -vv each message; -q shows warnings and errors only,
+-qq errors only."
+)]
+pub(super) struct Forward {
+    /// ADDR, repeatable: a proxy to use, as HOST, HOST:PORT, [V6]:PORT or
+    /// socks5://HOST:PORT, the preferred one first
+    #[argh(option)]
+    remote: Vec<String>,
+
+    /// ADDR, repeatable: a peer to probe, as HOST, HOST:PORT or [V6]:PORT
+    /// (port 1080)
+    #[argh(option)]
+    peer: Vec<String>,
+
+    /// SOURCE, repeatable: where more peers come from, file:PATH or
+    /// exec:COMMAND, with one address a line
+    #[argh(option)]
+    peers: Vec<String>,
+
+    /// ADDR, repeatable: where clients connect, such as 127.0.0.1:1080, 1080
+    /// or unix:PATH (default [::]:1080, IPv4 included)
+    #[argh(option)]
+    listen: Vec<String>,
+
+    /// CIDR, repeatable: clients that may connect (default loopback and
+    /// private ranges)
+    #[argh(option)]
+    allow: Vec<String>,
+
+    /// how often a round of probes starts (default 1m)
+    #[argh(option)]
+    probe_interval: Option<String>,
+
+    /// for one probe as a whole (default 5s)
+    #[argh(option)]
+    probe_timeout: Option<String>,
+
+    /// HOST:PORT that valid peers must also be able to connect to (default
+    /// none)
+    #[argh(option)]
+    probe_target: Option<String>,
+
+    /// do not probe until "sockhop probing start"
+    #[argh(switch)]
+    no_probing: bool,
+
+    /// do not connect until "sockhop connect"
+    #[argh(switch)]
+    manual: bool,
+
+    /// keep or cut: what happens to live streams when the proxy changes
+    /// (default keep)
+    #[argh(option)]
+    on_switch: Option<String>,
+
+    /// clients at the same time (default as many as the limit of descriptors
+    /// allows)
+    #[argh(option)]
+    max_connections: Option<String>,
+
+    /// clients at the same time from one address (default no limit)
+    #[argh(option)]
+    max_per_client: Option<String>,
+
+    /// threads that carry bytes at the same time, at most (default 64)
+    #[argh(option)]
+    workers: Option<String>,
+
+    /// for connecting to a proxy (default 5s)
+    #[argh(option)]
+    connect_timeout: Option<String>,
+
+    /// close streams that are silent for so long; 0 is never (default 0)
+    #[argh(option)]
+    idle_timeout: Option<String>,
+
+    /// close streams that one side has ended when the other is silent for so
+    /// long; 0 is never (default 1m)
+    #[argh(option)]
+    half_close_timeout: Option<String>,
+
+    /// PATH of the control socket, or none (default
+    /// $XDG_RUNTIME_DIR/sockhop.sock, else /run/sockhop.sock)
+    #[argh(option)]
+    control: Option<String>,
+
+    /// copy bytes instead of splicing them in the kernel
+    #[argh(switch)]
+    no_splice: bool,
+
+    /// log more; twice for still more
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+
+    /// log less; twice for still less
+    #[argh(switch, short = 'q')]
+    quiet: u8,
+}
+
+impl Forward {
+    pub(super) fn loudness(&self) -> i32 {
+        i32::from(self.verbose) - i32::from(self.quiet)
+    }
+
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        link::daemon(self.settings()?)
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
+        let default = Settings::default();
+        let mut settings = Settings {
+            remotes: values::options(NAME, "--remote", &self.remote, parse_remote)?,
+            peers: values::options(NAME, "--peer", &self.peer, |text| {
+                HostPort::parse_or_port(text, SOCKS_PORT)
+            })?,
+            sources: values::options(NAME, "--peers", &self.peers, str::parse)?,
+            probe_interval: optional("--probe-interval", &self.probe_interval, |text| {
+                values::duration(text, &PROBE_INTERVALS)
+            })?
+            .unwrap_or(default.probe_interval),
+            probe_timeout: optional("--probe-timeout", &self.probe_timeout, |text| {
+                values::duration(text, &TIMEOUTS)
+            })?
+            .unwrap_or(default.probe_timeout),
+            probe_target: optional("--probe-target", &self.probe_target, str::parse)?,
+            probing: !self.no_probing,
+            mode: match (self.manual, self.remote.is_empty()) {
+                (true, _) => Mode::Manual,
+                (false, false) => Mode::Explicit,
+                (false, true) => Mode::Automatic,
+            },
+            on_switch: optional("--on-switch", &self.on_switch, str::parse)?
+                .unwrap_or(default.on_switch),
+            max_connections: optional("--max-connections", &self.max_connections, |text| {
+                values::number(text, &CONNECTIONS)
+            })?,
+            max_per_client: optional("--max-per-client", &self.max_per_client, |text| {
+                values::number(text, &CONNECTIONS)
+            })?,
+            workers: optional("--workers", &self.workers, |text| {
+                values::number(text, &WORKERS)
+            })?
+            .unwrap_or(default.workers),
+            connect_timeout: optional("--connect-timeout", &self.connect_timeout, |text| {
+                values::duration(text, &TIMEOUTS)
+            })?
+            .unwrap_or(default.connect_timeout),
+            idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
+                values::duration_or_never(text, &LIMITS)
+            })?
+            .unwrap_or(default.idle_timeout),
+            half_close_timeout: optional(
+                "--half-close-timeout",
+                &self.half_close_timeout,
+                |text| values::duration_or_never(text, &LIMITS),
+            )?
+            .unwrap_or(default.half_close_timeout),
+            control: optional("--control", &self.control, values::control)?
+                .unwrap_or(default.control),
+            splice: !self.no_splice,
+            listen: default.listen,
+            allow: default.allow,
+        };
+        if !self.listen.is_empty() {
+            settings.listen = values::options(NAME, "--listen", &self.listen, str::parse)?;
+        }
+        if !self.allow.is_empty() {
+            settings.allow = Some(values::options(NAME, "--allow", &self.allow, values::cidr)?);
+        }
+        check(&settings)?;
+        Ok(settings)
+    }
+}
+
+/// Refuses settings that are fine one by one but together can never forward anything.
+fn check(settings: &Settings) -> Result<(), Failure> {
+    let usage = |text: &str| Err(Failure::usage(text, Some(NAME)));
+    let deaf = settings.control == ControlPath::None;
+    match settings.mode {
+        Mode::Automatic if settings.peers.is_empty() && settings.sources.is_empty() => usage(
+            "nobody to forward to: give a proxy with --remote ADDR, peers to choose from with --peer ADDR \
+             or --peers file:PATH, or --manual to choose later with \"sockhop connect\"",
+        ),
+        Mode::Automatic if !settings.probing && deaf => usage(
+            "--no-probing with --control none: no peer would ever be found valid; leave one of them out",
+        ),
+        Mode::Manual if deaf => usage(
+            "--manual with --control none: nobody could ever connect it; leave one of them out",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn optional<T>(
+    name: &str,
+    text: &Option<String>,
+    parse: impl Fn(&str) -> Result<T, crate::bad_text::BadText>,
+) -> Result<Option<T>, Failure> {
+    values::optional(NAME, name, text.as_deref(), parse)
+}
+
+const NAME: &str = "forward";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::choice::OnSwitch;
+    use crate::daemon::settings;
+    use crate::listen_address::ListenAddress;
+
+    fn settings(line: &str) -> Result<Settings, String> {
+        let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        Forward::from_args(&["sockhop", NAME], &arguments)
+            .expect("argh takes it")
+            .settings()
+            .map_err(|failure| {
+                assert_eq!(failure.status(), 2, "{line}");
+                failure.to_string()
+            })
+    }
+
+    #[test]
+    fn without_options_everything_is_the_default() {
+        let expected = Settings {
+            peers: vec!["[407::1]:1080".parse().unwrap()],
+            ..Settings::default()
+        };
+        assert_eq!(settings("--peer 407::1"), Ok(expected));
+    }
+
+    #[test]
+    fn every_option_reaches_its_setting() {
+        let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --listen 1 \
+             --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
+             --probe-target g:443 --no-probing --manual --on-switch cut --max-connections 10 \
+             --max-per-client 2 --workers 3 --connect-timeout 4s --idle-timeout 5s \
+             --half-close-timeout 0 --control h --no-splice";
+        let expected = Settings {
+            listen: vec!["[::]:1".parse().unwrap(), ListenAddress::Unix("f".into())],
+            allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+            remotes: vec!["a:1080".parse().unwrap(), "b:2".parse().unwrap()],
+            peers: vec!["c:1080".parse().unwrap()],
+            sources: vec!["file:d".parse().unwrap(), "exec:e".parse().unwrap()],
+            probe_interval: Duration::from_secs(30),
+            probe_timeout: Duration::from_secs(1),
+            probe_target: Some("g:443".parse().unwrap()),
+            probing: false,
+            mode: Mode::Manual,
+            on_switch: OnSwitch::Cut,
+            max_connections: Some(10),
+            max_per_client: Some(2),
+            workers: 3,
+            connect_timeout: Duration::from_secs(4),
+            idle_timeout: Some(Duration::from_secs(5)),
+            half_close_timeout: None,
+            control: ControlPath::At("h".into()),
+            splice: false,
+        };
+        assert_eq!(settings(line), Ok(expected));
+    }
+
+    #[test]
+    fn remote_alone_is_explicit_and_peers_alone_automatic() {
+        for (line, mode) in [
+            ("--remote a", Mode::Explicit),
+            ("--remote a --peer b", Mode::Explicit),
+            ("--remote a --manual", Mode::Manual),
+            ("--manual", Mode::Manual),
+            ("--peers file:x", Mode::Automatic),
+        ] {
+            assert_eq!(settings(line).expect(line).mode, mode, "{line}");
+        }
+    }
+
+    #[test]
+    fn settings_that_can_never_forward_are_refused() {
+        for (line, message) in [
+            ("", "give a proxy with --remote"),
+            (
+                "--peer a --no-probing --control none",
+                "--no-probing with --control none",
+            ),
+            ("--manual --control none", "--manual with --control none"),
+        ] {
+            let error = settings(line).expect_err(line);
+            assert!(error.contains(message), "{line}: {error}");
+        }
+        assert!(settings("--remote a --no-probing --control none").is_ok());
+    }
+
+    #[test]
+    fn help_shows_the_real_defaults() {
+        let text = |duration: Option<Duration>| {
+            duration.map_or_else(
+                || "0".to_owned(),
+                |some| humantime::format_duration(some).to_string(),
+            )
+        };
+        let default = Settings::default();
+        let flags = Forward::get_args_info().flags;
+        for (name, value) in [
+            ("--listen", ListenAddress::DEFAULT.to_string()),
+            ("--probe-interval", text(Some(default.probe_interval))),
+            ("--probe-timeout", text(Some(default.probe_timeout))),
+            ("--on-switch", default.on_switch.to_string()),
+            ("--workers", default.workers.to_string()),
+            ("--connect-timeout", text(Some(default.connect_timeout))),
+            ("--idle-timeout", text(default.idle_timeout)),
+            ("--half-close-timeout", text(default.half_close_timeout)),
+        ] {
+            let flag = flags.iter().find(|flag| flag.long == name).expect(name);
+            let shown = flag.description.split_once("(default ").expect(name).1;
+            assert!(
+                shown.trim_end_matches(')').split(',').next() == Some(&value),
+                "{name}: {shown} is not {value}"
+            );
+        }
+        let peer = flags.iter().find(|flag| flag.long == "--peer").unwrap();
+        assert!(peer.description.contains(&format!("(port {SOCKS_PORT})")));
+        assert_eq!(settings::DEFAULT_WORKERS, default.workers);
+    }
+}

@@ -1,0 +1,172 @@
+//! `sockhop status`: what a running forwarder does now.
+
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+
+use super::Failure;
+use super::ask::Question;
+use super::table::{bytes, escape};
+use crate::control::messages::{Call, Status as Answer};
+
+/// Show what a running forwarder does.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "status",
+    help_triggers("-h", "--help"),
+    usage = "[options]",
+    example = "sockhop status\nsockhop status --json | jq .remote"
+)]
+pub(super) struct Status {
+    /// PATH of the control socket (default $XDG_RUNTIME_DIR/sockhop.sock, else
+    /// /run/sockhop.sock)
+    #[argh(option)]
+    control: Option<String>,
+
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+
+    /// for the answer (default 30s)
+    #[argh(option, hidden_help)]
+    reply_timeout: Option<String>,
+}
+
+impl Status {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let question = Question {
+            command: "status",
+            control: self.control.as_deref(),
+            reply_timeout: self.reply_timeout.as_deref(),
+            json: self.json,
+        };
+        question.ask(&Call::Status, |status| text(&status))
+    }
+}
+
+fn text(status: &Answer) -> String {
+    let Answer {
+        connections,
+        candidates,
+        ..
+    } = status;
+    let mut remote = status.remote.clone().unwrap_or_else(|| "none".to_owned());
+    if let Some(reason) = &status.reason {
+        remote = format!("{remote} ({reason})");
+    }
+    let listening = match status.listening.as_slice() {
+        [] => "nowhere".to_owned(),
+        addresses => addresses.join(", "),
+    };
+    let mut refused = format!("{} refused", connections.refused);
+    let reasons: Vec<_> = connections
+        .refused_by_reason
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if !reasons.is_empty() {
+        refused = format!("{refused} ({})", reasons.join(", "));
+    }
+    // A negative or absurd number, which only another program would send, is shown as 0.
+    let uptime = Duration::try_from_secs_f64(status.uptime_s.floor()).unwrap_or_default();
+
+    let mut lines = vec![
+        ("remote", remote),
+        ("mode", status.mode.to_string()),
+        ("listening", listening),
+        (
+            "probing",
+            if status.probing { "on" } else { "off" }.to_owned(),
+        ),
+        (
+            "candidates",
+            format!(
+                "{} valid, {} authentication-required, {} not-a-proxy, {} not-listening, {} unknown",
+                candidates.valid,
+                candidates.authentication_required,
+                candidates.not_a_proxy,
+                candidates.not_listening,
+                candidates.unknown
+            ),
+        ),
+        (
+            "connections",
+            format!(
+                "{} active ({} parked), {} in total, {refused}",
+                connections.active, connections.parked, connections.total
+            ),
+        ),
+        (
+            "bytes",
+            format!(
+                "{} up, {} down",
+                bytes(status.bytes.up),
+                bytes(status.bytes.down)
+            ),
+        ),
+        (
+            "running for",
+            humantime::format_duration(uptime).to_string(),
+        ),
+    ];
+    if let Some(error) = &status.last_error {
+        lines.push(("last error", format!("{} {}", error.at, error.what)));
+    }
+    lines
+        .into_iter()
+        .map(|(name, value)| format!("{name:<12} {}\n", escape(&value)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choice::Mode;
+    use crate::control::messages::{Bytes, Candidates, Connections, LastError};
+
+    #[test]
+    fn a_forwarder_at_work() {
+        let status = Answer {
+            remote: Some("[407::1]:1080".to_owned()),
+            reason: Some("won the race".to_owned()),
+            mode: Mode::Automatic,
+            listening: vec!["[::]:1080".to_owned(), "unix:/x".to_owned()],
+            probing: true,
+            connections: Connections {
+                active: 3,
+                parked: 2,
+                total: 120,
+                refused: 5,
+                refused_by_reason: [("limit".to_owned(), 1), ("peer".to_owned(), 4)].into(),
+            },
+            bytes: Bytes {
+                up: 1536,
+                down: 3 << 30,
+            },
+            candidates: Candidates {
+                valid: 2,
+                not_listening: 90,
+                ..Candidates::default()
+            },
+            uptime_s: 3725.9,
+            last_error: Some(LastError {
+                at: "2026-01-01T00:00:00Z".to_owned(),
+                what: "bad \u{1b}".to_owned(),
+            }),
+        };
+        assert_eq!(
+            text(&status),
+            "remote       [407::1]:1080 (won the race)\n\
+             mode         automatic\n\
+             listening    [::]:1080, unix:/x\n\
+             probing      on\n\
+             candidates   2 valid, 0 authentication-required, 0 not-a-proxy, 90 not-listening, 0 unknown\n\
+             connections  3 active (2 parked), 120 in total, 5 refused (limit 1, peer 4)\n\
+             bytes        1.5 KiB up, 3.0 GiB down\n\
+             running for  1h 2m 5s\n\
+             last error   2026-01-01T00:00:00Z bad \\u{1b}\n"
+        );
+    }
+}

@@ -1,0 +1,228 @@
+//! Text of options to typed values, where the type has no text form of its own.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::Failure;
+use crate::bad_text::BadText;
+use crate::daemon::settings::ControlPath;
+
+/// The value of an option, where the error names the option: `--listen: "x" is …`.
+pub(super) fn option<T>(
+    command: &str,
+    name: &str,
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, BadText>,
+) -> Result<T, Failure> {
+    parse(text).map_err(|bad| Failure::usage(format!("{name}: {bad}"), Some(command)))
+}
+
+/// The values of a repeated option.
+pub(super) fn options<T>(
+    command: &str,
+    name: &str,
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T, BadText>,
+) -> Result<Vec<T>, Failure> {
+    texts
+        .iter()
+        .map(|text| option(command, name, text, &parse))
+        .collect()
+}
+
+/// The value of an option that may be absent.
+pub(super) fn optional<T>(
+    command: &str,
+    name: &str,
+    text: Option<&str>,
+    parse: impl Fn(&str) -> Result<T, BadText>,
+) -> Result<Option<T>, Failure> {
+    text.map(|text| option(command, name, text, parse))
+        .transpose()
+}
+
+/// A duration such as `5s`, within a range.
+pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, BadText> {
+    const EXAMPLE: &str = "500ms, 5s, 2m or 1h 30m";
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !is_zero(text) {
+        return Err(BadText::new(text, "has no unit", EXAMPLE));
+    }
+    let duration = if is_zero(text) {
+        Duration::ZERO
+    } else {
+        humantime::parse_duration(text)
+            .map_err(|_| BadText::new(text, "is not a duration", EXAMPLE))?
+    };
+    if range.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(BadText::new(
+            text,
+            format!(
+                "is not between {} and {}",
+                humantime::format_duration(*range.start()),
+                humantime::format_duration(*range.end())
+            ),
+            EXAMPLE,
+        ))
+    }
+}
+
+/// A duration within a range, or 0 for never.
+pub(super) fn duration_or_never(
+    text: &str,
+    range: &RangeInclusive<Duration>,
+) -> Result<Option<Duration>, BadText> {
+    match duration(text, &(Duration::ZERO..=*range.end()))? {
+        Duration::ZERO => Ok(None),
+        some if some >= *range.start() => Ok(Some(some)),
+        _ => duration(text, range).map(Some),
+    }
+}
+
+/// A number within a range.
+pub(super) fn number(text: &str, range: &RangeInclusive<usize>) -> Result<usize, BadText> {
+    let number = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten();
+    match number {
+        Some(number) if range.contains(&number) => Ok(number),
+        _ => Err(BadText::new(
+            text,
+            format!("is not a number from {} to {}", range.start(), range.end()),
+            "64",
+        )),
+    }
+}
+
+/// A range of addresses, or one address. Bits after the prefix are dropped: `10.1.2.3/8` is `10.0.0.0/8`.
+pub(super) fn cidr(text: &str) -> Result<IpNet, BadText> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(ip));
+    }
+    text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| {
+        BadText::new(
+            text,
+            "is neither an address nor a range of addresses",
+            "10.0.0.0/8, 192.168.1.7, fd00::/8 or ::/0",
+        )
+    })
+}
+
+/// A path for the control socket, or `none`.
+pub(super) fn control(text: &str) -> Result<ControlPath, BadText> {
+    match text {
+        "" => Err(BadText::new(
+            text,
+            "is not a path",
+            "/run/sockhop.sock, ./none for a file of that name, or none for no control socket",
+        )),
+        "none" => Ok(ControlPath::None),
+        _ => Ok(ControlPath::At(text.into())),
+    }
+}
+
+fn is_zero(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte == b'0')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
+
+    #[test]
+    fn durations_have_units_and_limits() {
+        for (text, millis) in [
+            ("5s", 5000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1m 30s", 90_000),
+            ("1m30s", 90_000),
+        ] {
+            assert_eq!(duration(text, &RANGE), Ok(Duration::from_millis(millis)));
+        }
+        for (text, problem) in [
+            ("5", "\"5\" has no unit"),
+            ("", "\"\" is not a duration"),
+            ("5 parsecs", "is not a duration"),
+            ("-5s", "is not a duration"),
+            ("0", "is not between 10ms and 10m"),
+            ("9ms", "is not between"),
+            ("11m", "is not between"),
+            ("99999999999999999999s", "is not a duration"),
+        ] {
+            let error = duration(text, &RANGE).expect_err(text).to_string();
+            assert!(error.contains(problem), "{text}: {error}");
+            assert!(error.contains("right would be 500ms"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn zero_is_never_where_that_is_allowed() {
+        for text in ["0", "00", "0s", "0ms"] {
+            assert_eq!(duration_or_never(text, &RANGE), Ok(None), "{text}");
+        }
+        assert_eq!(
+            duration_or_never("1s", &RANGE),
+            Ok(Some(Duration::from_secs(1)))
+        );
+        for text in ["1ms", "1h", "x"] {
+            assert!(duration_or_never(text, &RANGE).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_limits() {
+        assert_eq!(number("64", &(1..=64)), Ok(64));
+        for text in ["0", "65", "-1", "+1", "", "1e3", "99999999999999999999999"] {
+            let error = number(text, &(1..=64)).expect_err(text).to_string();
+            assert!(
+                error.contains(&format!("{text:?} is not a number from 1 to 64")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn ranges_of_addresses() {
+        for (text, net) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("407::1", "407::1/128"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(cidr(text).expect(text).to_string(), net);
+        }
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "host",
+            "10.0.0.0/",
+            "fe80::1%eth0/64",
+        ] {
+            let error = cidr(text).expect_err(text).to_string();
+            assert!(error.contains(&format!("{text:?} is neither")), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,24}") {
+            let _ = duration(&text, &RANGE);
+            let _ = duration_or_never(&text, &RANGE);
+            let _ = number(&text, &(1..=5));
+            let _ = cidr(&text);
+        }
+    }
+}

@@ -1,0 +1,804 @@
+//! The messages of the control protocol: JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>), one object a line.
+//!
+//! Departures: no batches (one line is one request, and is answered before the next), and no notifications
+//! (a request without an id is refused, since every change here has a result that somebody should see).
+//!
+//! ```
+//! use sockhop::control::messages::{Call, Request};
+//!
+//! let line = br#"{"jsonrpc":"2.0","id":7,"method":"connect","params":{"remote":"[407::1]:1080"}}"#;
+//! let request = Request::decode(line).map_err(|refusal| refusal.to_line()).unwrap();
+//! assert_eq!(request.call, Call::Connect { remote: Some("[407::1]:1080".into()) });
+//! ```
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::choice::Mode;
+
+/// The longest line that either side reads, without its line feed: 16 MiB hold some 50,000 entries of `proxies`.
+pub const MAX_LINE: usize = 16 << 20;
+
+/// What can be asked of a forwarder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// What it does now; answered with [`Status`].
+    Status,
+    /// Every known peer; answered with a list of [`ProxyEntry`].
+    Proxies,
+    /// Forward to this remote, or to the first that answers; answered with [`Connected`].
+    Connect {
+        /// `host`, `host:port`, `[v6]:port` or a URI. `None`: race the valid peers.
+        remote: Option<String>,
+    },
+    /// Cut every stream, close the listeners, forget the remote; answered with [`Disconnected`].
+    Disconnect,
+    /// Start or stop probing; answered with [`Probing`].
+    Probing {
+        /// Whether it shall run from now on.
+        run: bool,
+    },
+}
+
+impl Call {
+    /// The name of the method.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Proxies => "proxies",
+            Self::Connect { .. } => "connect",
+            Self::Disconnect => "disconnect",
+            Self::Probing { .. } => "probing",
+        }
+    }
+
+    fn params(&self) -> Option<Value> {
+        match self {
+            Self::Status | Self::Proxies | Self::Disconnect => None,
+            Self::Connect { remote } => remote
+                .as_ref()
+                .map(|remote| serde_json::json!({ "remote": remote })),
+            Self::Probing { run } => Some(serde_json::json!({ "run": run })),
+        }
+    }
+
+    fn from_parts(method: &str, params: Option<&RawValue>) -> Result<Self, ErrorObject> {
+        match method {
+            "status" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::Status),
+            "proxies" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::Proxies),
+            "disconnect" => {
+                params_of::<NoParams>(method, params).map(|NoParams {}| Self::Disconnect)
+            }
+            "connect" => params_of::<ConnectParams>(method, params)
+                .map(|ConnectParams { remote }| Self::Connect { remote }),
+            "probing" => params_of::<ProbingParams>(method, params)
+                .map(|ProbingParams { run }| Self::Probing { run }),
+            // The method's name is the caller's: quoted and cut, so that it can be logged.
+            _ => Err(ErrorObject::new(
+                ErrorCode::MethodNotFound,
+                format!(
+                    "no method {:?}",
+                    method.chars().take(40).collect::<String>()
+                ),
+            )
+            .with_hint("methods are status, proxies, connect, disconnect and probing")),
+        }
+    }
+}
+
+/// A request with its id.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Comes back in the answer.
+    pub id: Id,
+    /// What is asked.
+    pub call: Call,
+}
+
+impl Request {
+    /// Reads one line (with or without its line feed). The error is the whole answer to send.
+    pub fn decode(line: &[u8]) -> Result<Self, Response> {
+        let wire: WireRequest<'_> = match serde_json::from_slice(line) {
+            Ok(wire) => wire,
+            Err(error) => {
+                let (code, message) = if error.is_data() {
+                    (ErrorCode::InvalidRequest, "not a JSON-RPC 2.0 request")
+                } else {
+                    (ErrorCode::ParseError, "not JSON")
+                };
+                return Err(Response::error(
+                    Id::Null,
+                    ErrorObject::new(code, message).with_reason(error.to_string()),
+                ));
+            }
+        };
+        let invalid = |reason: &str| {
+            Err(Response::error(
+                wire.id.clone().unwrap_or(Id::Null),
+                ErrorObject::new(ErrorCode::InvalidRequest, "not a JSON-RPC 2.0 request")
+                    .with_reason(reason),
+            ))
+        };
+        if wire.jsonrpc.as_deref() != Some("2.0") {
+            return invalid("\"jsonrpc\" is not \"2.0\"");
+        }
+        let Some(id) = wire.id.clone() else {
+            return invalid("it has no \"id\", and notifications are not known here");
+        };
+        let Some(method) = &wire.method else {
+            return invalid("it has no \"method\"");
+        };
+        match Call::from_parts(method, wire.params) {
+            Ok(call) => Ok(Self { id, call }),
+            Err(error) => Err(Response::error(id, error)),
+        }
+    }
+
+    /// The request as one line, with its line feed.
+    pub fn to_line(&self) -> String {
+        let mut object = serde_json::json!({
+            "jsonrpc": "2.0",
+            "id": self.id,
+            "method": self.call.method(),
+        });
+        if let (Some(params), Some(object)) = (self.call.params(), object.as_object_mut()) {
+            object.insert("params".to_owned(), params);
+        }
+        format!("{object}\n")
+    }
+}
+
+/// What an answer is matched to its request by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Id {
+    /// A number, as our client sends.
+    Number(serde_json::Number),
+    /// Text.
+    Text(String),
+    /// Of answers to what could not be read as a request.
+    Null,
+}
+
+impl From<u32> for Id {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// That of the request.
+    pub id: Id,
+    /// The result as JSON text, or what went wrong.
+    pub outcome: Result<Box<RawValue>, ErrorObject>,
+}
+
+impl Response {
+    /// An answer with a result: [`Status`], a list of [`ProxyEntry`], [`Connected`], [`Disconnected`] or [`Probing`].
+    ///
+    /// A result that cannot be written as JSON, which none of ours is, becomes an internal error.
+    pub fn result(id: Id, result: &impl Serialize) -> Self {
+        let outcome = serde_json::value::to_raw_value(result).map_err(|error| {
+            ErrorObject::new(ErrorCode::Internal, "cannot write the answer")
+                .with_reason(error.to_string())
+        });
+        Self { id, outcome }
+    }
+
+    /// An answer that says what went wrong.
+    pub fn error(id: Id, error: ErrorObject) -> Self {
+        Self {
+            id,
+            outcome: Err(error),
+        }
+    }
+
+    /// Reads one line (with or without its line feed).
+    pub fn decode(line: &[u8]) -> Result<Self, NotAnAnswer> {
+        let wire: WireResponse<'_> = serde_json::from_slice(line).map_err(NotAnAnswer::Json)?;
+        let outcome = match (wire.result, wire.error) {
+            (Some(result), None) => Ok(result.to_owned()),
+            (None, Some(error)) => Err(error),
+            _ => return Err(NotAnAnswer::Shape),
+        };
+        Ok(Self {
+            id: wire.id,
+            outcome,
+        })
+    }
+
+    /// The answer as one line, with its line feed.
+    pub fn to_line(&self) -> String {
+        let wire = WireResponse {
+            jsonrpc: Some("2.0".into()),
+            id: self.id.clone(),
+            result: self.outcome.as_deref().ok(),
+            error: self.outcome.as_ref().err().cloned(),
+        };
+        match serde_json::to_string(&wire) {
+            Ok(mut line) => {
+                line.push('\n');
+                line
+            }
+            // Only a writer can fail, or a map whose keys are not text: neither is here.
+            Err(_) => String::from("\n"),
+        }
+    }
+}
+
+/// A line that is not an answer.
+#[derive(Debug)]
+pub enum NotAnAnswer {
+    /// Not JSON, or fields of another kind.
+    Json(serde_json::Error),
+    /// Neither a result nor an error, or both.
+    Shape,
+}
+
+impl fmt::Display for NotAnAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(_) => f.write_str("not a JSON-RPC 2.0 answer"),
+            Self::Shape => f.write_str("an answer without either a result or an error"),
+        }
+    }
+}
+
+impl Error for NotAnAnswer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Json(error) => Some(error),
+            Self::Shape => None,
+        }
+    }
+}
+
+/// What went wrong. `Display` gives message and reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorObject {
+    /// Which kind of error.
+    pub code: ErrorCode,
+    /// In one line of plain words.
+    pub message: String,
+    /// More about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<ErrorData>,
+}
+
+/// More about an error.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ErrorData {
+    /// The cause, such as `address already in use`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What would help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl ErrorObject {
+    /// An error with neither reason nor hint.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            data: None,
+        }
+    }
+
+    /// The same with its cause.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<String>) -> Self {
+        self.data.get_or_insert_default().reason = Some(reason.into());
+        self
+    }
+
+    /// The same with what would help.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.data.get_or_insert_default().hint = Some(hint.into());
+        self
+    }
+
+    /// What would help, when that is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.data.as_ref()?.hint.as_deref()
+    }
+}
+
+impl fmt::Display for ErrorObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.data.as_ref().and_then(|data| data.reason.as_deref()) {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for ErrorObject {}
+
+/// The kinds of errors. The first five are JSON-RPC's (§5.1), the others ours, from the range it leaves to servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "i64", into = "i64")]
+pub enum ErrorCode {
+    /// -32700: not JSON.
+    ParseError,
+    /// -32600: JSON, but not a request.
+    InvalidRequest,
+    /// -32601: no such method.
+    MethodNotFound,
+    /// -32602: not what the method takes.
+    InvalidParams,
+    /// -32603: our fault.
+    Internal,
+    /// -32000: a race found no proxy that answers, or there was none to try.
+    NoValidProxy,
+    /// -32001: an address to listen on is in use or not ours.
+    CannotListen,
+    /// -32002: this remote would lead back to our own listener.
+    RemoteRefused,
+    /// -32003: the caller is neither root nor the user of the forwarder.
+    NotPermitted,
+    /// -32004: a race is under way, so another one cannot start.
+    RaceUnderWay,
+    /// -32005: something else, such as `disconnect`, ended what was asked before it was done.
+    Cancelled,
+    /// One that this version does not know.
+    Other(i64),
+}
+
+impl From<i64> for ErrorCode {
+    fn from(number: i64) -> Self {
+        match number {
+            -32700 => Self::ParseError,
+            -32600 => Self::InvalidRequest,
+            -32601 => Self::MethodNotFound,
+            -32602 => Self::InvalidParams,
+            -32603 => Self::Internal,
+            -32000 => Self::NoValidProxy,
+            -32001 => Self::CannotListen,
+            -32002 => Self::RemoteRefused,
+            -32003 => Self::NotPermitted,
+            -32004 => Self::RaceUnderWay,
+            -32005 => Self::Cancelled,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<ErrorCode> for i64 {
+    fn from(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::ParseError => -32700,
+            ErrorCode::InvalidRequest => -32600,
+            ErrorCode::MethodNotFound => -32601,
+            ErrorCode::InvalidParams => -32602,
+            ErrorCode::Internal => -32603,
+            ErrorCode::NoValidProxy => -32000,
+            ErrorCode::CannotListen => -32001,
+            ErrorCode::RemoteRefused => -32002,
+            ErrorCode::NotPermitted => -32003,
+            ErrorCode::RaceUnderWay => -32004,
+            ErrorCode::Cancelled => -32005,
+            ErrorCode::Other(number) => number,
+        }
+    }
+}
+
+/// What a forwarder does now. Fields are only ever added; those with a default came later than the first ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The proxy that new connections go to.
+    pub remote: Option<String>,
+    /// Why it is that one, or why there is none.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Who chooses it.
+    pub mode: Mode,
+    /// Open listeners.
+    pub listening: Vec<String>,
+    /// Whether rounds of probes run.
+    pub probing: bool,
+    /// Clients.
+    pub connections: Connections,
+    /// Bytes carried since the start.
+    pub bytes: Bytes,
+    /// Known peers by status.
+    pub candidates: Candidates,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// The last thing that an admin should have seen in the log.
+    pub last_error: Option<LastError>,
+}
+
+/// Numbers of client connections.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Connections {
+    /// Open now.
+    pub active: u64,
+    /// Of these, idle ones that hold no thread.
+    pub parked: u64,
+    /// Accepted since the start.
+    pub total: u64,
+    /// Closed unserved since the start.
+    pub refused: u64,
+    /// The same by reason, such as `not-allowed`, `peer`, `limit`, `per-client-limit`.
+    #[serde(default)]
+    pub refused_by_reason: BTreeMap<String, u64>,
+}
+
+/// Numbers of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Bytes {
+    /// From clients to remotes.
+    pub up: u64,
+    /// From remotes to clients.
+    pub down: u64,
+}
+
+/// Numbers of peers by status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Candidates {
+    /// See [`PeerStatus::Valid`].
+    pub valid: u64,
+    /// See [`PeerStatus::AuthenticationRequired`].
+    pub authentication_required: u64,
+    /// See [`PeerStatus::NotAProxy`].
+    pub not_a_proxy: u64,
+    /// See [`PeerStatus::NotListening`].
+    pub not_listening: u64,
+    /// See [`PeerStatus::Unknown`].
+    pub unknown: u64,
+}
+
+/// An error and when it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// What happened.
+    pub what: String,
+}
+
+/// What the last probe of a peer found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerStatus {
+    /// It answered that no authentication is needed.
+    Valid,
+    /// It is a proxy that wants authentication.
+    AuthenticationRequired,
+    /// It answered something else, or closed.
+    NotAProxy,
+    /// It refused, could not be reached, or did not answer in time.
+    NotListening,
+    /// It was not probed yet, or something on our side stopped the probe.
+    Unknown,
+}
+
+impl fmt::Display for PeerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `pad`, so that it can be put in columns.
+        f.pad(match self {
+            Self::Valid => "valid",
+            Self::AuthenticationRequired => "authentication-required",
+            Self::NotAProxy => "not-a-proxy",
+            Self::NotListening => "not-listening",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A known peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProxyEntry {
+    /// With its port.
+    pub address: String,
+    /// What the last probe found.
+    pub status: PeerStatus,
+    /// Why, in a few words such as `answered 05 00` or `refused`.
+    pub reason: String,
+    /// Smoothed time to the answer, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Where the peer comes from.
+    pub sources: Vec<String>,
+    /// Seconds since the end of the last probe.
+    pub last_probed_s: Option<f64>,
+    /// Seconds since it was last valid.
+    pub last_valid_s: Option<f64>,
+    /// Probes in a row that did not find it valid.
+    pub failures: u32,
+    /// Whether it is the remote.
+    pub selected: bool,
+}
+
+/// The answer to `connect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// The remote from now on.
+    pub remote: String,
+    /// Where clients can connect.
+    #[serde(default)]
+    pub listening: Vec<String>,
+}
+
+/// The answer to `disconnect`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disconnected {
+    /// How many streams were cut.
+    #[serde(default)]
+    pub closed: u64,
+}
+
+/// The answer to `probing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probing {
+    /// Whether rounds of probes run now.
+    pub probing: bool,
+}
+
+#[derive(Deserialize)]
+struct WireRequest<'a> {
+    #[serde(default)]
+    jsonrpc: Option<String>,
+    // An id of null counts as none: nobody could match its answer.
+    #[serde(default)]
+    id: Option<Id>,
+    #[serde(default)]
+    method: Option<String>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireResponse<'a> {
+    #[serde(default)]
+    jsonrpc: Option<String>,
+    id: Id,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    result: Option<&'a RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorObject>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct NoParams {}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ConnectParams {
+    #[serde(default)]
+    remote: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProbingParams {
+    run: bool,
+}
+
+/// Absent parameters are an empty object. Misspelt ones are refused: a `connect` that silently races would surprise.
+fn params_of<'a, T: Deserialize<'a>>(
+    method: &str,
+    params: Option<&'a RawValue>,
+) -> Result<T, ErrorObject> {
+    // Structs would also be read from arrays, JSON-RPC's parameters by position, which are not promised here.
+    let text = params.map_or("{}", RawValue::get);
+    if !text.starts_with('{') {
+        return Err(ErrorObject::new(
+            ErrorCode::InvalidParams,
+            format!("parameters of {method} are not an object"),
+        ));
+    }
+    serde_json::from_str(text).map_err(|error| {
+        ErrorObject::new(
+            ErrorCode::InvalidParams,
+            format!("not parameters of {method}"),
+        )
+        .with_reason(error.to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(line: &str) -> (Id, ErrorObject) {
+        let response = Request::decode(line.as_bytes()).expect_err(line);
+        (response.id, response.outcome.expect_err("an error"))
+    }
+
+    #[test]
+    fn requests_are_read_as_written() {
+        for call in [
+            Call::Status,
+            Call::Proxies,
+            Call::Connect { remote: None },
+            Call::Connect {
+                remote: Some("[407::1]:1080".to_owned()),
+            },
+            Call::Disconnect,
+            Call::Probing { run: true },
+            Call::Probing { run: false },
+        ] {
+            for id in [Id::from(7), Id::Text("a".to_owned())] {
+                let request = Request {
+                    id,
+                    call: call.clone(),
+                };
+                let line = request.to_line();
+                assert_eq!(line.matches('\n').count(), 1);
+                assert_eq!(Request::decode(line.as_bytes()).unwrap(), request);
+            }
+        }
+    }
+
+    #[test]
+    fn requests_that_are_none_get_their_code() {
+        use ErrorCode::*;
+        for (line, code) in [
+            ("", ParseError),
+            ("{", ParseError),
+            (
+                "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\"} x",
+                ParseError,
+            ),
+            ("\u{7f}", ParseError),
+            ("3", InvalidRequest),
+            ("[]", InvalidRequest),
+            ("{}", InvalidRequest),
+            (
+                r#"{"jsonrpc":"1.0","id":1,"method":"status"}"#,
+                InvalidRequest,
+            ),
+            (r#"{"jsonrpc":"2.0","method":"status"}"#, InvalidRequest),
+            (r#"{"jsonrpc":"2.0","id":1}"#, InvalidRequest),
+            (
+                r#"{"jsonrpc":"2.0","id":{},"method":"status"}"#,
+                InvalidRequest,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"stop"}"#,
+                MethodNotFound,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"probing"}"#,
+                InvalidParams,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"probing","params":{"run":1}}"#,
+                InvalidParams,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"probing","params":[true]}"#,
+                InvalidParams,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"status","params":{"a":1}}"#,
+                InvalidParams,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"connect","params":{"remtoe":"x"}}"#,
+                InvalidParams,
+            ),
+        ] {
+            assert_eq!(refusal(line).1.code, code, "{line}");
+        }
+        let (id, error) = refusal(r#"{"jsonrpc":"2.0","id":"q","method":"stop"}"#);
+        assert_eq!(id, Id::Text("q".to_owned()));
+        assert!(error.hint().unwrap().contains("disconnect"));
+        assert!(Request::decode(b"\xff\xfe").is_err());
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_not_a_crash() {
+        let line = format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\",\"params\":{}",
+            "[".repeat(1_000_000)
+        );
+        assert_eq!(refusal(&line).1.code, ErrorCode::ParseError);
+    }
+
+    #[test]
+    fn answers_keep_the_text_of_their_result() {
+        let text = r#"{"b":1.50,  "a":[]}"#;
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{text}}}\n");
+        let response = Response::decode(line.as_bytes()).unwrap();
+        assert_eq!(response.outcome.as_ref().unwrap().get(), text);
+        assert_eq!(response.to_line(), line);
+    }
+
+    #[test]
+    fn error_answers_are_read_as_written() {
+        let error = ErrorObject::new(ErrorCode::CannotListen, "cannot listen on [::]:1080")
+            .with_reason("address already in use")
+            .with_hint("give another --listen");
+        let line = Response::error(Id::from(3), error.clone()).to_line();
+        assert_eq!(
+            line,
+            "{\"jsonrpc\":\"2.0\",\"id\":3,\"error\":{\"code\":-32001,\"message\":\"cannot listen on [::]:1080\",\
+             \"data\":{\"reason\":\"address already in use\",\"hint\":\"give another --listen\"}}}\n"
+        );
+        let read = Response::decode(line.as_bytes()).unwrap();
+        assert_eq!(read.outcome.unwrap_err(), error);
+        assert_eq!(
+            error.to_string(),
+            "cannot listen on [::]:1080: address already in use"
+        );
+        for line in [
+            "{}",
+            r#"{"id":1}"#,
+            r#"{"id":1,"result":1,"error":{"code":1,"message":""}}"#,
+            "x",
+        ] {
+            assert!(Response::decode(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn error_codes_are_their_own_inverse() {
+        for number in [
+            -32700,
+            -32600,
+            -32601,
+            -32602,
+            -32603,
+            -32000,
+            -32001,
+            -32002,
+            -32003,
+            -32004,
+            -32005,
+            -32006,
+            0,
+            i64::MIN,
+        ] {
+            assert_eq!(i64::from(ErrorCode::from(number)), number);
+        }
+        assert_eq!(ErrorCode::from(-1), ErrorCode::Other(-1));
+    }
+
+    #[test]
+    fn status_has_the_fields_of_the_design() {
+        let text = r#"{"remote": "[407::1]:1080", "mode": "automatic", "listening": ["[::]:1080"], "probing": true,
+          "connections": {"active": 3, "parked": 2, "total": 120, "refused": 0}, "bytes": {"up": 1, "down": 2},
+          "candidates": {"valid": 2, "authentication-required": 1, "not-a-proxy": 4, "not-listening": 90, "unknown": 0},
+          "uptime_s": 12.5, "last_error": {"at": "2026-01-01T00:00:00Z", "what": "x"}}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!(status.candidates.not_listening, 90);
+        let mut written = serde_json::to_value(&status).unwrap();
+        let object = written.as_object_mut().unwrap();
+        assert_eq!(object.remove("reason"), Some(Value::Null));
+        object["connections"]
+            .as_object_mut()
+            .unwrap()
+            .remove("refused_by_reason");
+        assert_eq!(written, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn proxies_have_the_fields_of_the_design() {
+        let text = r#"[{"address":"[407::1]:1080","status":"valid","reason":"answered 05 00","latency_ms":12.3,"sources":["flag"],"last_probed_s":3.1,"last_valid_s":null,"failures":0,"selected":true}]"#;
+        let entries: Vec<ProxyEntry> = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&entries).unwrap(), text);
+        for status in [
+            PeerStatus::Valid,
+            PeerStatus::AuthenticationRequired,
+            PeerStatus::NotAProxy,
+            PeerStatus::NotListening,
+            PeerStatus::Unknown,
+        ] {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.to_string());
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The control socket: what can be asked of a running forwarder, and asking it.
+//!
+//! One JSON object a line each way over a Unix stream socket, as JSON-RPC 2.0 defines them.
+
+pub mod client;
+pub mod messages;
+pub mod path;

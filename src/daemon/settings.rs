@@ -1,0 +1,123 @@
+//! What a running forwarder is told, once, at its start.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::choice::{Mode, OnSwitch};
+use crate::listen_address::ListenAddress;
+use crate::source_spec::SourceSpec;
+use crate::target::HostPort;
+
+/// The settings of a forwarder. `Settings::default()` has every default and nobody to forward to.
+///
+/// The limits of each value are beside it; the command line holds them, the daemon may rely on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where clients connect; never empty.
+    pub listen: Vec<ListenAddress>,
+    /// Clients that may connect. `None`: loopback and private ranges.
+    pub allow: Option<Vec<IpNet>>,
+    /// Explicit remotes in order of preference. In manual mode `connect` without an address goes through them.
+    pub remotes: Vec<HostPort>,
+    /// Peers to probe.
+    pub peers: Vec<HostPort>,
+    /// Where more peers come from.
+    pub sources: Vec<SourceSpec>,
+    /// From the start of one round of probes to the next; within [`PROBE_INTERVALS`].
+    pub probe_interval: Duration,
+    /// For the whole of one probe; within [`TIMEOUTS`].
+    pub probe_timeout: Duration,
+    /// Where probes ask valid peers to connect to, which proves that their exit works.
+    pub probe_target: Option<HostPort>,
+    /// Whether probing runs from the start; `sockhop probing start|stop` changes it later.
+    pub probing: bool,
+    /// Who chooses the remote.
+    pub mode: Mode,
+    /// What happens to live streams when the remote changes.
+    pub on_switch: OnSwitch,
+    /// Clients at the same time, within [`CONNECTIONS`]. `None`: as many as the descriptor limit allows.
+    pub max_connections: Option<usize>,
+    /// Clients at the same time from one address, within [`CONNECTIONS`]. `None`: no limit of their own.
+    pub max_per_client: Option<usize>,
+    /// The most threads that carry bytes at the same time; within [`WORKERS`].
+    pub workers: usize,
+    /// For one connection to a remote to be made; within [`TIMEOUTS`].
+    pub connect_timeout: Duration,
+    /// A stream without a byte either way for this long is closed; within [`LIMITS`]. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A stream with one direction ended and no byte in the other for this long is closed; within [`LIMITS`].
+    /// `None`: never.
+    pub half_close_timeout: Option<Duration>,
+    /// Where the control socket is.
+    pub control: ControlPath,
+    /// Whether splice(2) may be used, where the system has it.
+    pub splice: bool,
+}
+
+/// Where the control socket is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ControlPath {
+    /// At [`crate::control::path::default_path`].
+    #[default]
+    Default,
+    /// There.
+    At(PathBuf),
+    /// Nowhere: the forwarder cannot be asked or told anything.
+    None,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenAddress::DEFAULT],
+            allow: None,
+            remotes: Vec::new(),
+            peers: Vec::new(),
+            sources: Vec::new(),
+            probe_interval: PROBE_INTERVAL,
+            probe_timeout: PROBE_TIMEOUT,
+            probe_target: None,
+            probing: true,
+            mode: Mode::Automatic,
+            on_switch: OnSwitch::Keep,
+            max_connections: None,
+            max_per_client: None,
+            workers: DEFAULT_WORKERS,
+            connect_timeout: CONNECT_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            half_close_timeout: HALF_CLOSE_TIMEOUT,
+            control: ControlPath::Default,
+            splice: true,
+        }
+    }
+}
+
+/// A round of probes starts this often.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// A probe that took longer has failed.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A remote that took longer to connect to has failed.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle streams stay: a parked one costs two descriptors and little else.
+pub const IDLE_TIMEOUT: Option<Duration> = None;
+/// Half-closed streams that nobody feeds any more are mostly forgotten ones.
+pub const HALF_CLOSE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
+/// Busy streams share these threads; idle ones need none.
+pub const DEFAULT_WORKERS: usize = 64;
+
+/// Shorter intervals than the lower end would be a flood, longer ones than the upper end no discovery.
+pub const PROBE_INTERVALS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+/// Of things that somebody waits for.
+pub const TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(10 * 60);
+/// Of silence; the upper end keeps sums of times far from overflow.
+pub const LIMITS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(365 * 24 * 60 * 60);
+/// The upper end is what one address can have towards one other, and more than a process has descriptors for.
+pub const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// Each is a thread with a stack and a buffer, so the upper end is some hundred MiB.
+pub const WORKERS: RangeInclusive<usize> = 1..=1024;
