@@ -1,0 +1,175 @@
+//! Compares `sockhop forward` with other relays of the same machine, side by side in one run.
+//!
+//! ```text
+//! cargo build --release && cargo run --release --example bench -- --quick
+//! ```
+//!
+//! Every relay forwards a port of loopback to a target server; the client is this process, the target is another one:
+//!
+//! ```text
+//! bench (clients) ---> relay under test ---> bench --role target
+//! ```
+//!
+//! In each round every scenario is run with every relay in turn, so that a busy moment of the machine hits all of them; the table shows
+//! medians over the rounds and sockhop's ratio to the others. Processor time and memory are those of the relay's own process tree, from
+//! `/proc`. Relays that are not installed are left out, with a word about it. Nothing here is asserted: loopback figures of a shared
+//! machine are for comparing within one run only.
+//!
+//! - `relays.rs`: what is compared, and how each is started
+//! - `scenarios.rs`: what is measured
+//! - `report.rs`: medians, the table, JSON
+//! - `process.rs`: children that never outlive us, and their figures from `/proc`
+//! - `roles.rs`: the other sides, this executable started again: the target, and the plain relay
+
+mod process;
+mod relays;
+mod report;
+mod roles;
+mod scenarios;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use relays::Relay;
+use report::Report;
+use scenarios::{Scenario, Size};
+
+/// Compare sockhop with the other relays installed on this machine.
+#[derive(FromArgs)]
+struct Options {
+    /// one round with less of everything: under a minute
+    #[argh(switch)]
+    quick: bool,
+
+    /// also write every single figure to this file
+    #[argh(option)]
+    json: Option<PathBuf>,
+
+    /// only these relays and scenarios, by name, separated by commas
+    #[argh(option)]
+    only: Option<String>,
+
+    /// rounds (3, with --quick 1)
+    #[argh(option)]
+    rounds: Option<usize>,
+}
+
+/// A run that takes longer than this hangs somewhere: it is ended with all its children.
+const WHOLE_RUN: Duration = Duration::from_secs(20 * 60);
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == roles::FLAG) {
+        return done(roles::play(arguments));
+    }
+    done(bench(&argh::from_env()))
+}
+
+fn done(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
+    if !cfg!(target_os = "linux") {
+        return Err("the figures come from Linux's /proc".into());
+    }
+    process::raise_descriptor_limit()?;
+    let room = process::Room::new(WHOLE_RUN)?;
+    let size = if options.quick {
+        Size::QUICK
+    } else {
+        Size::FULL
+    };
+    let (relays, scenarios) = chosen(options.only.as_deref())?;
+    let rounds = options.rounds.unwrap_or(size.rounds);
+
+    let mut left_out = Vec::new();
+    let mut report = Report::new();
+    for round in 0..rounds {
+        let mut running = Vec::new();
+        for relay in &relays {
+            if left_out.contains(relay) {
+                continue;
+            }
+            match relay.start(&room) {
+                Ok(started) => running.push(started),
+                Err(error) => {
+                    eprintln!("bench: {} is left out: {error}", relay.name());
+                    left_out.push(*relay);
+                }
+            }
+        }
+        for scenario in &scenarios {
+            // Whoever comes first has no advantage from it over all rounds.
+            let count = running.len().max(1);
+            running.rotate_left(1 % count);
+            for relay in &running {
+                eprintln!(
+                    "round {} of {rounds}: {scenario}: {}",
+                    round + 1,
+                    relay.relay.name()
+                );
+                match scenario.measure(relay, &size) {
+                    Ok(figures) => report.add(relay.relay, figures),
+                    Err(error) => {
+                        eprintln!("bench: {scenario}: {} failed: {error}", relay.relay.name())
+                    }
+                }
+            }
+        }
+    }
+
+    print!("{report}");
+    if let Some(path) = &options.json {
+        std::fs::write(path, report.json(rounds, options.quick).to_string())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The relays and scenarios that `--only` names; all of a kind when it names none of that kind.
+fn chosen(only: Option<&str>) -> Result<(Vec<Relay>, Vec<Scenario>), String> {
+    let (mut relays, mut scenarios) = (Vec::new(), Vec::new());
+    for name in only
+        .into_iter()
+        .flat_map(|names| names.split(','))
+        .map(str::trim)
+    {
+        let relay = Relay::ALL.into_iter().find(|relay| relay.name() == name);
+        let of_name = Scenario::ALL
+            .into_iter()
+            .filter(|scenario| scenario.to_string() == name);
+        let before = scenarios.len();
+        scenarios.extend(of_name);
+        relays.extend(relay);
+        if relay.is_none() && scenarios.len() == before {
+            let names: Vec<_> = Relay::ALL
+                .iter()
+                .map(|relay| relay.name().to_owned())
+                .collect();
+            let more: Vec<_> = Scenario::ALL.iter().map(Scenario::to_string).collect();
+            return Err(format!(
+                "--only {name}: there are {}, and {}",
+                names.join(", "),
+                more.join(", ")
+            ));
+        }
+    }
+    if relays.is_empty() {
+        relays.extend(Relay::ALL);
+    }
+    if scenarios.is_empty() {
+        scenarios.extend(Scenario::ALL);
+    }
+    Ok((relays, scenarios))
+}

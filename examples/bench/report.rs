@@ -1,0 +1,203 @@
+//! Medians over the rounds, as a table and as JSON.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use crate::relays::Relay;
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Figure {
+    name: String,
+    unit: &'static str,
+    better: Better,
+}
+
+/// Which way a figure should go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    Lower,
+    Higher,
+}
+
+/// Every figure of every relay in every round.
+#[derive(Debug)]
+pub(crate) struct Report {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    figure: Figure,
+    values: [Vec<f64>; Relay::ALL.len()],
+}
+
+/// Whom the subject is compared with, and the heading of that column.
+const AGAINST: [(Relay, &str); 3] = [
+    (Relay::HaproxySplice, "/haproxy-splice"),
+    (Relay::Socat, "/socat"),
+    (Relay::Plain, "/plain"),
+];
+
+impl Figure {
+    pub(crate) fn new(name: impl Into<String>, unit: &'static str, better: Better) -> Self {
+        Self {
+            name: name.into(),
+            unit,
+            better,
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self { rows: Vec::new() }
+    }
+
+    /// Adds what one scenario measured in one round.
+    pub(crate) fn add(&mut self, relay: Relay, figures: Vec<(Figure, f64)>) {
+        for (figure, value) in figures {
+            let at = self
+                .rows
+                .iter()
+                .position(|row| row.figure == figure)
+                .unwrap_or_else(|| {
+                    self.rows.push(Row {
+                        figure,
+                        values: Default::default(),
+                    });
+                    self.rows.len() - 1
+                });
+            self.rows[at].values[relay as usize].push(value);
+        }
+    }
+
+    /// Every value, for plots and for comparing runs.
+    pub(crate) fn json(&self, rounds: usize, quick: bool) -> Value {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let figures: Vec<_> = self.rows.iter().map(Row::json).collect();
+        json!({
+            "sockhop": env!("CARGO_PKG_VERSION"),
+            "kernel": kernel.trim(),
+            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+            "rounds": rounds,
+            "quick": quick,
+            "figures": figures,
+        })
+    }
+
+    fn cells(&self) -> Vec<Vec<String>> {
+        let present: Vec<_> = Relay::ALL
+            .into_iter()
+            .filter(|relay| self.rows.iter().any(|row| row.median(*relay).is_some()))
+            .collect();
+        let compare = present.contains(&Relay::Sockhop);
+        let against: Vec<_> = AGAINST
+            .into_iter()
+            .filter(|(relay, _)| compare && present.contains(relay))
+            .collect();
+
+        let mut heading = vec![String::new(), String::new(), String::new()];
+        heading.extend(present.iter().map(|relay| relay.name().to_owned()));
+        heading.extend(against.iter().map(|(_, name)| (*name).to_owned()));
+        let mut cells = vec![heading];
+        for row in &self.rows {
+            let better = match row.figure.better {
+                Better::Lower => "↓",
+                Better::Higher => "↑",
+            };
+            let mut line = vec![
+                row.figure.name.clone(),
+                row.figure.unit.to_owned(),
+                better.to_owned(),
+            ];
+            line.extend(
+                present
+                    .iter()
+                    .map(|relay| row.median(*relay).map_or_else(|| "–".to_owned(), short)),
+            );
+            line.extend(against.iter().map(|(relay, _)| row.ratio(*relay)));
+            cells.push(line);
+        }
+        cells
+    }
+}
+
+impl Row {
+    fn median(&self, relay: Relay) -> Option<f64> {
+        let mut values = self.values[relay as usize].clone();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        match values.len() {
+            0 => None,
+            odd if odd % 2 == 1 => Some(values[middle]),
+            _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+        }
+    }
+
+    fn ratio(&self, other: Relay) -> String {
+        match (self.median(Relay::Sockhop), self.median(other)) {
+            (Some(own), Some(other)) if other > 0.0 => format!("{:.2}", own / other),
+            _ => "–".to_owned(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let relays: Map<_, _> = Relay::ALL
+            .into_iter()
+            .filter_map(|relay| {
+                let values =
+                    json!({"median": self.median(relay)?, "all": self.values[relay as usize]});
+                Some((relay.name().to_owned(), values))
+            })
+            .collect();
+        let better = match self.figure.better {
+            Better::Lower => "lower",
+            Better::Higher => "higher",
+        };
+        json!({"name": self.figure.name, "unit": self.figure.unit, "better": better, "relays": relays})
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cells = self.cells();
+        let columns = cells.first().map_or(0, Vec::len);
+        let widths: Vec<_> = (0..columns)
+            .map(|column| {
+                cells
+                    .iter()
+                    .map(|line| line[column].chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        for line in &cells {
+            let mut text = String::new();
+            for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+                // Names to the left, numbers to the right.
+                let cell = if column < 3 {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                };
+                text = text + &cell + "  ";
+            }
+            writeln!(f, "{}", text.trim_end())?;
+        }
+        writeln!(
+            f,
+            "↓ less is better, ↑ more is better; /other: sockhop's figure divided by the other's"
+        )
+    }
+}
+
+/// Three significant digits are more than one run is good for.
+fn short(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        medium if medium >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
