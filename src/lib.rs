@@ -9,13 +9,27 @@
     )
 )]
 
+pub mod handshake;
+pub mod proxy_uri;
+pub mod wire;
+
+pub mod engine;
+pub mod net;
+pub mod relay;
+pub mod resolver;
+
 pub mod bad_text;
 pub mod choice;
 pub mod listen_address;
 pub mod source_spec;
 pub mod target;
 
-pub mod daemon;
+pub mod discovery;
+pub mod forward;
+pub mod listen;
 
 pub mod cli;
 pub mod control;
+pub mod daemon;
+
+pub use proxy_uri::ProxyUri;

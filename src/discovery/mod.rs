@@ -1,0 +1,13 @@
+//! Which addresses may run a proxy, and what is known of each.
+//!
+//! Sources name addresses, the [`table`] keeps what probes and live traffic found out about them and says which ones
+//! are due, the prober asks them; a race asks several good ones at once.
+
+pub mod probe;
+mod prober;
+pub mod race;
+pub mod source;
+pub mod status;
+pub mod table;
+
+pub use prober::{Discovery, Prober, SourceState};
