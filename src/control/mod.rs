@@ -5,3 +5,4 @@
 pub mod client;
 pub mod messages;
 pub mod path;
+pub mod server;

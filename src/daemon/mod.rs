@@ -1,3 +1,10 @@
-//! The forwarder as a running program: what it is told, and the parts joined.
+//! The running forwarder: what joins discovery, choice, listeners, sessions and the control socket.
 
+mod answers;
+mod explicit;
+mod forwarder;
+mod requests;
 pub mod settings;
+mod start;
+
+pub use start::{StartError, run};

@@ -133,7 +133,7 @@ struct Parked {
 
 struct Slot {
     serial: u32,
-    /// Taken out while the task runs.
+    /// Not there yet, or taken out while the task runs.
     task: Option<Box<dyn Task>>,
     until: Option<Instant>,
     queued: bool,
@@ -236,18 +236,29 @@ impl Core {
     }
 
     fn spawn(&mut self, task: Box<dyn Task>) -> TaskId {
+        let id = self.reserve();
+        self.place(id, task);
+        id
+    }
+
+    fn place(&mut self, id: TaskId, task: Box<dyn Task>) {
+        if let Some(slot) = self.slot(id) {
+            slot.task = Some(task);
+            self.wake(id);
+        }
+    }
+
+    fn reserve(&mut self) -> TaskId {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         let key = self.entries.insert(Entry::Task(Slot {
             serial,
-            task: Some(task),
+            task: None,
             until: None,
             queued: false,
             cancelled: false,
         }));
-        let id = TaskId { key, serial };
-        self.wake(id);
-        id
+        TaskId { key, serial }
     }
 
     fn slot(&mut self, id: TaskId) -> Option<&mut Slot> {
@@ -494,6 +505,16 @@ impl Cx<'_> {
     /// Adds a task, which is run soon.
     pub fn spawn(&mut self, task: Box<dyn Task>) -> TaskId {
         self.core.spawn(task)
+    }
+
+    /// A task that is to come, so that others can be told of it before it is built.
+    pub fn reserve(&mut self) -> TaskId {
+        self.core.reserve()
+    }
+
+    /// Adds the task of a number that was reserved, which is run soon.
+    pub fn place(&mut self, id: TaskId, task: Box<dyn Task>) {
+        self.core.place(id, task);
     }
 
     /// Runs a task soon.

@@ -1,0 +1,412 @@
+//! The serving end of the control socket: tasks of the reactor.
+//!
+//! A connection asks one thing at a time; while an answer is under way nothing more is read from it. Answers can come
+//! later (a race takes seconds) without keeping anybody else waiting.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::Mode;
+use serde::Serialize;
+
+use super::messages::{Call, ErrorCode, ErrorObject, Id, Request, Response};
+use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId, Want};
+
+/// Answers a call, now or later, through the reply.
+pub type Handler = Rc<dyn Fn(Call, Reply, &mut Cx<'_>)>;
+
+/// The bound control socket. Its file is removed with it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds the socket with mode 0600. A file that a dead program left behind is replaced.
+    ///
+    /// To be called while the program has one thread: the mode comes from the process's umask.
+    ///
+    /// # Errors
+    /// Somebody serves the path already, something else than a socket is there, or the system refuses.
+    pub fn bind(path: &Path) -> Result<Self, ControlSocketError> {
+        let failed = |problem| ControlSocketError { path: path.to_owned(), problem };
+        if let Ok(meta) = fs::symlink_metadata(path) {
+            if !meta.file_type().is_socket() {
+                return Err(failed(Problem::NotASocket));
+            }
+            match UnixStream::connect(path) {
+                Ok(_) => return Err(failed(Problem::Served)),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(|error| failed(Problem::Io(error)))?;
+                }
+                Err(error) => return Err(failed(Problem::Io(error))),
+            }
+        }
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let bound = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = bound.map_err(|error| failed(Problem::Io(error)))?;
+        let socket = Self { listener, path: path.to_owned() };
+        socket.listener.set_nonblocking(true).map_err(|error| failed(Problem::Io(error)))?;
+        Ok(socket)
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Gone already if somebody cleaned up behind us.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The control socket could not be bound.
+#[derive(Debug)]
+pub struct ControlSocketError {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+enum Problem {
+    Served,
+    NotASocket,
+    Io(io::Error),
+}
+
+impl ControlSocketError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self.problem {
+            Problem::Served => "another sockhop runs with this control socket: `sockhop status` talks to it; give a \
+                                second one its own with --control PATH"
+                .into(),
+            Problem::NotASocket | Problem::Io(_) => {
+                "choose another path with --control PATH, or --control none to do without".into()
+            }
+        }
+    }
+
+    /// Whether it is about the path: not allowed there, or no such folder.
+    #[must_use]
+    pub fn is_unusable_path(&self) -> bool {
+        matches!(&self.problem, Problem::Io(error) if matches!(
+            error.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem
+        ))
+    }
+}
+
+impl fmt::Display for ControlSocketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.problem {
+            Problem::Served => write!(f, "control socket {path}: in use"),
+            Problem::NotASocket => write!(f, "control socket {path}: something that is not a socket is there"),
+            Problem::Io(_) => write!(f, "control socket {path}"),
+        }
+    }
+}
+
+impl Error for ControlSocketError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.problem {
+            Problem::Io(error) => Some(error),
+            Problem::Served | Problem::NotASocket => None,
+        }
+    }
+}
+
+/// The task that accepts control connections.
+pub struct ControlServer {
+    socket: ControlSocket,
+    handler: Handler,
+    open: Rc<()>,
+    watched: bool,
+}
+
+impl ControlServer {
+    /// Serves a control socket.
+    #[must_use]
+    pub fn new(socket: ControlSocket, handler: Handler) -> Self {
+        Self { socket, handler, open: Rc::new(()), watched: false }
+    }
+}
+
+impl Task for ControlServer {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        if !self.watched {
+            if let Err(error) = cx.watch(self.socket.listener.as_fd(), Want::READ) {
+                log::warn!("cannot watch the control socket, trying again: {error}");
+                return Next::Wait(Some(cx.now + RETRY));
+            }
+            self.watched = true;
+        }
+        loop {
+            // One count is the server's own. Those beyond the limit wait in the kernel's queue.
+            if Rc::strong_count(&self.open) > MAX_CONNECTIONS {
+                return Next::Wait(Some(cx.now + RETRY));
+            }
+            match self.socket.listener.accept() {
+                Ok((stream, _)) => {
+                    let open = Rc::clone(&self.open);
+                    match Connection::new(stream, Rc::clone(&self.handler), open, cx.now) {
+                        Ok(connection) => drop(cx.spawn(Box::new(connection))),
+                        Err(error) => log::debug!("control connection: {error}"),
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Next::Wait(None),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        log::debug!("cannot accept on the control socket, trying again: {error}");
+                        return Next::Wait(Some(cx.now + RETRY));
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Where the answer to one call goes. Dropped without an answer, it says that the call was cancelled.
+pub struct Reply {
+    id: Option<Id>,
+    outbox: Shared<Outbox>,
+    mailbox: Mailbox,
+    connection: TaskId,
+}
+
+impl Reply {
+    /// Answers.
+    pub fn send<T: Serialize>(mut self, result: Result<T, ErrorObject>) {
+        if let Some(id) = self.id.take() {
+            self.put(match result {
+                Ok(result) => Response::result(id, &result),
+                Err(error) => Response::error(id, error),
+            });
+        }
+    }
+
+    fn put(&self, response: Response) {
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.bytes.extend_from_slice(response.to_line().as_bytes());
+        outbox.owed = false;
+        self.mailbox.wake(self.connection);
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.put(Response::error(id, ErrorObject::new(ErrorCode::Cancelled, "cancelled by a later request")));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    /// An answer is under way.
+    owed: bool,
+}
+
+struct Connection {
+    stream: UnixStream,
+    handler: Handler,
+    caller: Caller,
+    inbox: Vec<u8>,
+    outbox: Shared<Outbox>,
+    reading: Reading,
+    /// When something last moved.
+    active: Instant,
+    watched: bool,
+    _open: Rc<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Allowed,
+    Stranger,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Open,
+    /// The caller has ended its side, or is not listened to any more.
+    Over,
+}
+
+impl Connection {
+    fn new(stream: UnixStream, handler: Handler, open: Rc<()>, now: Instant) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let caller = if may_control(&stream)? { Caller::Allowed } else { Caller::Stranger };
+        Ok(Self {
+            stream,
+            handler,
+            caller,
+            inbox: Vec::new(),
+            outbox: Shared::new(RefCell::default()),
+            reading: Reading::Open,
+            active: now,
+            watched: false,
+            _open: open,
+        })
+    }
+
+    /// Refuses what can't be answered, and listens no more.
+    fn hang_up(&mut self, code: ErrorCode, why: &str) {
+        let line = Response::error(Id::Null, ErrorObject::new(code, why)).to_line();
+        self.outbox.borrow_mut().bytes.extend_from_slice(line.as_bytes());
+        self.reading = Reading::Over;
+        self.inbox = Vec::new();
+    }
+
+    /// Whether everything was written.
+    fn write(&mut self, now: Instant) -> io::Result<bool> {
+        let mut outbox = self.outbox.borrow_mut();
+        while !outbox.bytes.is_empty() {
+            match (&self.stream).write(&outbox.bytes) {
+                Ok(count) => {
+                    drop(outbox.bytes.drain(..count));
+                    self.active = now;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        outbox.bytes = Vec::new();
+        Ok(true)
+    }
+
+    /// Reads until a whole line is there; whether one is.
+    fn read(&mut self, now: Instant) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        while self.reading == Reading::Open && !self.inbox.contains(&b'\n') {
+            match (&self.stream).read(&mut buffer) {
+                Ok(0) => self.reading = Reading::Over,
+                Ok(count) => {
+                    self.active = now;
+                    self.inbox.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    let line = self.inbox.iter().position(|byte| *byte == b'\n').unwrap_or(self.inbox.len());
+                    if line > MAX_REQUEST {
+                        self.hang_up(ErrorCode::InvalidRequest, "the line is longer than a request can be (64 KiB)");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(!self.inbox.is_empty())
+    }
+
+    fn next_line(&mut self) -> Vec<u8> {
+        let end = self.inbox.iter().position(|byte| *byte == b'\n').map_or(self.inbox.len(), |at| at + 1);
+        self.inbox.drain(..end).collect()
+    }
+
+    fn answer(&mut self, line: &[u8], cx: &mut Cx<'_>) {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        match Request::decode(line) {
+            Ok(Request { id, call }) => {
+                log::trace!("control: {call:?}");
+                self.outbox.borrow_mut().owed = true;
+                let reply = Reply {
+                    id: Some(id),
+                    outbox: Shared::clone(&self.outbox),
+                    mailbox: cx.mailbox(),
+                    connection: cx.id(),
+                };
+                (self.handler)(call, reply, cx);
+            }
+            Err(response) => self.outbox.borrow_mut().bytes.extend_from_slice(response.to_line().as_bytes()),
+        }
+    }
+
+    fn advance(&mut self, cx: &mut Cx<'_>) -> io::Result<Next> {
+        for _ in 0..REQUESTS_A_TURN {
+            let written = self.write(cx.now)?;
+            let owed = self.outbox.borrow().owed;
+            if !written || owed {
+                let limit = if owed { ANSWER_LIMIT } else { WRITE_LIMIT };
+                let until = self.active + limit;
+                return Ok(if cx.now >= until { Next::Done } else { Next::Wait(Some(until)) });
+            }
+            if !self.read(cx.now)? {
+                let until = self.active + IDLE_LIMIT;
+                let over = self.reading == Reading::Over || cx.now >= until;
+                return Ok(if over { Next::Done } else { Next::Wait(Some(until)) });
+            }
+            let line = self.next_line();
+            self.answer(&line, cx);
+        }
+        Ok(Next::Again)
+    }
+}
+
+impl Task for Connection {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        if !self.watched {
+            if let Err(error) = cx.watch(self.stream.as_fd(), Want::READ_WRITE) {
+                log::debug!("control connection: {error}");
+                return Next::Done;
+            }
+            self.watched = true;
+            if self.caller == Caller::Stranger {
+                log::warn!("control: refused a caller of another user");
+                self.hang_up(ErrorCode::NotPermitted, "only root and the user who runs sockhop may do this");
+            }
+        }
+        self.advance(cx).unwrap_or_else(|error| {
+            log::debug!("control connection: {error}");
+            Next::Done
+        })
+    }
+}
+
+/// The caller must be root or the same user.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn may_control(stream: &UnixStream) -> io::Result<bool> {
+    let caller = rustix::net::sockopt::socket_peercred(stream)?.uid;
+    Ok(caller.is_root() || caller == rustix::process::geteuid())
+}
+
+/// Here only the socket's mode keeps others out.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn may_control(_stream: &UnixStream) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// The longest request line; ours are under 400 bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// Control connections at once; people and their scripts need a few.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Requests of one connection that are answered before others get their turn.
+const REQUESTS_A_TURN: usize = 16;
+
+/// A caller that stops reading its answer is dropped after this long.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longer than any race or look-up takes.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// A caller that says nothing is dropped after this long.
+const IDLE_LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// After the system or the limit refused a connection.
+const RETRY: Duration = Duration::from_millis(200);

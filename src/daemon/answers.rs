@@ -1,0 +1,94 @@
+//! What the control socket tells about a forwarder.
+
+use std::time::{Duration, Instant};
+
+use super::forwarder::Forwarder;
+use crate::control::messages::{Bytes, Candidates, Connections, PeerStatus, ProxyEntry, Status};
+use crate::discovery::status;
+use crate::discovery::table::Row;
+use crate::engine::Cx;
+
+pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
+    let discovery = forwarder.discovery.borrow();
+    let stats = *forwarder.intake.stats.borrow();
+    let totals = forwarder.route.totals();
+    let count = |status| discovery.table.count(status) as u64;
+    let refused_by_reason = [
+        ("not-allowed", stats.not_allowed),
+        ("peer", stats.peers),
+        ("per-client-limit", stats.over_client_limit),
+    ];
+    Status {
+        remote: forwarder.remote().map(|(_, name)| name),
+        reason: Some(forwarder.reason()),
+        mode: forwarder.mode,
+        listening: forwarder.listening(),
+        probing: discovery.is_running(),
+        connections: Connections {
+            active: forwarder.intake.limits.active() as u64,
+            parked: cx.parked() as u64,
+            total: stats.accepted,
+            refused: stats.refused(),
+            refused_by_reason: refused_by_reason
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect(),
+        },
+        bytes: Bytes { up: totals.up, down: totals.down },
+        candidates: Candidates {
+            valid: count(status::Status::Valid),
+            authentication_required: count(status::Status::AuthenticationRequired),
+            not_a_proxy: count(status::Status::NotAProxy),
+            not_listening: count(status::Status::NotListening),
+            unknown: count(status::Status::Unknown),
+        },
+        uptime_s: seconds(cx.now.saturating_duration_since(forwarder.started)),
+        last_error: forwarder.last_error.clone(),
+    }
+}
+
+/// Every known peer: by status, then latency, then address.
+pub(super) fn proxies(forwarder: &Forwarder, now: Instant) -> Vec<ProxyEntry> {
+    let discovery = forwarder.discovery.borrow();
+    let selected = forwarder.remote().and_then(|(address, _)| address);
+    let mut rows: Vec<Row> = discovery.table.snapshot(now).collect();
+    rows.sort_by_key(|row| (row.status, row.latency.unwrap_or(Duration::MAX), row.address));
+    rows.iter()
+        .map(|row| {
+            let sources = row
+                .sources
+                .iter()
+                .filter_map(|id| discovery.sources().get(id.number()))
+                .map(|source| source.name.clone())
+                .collect();
+            entry(row, sources, selected == Some(row.address))
+        })
+        .collect()
+}
+
+/// One peer as it is shown.
+pub(super) fn entry(row: &Row, sources: Vec<String>, selected: bool) -> ProxyEntry {
+    ProxyEntry {
+        address: row.address.to_string(),
+        status: match row.status {
+            status::Status::Valid => PeerStatus::Valid,
+            status::Status::AuthenticationRequired => PeerStatus::AuthenticationRequired,
+            status::Status::NotAProxy => PeerStatus::NotAProxy,
+            status::Status::NotListening => PeerStatus::NotListening,
+            status::Status::Unknown => PeerStatus::Unknown,
+        },
+        reason: row.reason.to_string(),
+        latency_ms: row.latency.map(|latency| seconds(latency * 1000)),
+        sources,
+        last_probed_s: row.last_probed.map(seconds),
+        last_valid_s: row.last_valid.map(seconds),
+        failures: row.failures.into(),
+        selected,
+    }
+}
+
+/// Rounded to a thousandth, so that JSON stays readable.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

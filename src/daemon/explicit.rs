@@ -1,0 +1,151 @@
+//! Remotes that were named by hand, and the addresses behind their names.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use crate::engine::{Cx, Want};
+use crate::resolver::{Lookup, ResolveError, Resolver};
+use crate::target::{Host, HostPort};
+
+/// Remotes in order of preference, whose names are looked up again and again: addresses behind names move.
+pub(super) struct Explicit {
+    remotes: Vec<Remote>,
+    resolver: Resolver,
+    next_lookup: Option<Instant>,
+    retry_after: Duration,
+}
+
+struct Remote {
+    name: HostPort,
+    /// Empty until the first look-up has succeeded; a later one that fails leaves them.
+    addresses: Vec<SocketAddr>,
+    lookup: Option<Lookup>,
+    error: Option<ResolveError>,
+}
+
+impl Explicit {
+    /// Remotes to be looked up by [`advance`](Self::advance).
+    pub(super) fn new(remotes: impl IntoIterator<Item = HostPort>, resolver: Resolver, now: Instant) -> Self {
+        let remotes: Vec<Remote> = remotes
+            .into_iter()
+            .map(|name| Remote {
+                addresses: name.socket_addr().into_iter().collect(),
+                name,
+                lookup: None,
+                error: None,
+            })
+            .collect();
+        let has_names = remotes.iter().any(|remote| matches!(remote.name.host, Host::Name(_)));
+        Self { remotes, resolver, next_lookup: has_names.then_some(now), retry_after: RETRY_FIRST }
+    }
+
+    /// How many remotes were named.
+    pub(super) fn len(&self) -> usize {
+        self.remotes.len()
+    }
+
+    /// All addresses in order of preference.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for address in self.remotes.iter().flat_map(|remote| &remote.addresses) {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        addresses
+    }
+
+    /// The remote that has this address, as it was named.
+    pub(super) fn name_of(&self, address: SocketAddr) -> Option<&HostPort> {
+        self.remotes.iter().find(|remote| remote.addresses.contains(&address)).map(|remote| &remote.name)
+    }
+
+    /// The preferred remote, as it was named.
+    pub(super) fn first(&self) -> Option<&HostPort> {
+        self.remotes.first().map(|remote| &remote.name)
+    }
+
+    /// Whether every name has been looked up once, with or without success.
+    pub(super) fn is_settled(&self) -> bool {
+        self.remotes.iter().all(|remote| !remote.addresses.is_empty() || remote.error.is_some())
+    }
+
+    /// The first name that could not be looked up, and why.
+    pub(super) fn error(&self) -> Option<(&HostPort, ResolveError)> {
+        self.remotes.iter().find_map(|remote| Some((&remote.name, remote.error?)))
+    }
+
+    /// Starts look-ups that are due and takes in answers. The running task is woken by them.
+    pub(super) fn advance(&mut self, cx: &Cx<'_>) -> Option<Instant> {
+        if self.next_lookup.is_some_and(|at| cx.now >= at) {
+            self.next_lookup = None;
+            for remote in &mut self.remotes {
+                if let (Host::Name(host), None) = (&remote.name.host, &remote.lookup) {
+                    let lookup = self.resolver.lookup(host, remote.name.port);
+                    if let Some(descriptor) = lookup.descriptor() {
+                        if let Err(error) = cx.watch(descriptor.as_fd(), Want::READ) {
+                            log::debug!("look-up of {}: {error}", remote.name);
+                        }
+                    }
+                    remote.lookup = Some(lookup);
+                }
+            }
+        }
+        let mut under_way = false;
+        for remote in &mut self.remotes {
+            match remote.lookup.as_mut().and_then(Lookup::take) {
+                Some(answer) => {
+                    remote.lookup = None;
+                    remote.take_in(answer);
+                }
+                None => under_way |= remote.lookup.is_some(),
+            }
+        }
+        let has_names = self.remotes.iter().any(|remote| matches!(remote.name.host, Host::Name(_)));
+        if has_names && !under_way && self.next_lookup.is_none() {
+            let failed = self.remotes.iter().any(|remote| remote.error.is_some());
+            let pause = if failed { self.retry_after } else { REFRESH };
+            self.retry_after = if failed { (self.retry_after * 2).min(REFRESH) } else { RETRY_FIRST };
+            self.next_lookup = Some(cx.now + pause);
+        }
+        self.next_lookup
+    }
+}
+
+impl Remote {
+    fn take_in(&mut self, answer: Result<Vec<SocketAddr>, ResolveError>) {
+        match answer {
+            Ok(addresses) => {
+                if self.error.take().is_some() || self.addresses != addresses {
+                    log::info!("remote {} is {}", self.name, Listed(&addresses));
+                }
+                self.addresses = addresses;
+            }
+            Err(error) => {
+                if self.error != Some(error) {
+                    log::warn!("remote {}: {error}", self.name);
+                }
+                self.error = Some(error);
+            }
+        }
+    }
+}
+
+struct Listed<'a>(&'a [SocketAddr]);
+
+impl std::fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, address) in self.0.iter().enumerate() {
+            let gap = if place == 0 { "" } else { ", " };
+            write!(f, "{gap}{address}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A router's own resolver may come up after us.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// How often names are looked up again.
+const REFRESH: Duration = Duration::from_secs(60);

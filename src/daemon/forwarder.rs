@@ -1,0 +1,508 @@
+//! Which remote connections go to: connects, follows what discovery and live traffic find out, disconnects.
+//!
+//! ```text
+//!   Idle ──connect ADDR──▶ Explicit: the named remotes in their order
+//!    │ ▲
+//!    │ └──disconnect─── (from anywhere)
+//!    └──a valid peer, or the winner of a race──▶ Automatic: the best valid peer, kept as long as it is good
+//! ```
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Receiver;
+
+use super::explicit::Explicit;
+use super::settings::Settings;
+use crate::choice::{Mode, OnSwitch};
+use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
+use crate::control::server::Reply;
+use crate::discovery::Discovery;
+use crate::discovery::race::{NoWinner, Race};
+use crate::discovery::status::{Finding, Stage, Status};
+use crate::discovery::table::SourceId;
+use crate::engine::{Cx, Next, Shared, Task, TaskId};
+use crate::forward::{Choice, DialFailure, Patience, Report, Route};
+use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
+use crate::net::OwnListeners;
+use crate::resolver::Resolver;
+use crate::target::HostPort;
+
+/// The state of a running forwarder. Lives on the reactor thread, shared by the tasks that change it.
+pub(super) struct Forwarder {
+    pub(super) settings: Settings,
+    pub(super) discovery: Shared<Discovery>,
+    pub(super) route: Route,
+    pub(super) intake: Intake,
+    pub(super) started: Instant,
+    pub(super) mode: Mode,
+    pub(super) last_error: Option<LastError>,
+    serve: Serve,
+    own: Shared<OwnListeners>,
+    resolver: Resolver,
+    /// The table's source for remotes that were named by hand, so that they are watched like any peer.
+    by_hand: SourceId,
+    steering: TaskId,
+    plan: Plan,
+    listeners: Vec<(Bound, TaskId)>,
+    race: Option<TaskId>,
+    pending: Option<PendingConnect>,
+    reports: Receiver<Report>,
+    answer_seen: Option<Instant>,
+    /// A listener that could not be bound when a peer became valid is tried again then.
+    next_bind: Option<Instant>,
+}
+
+enum Plan {
+    /// Nothing to connect to yet, or disconnected.
+    Idle,
+    /// The best valid peer.
+    Automatic { selected: SocketAddr },
+    /// The named remotes.
+    Explicit(Explicit),
+}
+
+/// A `connect` whose names are being looked up. Until then everything stays as it was.
+struct PendingConnect {
+    explicit: Explicit,
+    reply: Reply,
+}
+
+/// What a forwarder is made of.
+pub(super) struct Parts {
+    pub(super) settings: Settings,
+    pub(super) discovery: Shared<Discovery>,
+    pub(super) route: Route,
+    pub(super) intake: Intake,
+    pub(super) serve: Serve,
+    pub(super) own: Shared<OwnListeners>,
+    pub(super) resolver: Resolver,
+    pub(super) by_hand: SourceId,
+    pub(super) steering: TaskId,
+    pub(super) reports: Receiver<Report>,
+}
+
+impl Forwarder {
+    pub(super) fn new(parts: Parts, now: Instant) -> Self {
+        Self {
+            mode: parts.settings.mode,
+            settings: parts.settings,
+            discovery: parts.discovery,
+            route: parts.route,
+            intake: parts.intake,
+            started: now,
+            last_error: None,
+            serve: parts.serve,
+            own: parts.own,
+            resolver: parts.resolver,
+            by_hand: parts.by_hand,
+            steering: parts.steering,
+            plan: Plan::Idle,
+            listeners: Vec::new(),
+            race: None,
+            pending: None,
+            reports: parts.reports,
+            answer_seen: None,
+            next_bind: None,
+        }
+    }
+
+    /// The remote that new connections go to first, and how it is shown.
+    pub(super) fn remote(&self) -> Option<(Option<SocketAddr>, String)> {
+        match &self.plan {
+            Plan::Idle => None,
+            Plan::Automatic { selected } => Some((Some(*selected), selected.to_string())),
+            Plan::Explicit(explicit) => {
+                let first = self.route.choice().candidates.first().copied();
+                let name = first.and_then(|address| explicit.name_of(address)).or_else(|| explicit.first())?;
+                Some((first, name.to_string()))
+            }
+        }
+    }
+
+    /// Why it is that remote, or why there is none.
+    pub(super) fn reason(&self) -> String {
+        match &self.plan {
+            Plan::Idle if self.race.is_some() => "a race is under way".into(),
+            Plan::Idle => match self.mode {
+                Mode::Automatic if self.next_bind.is_some() => "a peer is valid, but the listener cannot be bound".into(),
+                Mode::Automatic => "no peer has been found valid yet".into(),
+                Mode::Explicit | Mode::Manual => "waiting for `sockhop connect`".into(),
+            },
+            Plan::Automatic { selected } => {
+                let discovery = self.discovery.borrow();
+                match discovery.table.get(*selected, Instant::now()) {
+                    Some(row) if row.status == Status::Valid => format!("valid: {}", row.reason),
+                    Some(row) => format!("the last good one: {} ({}), and no other is valid", row.status, row.reason),
+                    None => "the last good one, and no other is valid".into(),
+                }
+            }
+            Plan::Explicit(explicit) => match explicit.error() {
+                Some((name, error)) => format!("named by hand; {name}: {error}"),
+                None => "named by hand".into(),
+            },
+        }
+    }
+
+    pub(super) fn listening(&self) -> Vec<String> {
+        self.listeners.iter().map(|(bound, _)| bound.to_string()).collect()
+    }
+
+    pub(super) fn note_error(&mut self, what: String) {
+        let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        self.last_error = Some(LastError { at, what });
+    }
+
+    /// Connects to the remotes of the settings, at the start.
+    pub(super) fn start(&mut self, cx: &mut Cx<'_>) -> Result<(), BindError> {
+        match self.settings.mode {
+            Mode::Explicit => {
+                self.listen(cx)?;
+                let explicit = self.explicit(self.settings.remotes.clone(), cx.now);
+                self.take_explicit(explicit, cx);
+            }
+            // Better now than in an hour, when the first peer turns up: whether the listeners can be bound at all.
+            Mode::Automatic => drop(self.bind_all()?),
+            Mode::Manual => {}
+        }
+        Ok(())
+    }
+
+    fn explicit(&self, remotes: Vec<HostPort>, now: Instant) -> Explicit {
+        Explicit::new(remotes, self.resolver.clone(), now)
+    }
+
+    fn bind_all(&self) -> Result<Vec<Listener>, BindError> {
+        self.settings.listen.iter().map(Listener::bind).collect()
+    }
+
+    /// Opens the listeners unless they are open.
+    fn listen(&mut self, cx: &mut Cx<'_>) -> Result<(), BindError> {
+        if !self.listeners.is_empty() {
+            return Ok(());
+        }
+        for listener in self.bind_all()? {
+            let bound = listener.bound().clone();
+            if let Bound::Tcp(address) = &bound {
+                self.own.borrow_mut().insert(*address);
+            }
+            log::info!("listening on {bound}");
+            let acceptor = Acceptor::new(listener, self.intake.clone(), Serve::clone(&self.serve));
+            self.listeners.push((bound, cx.spawn(Box::new(acceptor))));
+        }
+        self.next_bind = None;
+        Ok(())
+    }
+
+    /// `connect ADDRESS`: used as told, not probed first. Everything stays as it was until its name is looked up.
+    pub(super) fn connect_to(&mut self, remote: HostPort, reply: Reply, cx: &mut Cx<'_>) {
+        self.cancel_connect(cx);
+        self.connect_in_order(vec![remote], reply, cx);
+    }
+
+    /// `connect`: a race of the valid peers, or the remotes of the command line.
+    pub(super) fn connect_best(&mut self, this: &Shared<Self>, reply: Reply, cx: &mut Cx<'_>) {
+        self.cancel_connect(cx);
+        if !self.settings.remotes.is_empty() {
+            return self.connect_in_order(self.settings.remotes.clone(), reply, cx);
+        }
+        let peers: Vec<SocketAddr> = self.discovery.borrow().table.valid_best_first().collect();
+        let this = Shared::clone(this);
+        let on_winner = Box::new(move |cx: &mut Cx<'_>, result: Result<SocketAddr, NoWinner>| {
+            let mut forwarder = this.borrow_mut();
+            forwarder.race = None;
+            reply.send(match result {
+                Ok(winner) => forwarder.connect_automatic(winner, cx),
+                Err(error) => {
+                    log::warn!("connect: {error}");
+                    forwarder.note_error(error.to_string());
+                    Err(ErrorObject::new(ErrorCode::NoValidProxy, "no valid proxy available")
+                        .with_reason(error.to_string())
+                        .with_hint("`sockhop proxies` shows what each peer is"))
+                }
+            });
+        });
+        let race = Race::new(&self.discovery, peers, cx.now, on_winner);
+        self.race = Some(cx.spawn(Box::new(race)));
+    }
+
+    fn connect_in_order(&mut self, remotes: Vec<HostPort>, reply: Reply, cx: &mut Cx<'_>) {
+        let explicit = self.explicit(remotes, cx.now);
+        self.pending = Some(PendingConnect { explicit, reply });
+        cx.wake(self.steering);
+    }
+
+    fn cancel_connect(&mut self, cx: &mut Cx<'_>) {
+        self.pending = None;
+        if let Some(race) = self.race.take() {
+            cx.cancel(race);
+        }
+    }
+
+    fn connect_automatic(&mut self, winner: SocketAddr, cx: &mut Cx<'_>) -> Result<Connected, ErrorObject> {
+        self.listen(cx).map_err(|error| cannot_listen(&error))?;
+        self.mode = Mode::Automatic;
+        self.select(winner, "won the race", cx);
+        Ok(self.connected(winner.to_string()))
+    }
+
+    fn connected(&self, remote: String) -> Connected {
+        Connected { remote, listening: self.listening() }
+    }
+
+    /// `disconnect`: no listener, no stream, no remote. How many streams were cut.
+    pub(super) fn disconnect(&mut self, cx: &mut Cx<'_>) -> u64 {
+        self.cancel_connect(cx);
+        let streams = self.intake.limits.active() as u64;
+        for (_, acceptor) in self.listeners.drain(..) {
+            cx.cancel(acceptor);
+        }
+        self.route.close();
+        self.plan = Plan::Idle;
+        self.mode = Mode::Manual;
+        self.next_bind = None;
+        self.watch_by_hand(Vec::new(), cx);
+        self.discovery.borrow_mut().table.set_selected(None, cx.now);
+        log::info!("disconnected, {streams} streams cut");
+        streams
+    }
+
+    /// Makes a peer the remote.
+    fn select(&mut self, selected: SocketAddr, why: &str, cx: &mut Cx<'_>) {
+        let before = self.remote().map(|(_, name)| name);
+        if before.as_deref() != Some(&selected.to_string()) {
+            match before {
+                Some(before) => log::info!("remote is now {selected} ({why}), was {before}"),
+                None => log::info!("remote is {selected} ({why})"),
+            }
+        }
+        if matches!(self.plan, Plan::Explicit(_)) {
+            self.watch_by_hand(Vec::new(), cx);
+        }
+        self.plan = Plan::Automatic { selected };
+        self.discovery.borrow_mut().table.set_selected(Some(selected), cx.now);
+        let choice = self.automatic_choice(selected);
+        self.switch(choice);
+    }
+
+    fn automatic_choice(&self, selected: SocketAddr) -> Choice {
+        let discovery = self.discovery.borrow();
+        let own = self.own.borrow();
+        let others = discovery.table.valid_best_first().filter(|peer| *peer != selected && !own.is_own(*peer));
+        let candidates = std::iter::once(selected).chain(others.take(STAND_INS)).collect();
+        Choice { candidates, patience: Patience::Limited }
+    }
+
+    /// Sends new connections along a choice, in one step. Live ones stay or are cut, as the settings say.
+    fn switch(&self, choice: Choice) {
+        self.route.set(choice);
+        if self.settings.on_switch == OnSwitch::Cut {
+            self.route.cut_older();
+        }
+    }
+
+    fn take_explicit(&mut self, explicit: Explicit, cx: &mut Cx<'_>) {
+        self.cancel_connect(cx);
+        if let Some(first) = explicit.first() {
+            log::info!("remote is {first} (named by hand)");
+        }
+        self.mode = Mode::Explicit;
+        self.plan = Plan::Explicit(explicit);
+        self.apply_explicit(cx);
+        cx.wake(self.steering);
+    }
+
+    /// Puts the addresses of the named remotes into the route, if they are not what is there.
+    fn apply_explicit(&mut self, cx: &mut Cx<'_>) {
+        let Plan::Explicit(explicit) = &self.plan else { return };
+        let patience = if explicit.len() == 1 { Patience::Unlimited } else { Patience::Limited };
+        let named = explicit.addresses();
+        let (own, candidates): (Vec<_>, Vec<_>) =
+            named.into_iter().partition(|address| self.own.borrow().is_own(*address));
+        let choice = Choice { candidates, patience };
+        if *self.route.choice() == choice {
+            return;
+        }
+        for address in own {
+            let what = format!("remote {address} is a listener of this program: not used, it would loop");
+            log::error!("{what}");
+            self.note_error(what);
+        }
+        let selected = choice.candidates.first().copied();
+        self.watch_by_hand(choice.candidates.clone(), cx);
+        self.discovery.borrow_mut().table.set_selected(selected, cx.now);
+        self.switch(choice);
+    }
+
+    fn watch_by_hand(&self, addresses: Vec<SocketAddr>, cx: &mut Cx<'_>) {
+        let mut discovery = self.discovery.borrow_mut();
+        discovery.table.set_source(self.by_hand, addresses, cx.now);
+        discovery.wake_prober(cx);
+    }
+
+    /// Takes in what sessions found out about remotes: a failure counts at once.
+    fn take_reports(&mut self, cx: &mut Cx<'_>) {
+        let reports: Vec<Report> = self.reports.try_iter().take(REPORTS_A_TURN).collect();
+        if reports.len() == REPORTS_A_TURN {
+            cx.wake(self.steering);
+        }
+        for Report { remote, failure } in reports {
+            self.note_error(format!("remote {remote}: {failure}"));
+            let Some(finding) = finding_of(&failure) else { continue };
+            let mut discovery = self.discovery.borrow_mut();
+            if let Some(change) = discovery.table.live_failure(remote, finding.reason(), cx.now) {
+                log::info!("peer {remote}: {} ({}) for a client, was {}", change.to, change.reason, change.from);
+            }
+            discovery.wake_prober(cx);
+        }
+        if let Some((remote, at)) = self.route.last_answer() {
+            if self.answer_seen != Some(at) {
+                self.answer_seen = Some(at);
+                self.discovery.borrow_mut().table.live_success(remote, at);
+            }
+        }
+    }
+
+    /// Follows the table in automatic mode.
+    fn follow_table(&mut self, cx: &mut Cx<'_>) {
+        let discovery = Shared::clone(&self.discovery);
+        let best = discovery.borrow().table.valid_best_first().find(|peer| !self.own.borrow().is_own(*peer));
+        match (&self.plan, best) {
+            (Plan::Idle, Some(best)) if self.mode == Mode::Automatic && self.race.is_none() => {
+                if self.next_bind.is_some_and(|at| cx.now < at) {
+                    return;
+                }
+                match self.listen(cx) {
+                    Ok(()) => self.select(best, "the first valid peer", cx),
+                    Err(error) => {
+                        let what = chain(&error);
+                        if self.next_bind.is_none() {
+                            log::error!("{what}; trying again");
+                        }
+                        self.note_error(what);
+                        self.next_bind = Some(cx.now + RETRY_BIND);
+                    }
+                }
+            }
+            (Plan::Automatic { selected }, best) => {
+                let selected = *selected;
+                let row = discovery.borrow().table.get(selected, cx.now);
+                let good = row.as_ref().is_some_and(|row| row.status == Status::Valid && row.failures == 0);
+                match best {
+                    Some(best) if !good && best != selected => {
+                        let why = match row {
+                            Some(row) => format!("the other: {}, {}", row.status, row.reason),
+                            None => "the other is gone".into(),
+                        };
+                        self.select(best, &why, cx);
+                    }
+                    // The same one stays; only those behind it may have changed.
+                    _ => {
+                        let choice = self.automatic_choice(selected);
+                        if *self.route.choice() != choice {
+                            self.route.amend(choice);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Goes on with a `connect` whose names have been looked up.
+    fn advance_pending(&mut self, cx: &mut Cx<'_>) -> Option<Instant> {
+        let pending = self.pending.as_mut()?;
+        let next = pending.explicit.advance(cx);
+        if !pending.explicit.is_settled() {
+            return next;
+        }
+        let PendingConnect { explicit, reply } = self.pending.take()?;
+        let result = self.connect_explicit(explicit, cx);
+        if let Err(error) = &result {
+            log::warn!("connect: {error}");
+            self.note_error(error.to_string());
+        }
+        reply.send(result);
+        None
+    }
+
+    fn connect_explicit(&mut self, explicit: Explicit, cx: &mut Cx<'_>) -> Result<Connected, ErrorObject> {
+        let addresses = explicit.addresses();
+        if let (true, Some((name, error))) = (addresses.is_empty(), explicit.error()) {
+            return Err(ErrorObject::new(ErrorCode::InvalidParams, format!("cannot look up {name}"))
+                .with_reason(error.to_string()));
+        }
+        // The listeners of the settings count though they may not be open yet: connecting would open them.
+        let is_own = |address: &SocketAddr| self.own.borrow().is_own(*address);
+        if let Some(own) = addresses.first().filter(|_| addresses.iter().all(is_own)) {
+            return Err(ErrorObject::new(ErrorCode::RemoteRefused, format!("{own} is a listener of this forwarder"))
+                .with_reason("forwarding to it would loop")
+                .with_hint("give the address of another machine's proxy"));
+        }
+        self.listen(cx).map_err(|error| cannot_listen(&error))?;
+        let name = explicit.first().map(ToString::to_string).unwrap_or_default();
+        self.take_explicit(explicit, cx);
+        Ok(self.connected(name))
+    }
+}
+
+fn cannot_listen(error: &BindError) -> ErrorObject {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let object = ErrorObject::new(ErrorCode::CannotListen, error.to_string()).with_reason(cause);
+    match error.hint() {
+        Some(hint) => object.with_hint(hint),
+        None => object,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// What a failed connection says about the remote; nothing if the fault is here.
+fn finding_of(failure: &DialFailure) -> Option<Finding> {
+    use crate::discovery::status::{Phase, Reason};
+    Some(match failure {
+        DialFailure::Local(_) => return None,
+        DialFailure::Connect(error) => Finding::from_error(error, Stage::Connecting, Duration::ZERO),
+        DialFailure::Reset(error) => Finding::from_error(error, Stage::Established, Duration::ZERO),
+        DialFailure::ConnectTimedOut => Finding::timed_out(Phase::Connecting),
+        DialFailure::Silent => Finding::timed_out(Phase::Greeting),
+        DialFailure::ClosedEarly => Finding::answered(Reason::ClosedEarly(0), Duration::ZERO),
+    })
+}
+
+/// The task that steers: it runs when the table changed, a session reported, or a look-up ended.
+pub(super) struct Steering {
+    pub(super) forwarder: Shared<Forwarder>,
+}
+
+impl Task for Steering {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        let mut forwarder = self.forwarder.borrow_mut();
+        forwarder.take_reports(cx);
+        let mut next = forwarder.advance_pending(cx);
+        if let Plan::Explicit(explicit) = &mut forwarder.plan {
+            next = next.into_iter().chain(explicit.advance(cx)).min();
+            forwarder.apply_explicit(cx);
+        }
+        forwarder.follow_table(cx);
+        let tick = cx.now + forwarder.settings.probe_interval / 4;
+        Next::Wait(next.into_iter().chain(forwarder.next_bind).chain([tick]).min())
+    }
+}
+
+/// Stand-ins that a client's first bytes may be tried on; more would outlast its patience.
+const STAND_INS: usize = 15;
+
+/// Reports taken in before other tasks get their turn.
+const REPORTS_A_TURN: usize = 256;
+
+/// A listener that could not be bound is tried again after this long.
+const RETRY_BIND: Duration = Duration::from_secs(2);

@@ -1,0 +1,36 @@
+//! What the control socket can ask of a forwarder.
+
+use super::answers;
+use super::forwarder::Forwarder;
+use crate::control::messages::{Call, Disconnected, ErrorCode, ErrorObject, Probing};
+use crate::control::server::Reply;
+use crate::engine::{Cx, Shared};
+use crate::target::parse_remote;
+
+/// Answers one call, `connect` later.
+pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx: &mut Cx<'_>) {
+    let mut this = forwarder.borrow_mut();
+    match call {
+        Call::Status => reply.send(Ok(answers::status(&this, cx))),
+        Call::Proxies => reply.send(Ok(answers::proxies(&this, cx.now))),
+        Call::Connect { remote: None } => this.connect_best(forwarder, reply, cx),
+        Call::Connect { remote: Some(text) } => match parse_remote(&text) {
+            Ok(remote) => this.connect_to(remote, reply, cx),
+            Err(error) => {
+                let error = ErrorObject::new(ErrorCode::InvalidParams, "not a remote").with_reason(error.to_string());
+                reply.send::<()>(Err(error));
+            }
+        },
+        Call::Disconnect => reply.send(Ok(Disconnected { closed: this.disconnect(cx) })),
+        Call::Probing { run } => {
+            let mut discovery = this.discovery.borrow_mut();
+            if run {
+                discovery.start(cx);
+            } else {
+                discovery.stop(cx);
+            }
+            log::info!("probing {}", if run { "started" } else { "stopped" });
+            reply.send(Ok(Probing { probing: run }));
+        }
+    }
+}
