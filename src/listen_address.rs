@@ -58,7 +58,7 @@ impl FromStr for ListenAddress {
                 port,
             )));
         }
-        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return bad(text, "is not a port, a number up to 65535");
         }
         if text.contains('%') {

@@ -35,7 +35,7 @@ pub(super) struct Connect {
     #[argh(switch)]
     json: bool,
 
-    /// for the answer (default 30s)
+    /// TIME for the answer (default 30s)
     #[argh(option, hidden_help)]
     reply_timeout: Option<String>,
 }

@@ -13,9 +13,10 @@ use super::{Failure, link};
     usage = "[options]",
     example = "sockhop demo\nsockhop demo --once",
     note = "\
-Starts peers of every kind on loopback (proxies, one that wants a password, one
-that is something else, a dead one) and a forwarder that chooses among them,
-prints what it found and a curl command to paste, and runs until Ctrl-C."
+Starts peers of every kind on loopback (proxies, one that wants a password,
+one that is something else, a dead one) and a forwarder that chooses among
+them, prints what it found and a curl command to paste, and runs until
+Ctrl-C."
 )]
 pub(super) struct Demo {
     /// end after everything was shown to work

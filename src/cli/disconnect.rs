@@ -14,7 +14,9 @@ use crate::control::messages::{Call, Disconnected};
     help_triggers("-h", "--help"),
     usage = "[options]",
     example = "sockhop disconnect",
-    note = "The forwarder goes on running and probing; \"sockhop connect\" opens it again."
+    note = "\
+The forwarder goes on running and probing; \"sockhop connect\" opens the port
+again."
 )]
 pub(super) struct Disconnect {
     /// PATH of the control socket (default $XDG_RUNTIME_DIR/sockhop.sock, else
@@ -26,7 +28,7 @@ pub(super) struct Disconnect {
     #[argh(switch)]
     json: bool,
 
-    /// for the answer (default 30s)
+    /// TIME for the answer (default 30s)
     #[argh(option, hidden_help)]
     reply_timeout: Option<String>,
 }

@@ -3,6 +3,7 @@
 use argh::{ArgsInfo, FromArgs};
 
 use super::{Failure, link, values};
+use crate::bad_text::BadText;
 use crate::choice::Mode;
 use crate::daemon::settings::{
     CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, Settings, TIMEOUTS, WORKERS,
@@ -15,9 +16,9 @@ use crate::target::{HostPort, SOCKS_PORT, parse_remote};
     subcommand,
     name = "forward",
     help_triggers("-h", "--help"),
-    usage = "[--peer ADDR | --peers SOURCE | --remote ADDR]... [options]",
+    usage = "--peer ADDR | --peers SOURCE | --remote ADDR [options]",
     example = "\
-sockhop forward --peer 407::1 --peer 407::2:1080
+sockhop forward --peer 407::1 --peer [407::2]:9050
 sockhop forward --peers file:/etc/sockhop.peers --listen 127.0.0.1:1080
 sockhop forward --remote proxy.example --listen unix:/run/proxy.sock
 sockhop forward --manual",
@@ -32,8 +33,8 @@ Clients speak SOCKS to the proxy through the forwarder, so they also
 authenticate to it by themselves where it wants that.
 
 Give --allow once for each range of clients, for example --allow 10.0.0.0/8
---allow ::1; it replaces the default. Clients that are peers are refused unless
-a range of --allow has them.
+--allow ::1; it replaces the default. Clients that are peers are refused
+unless a range of --allow has them.
 
 -v shows each connection, -vv each message; -q shows warnings and errors only,
 -qq errors only."
@@ -64,11 +65,11 @@ pub(super) struct Forward {
     #[argh(option)]
     allow: Vec<String>,
 
-    /// how often a round of probes starts (default 1m)
+    /// TIME from one round of probes to the next (default 60s)
     #[argh(option)]
     probe_interval: Option<String>,
 
-    /// for one probe as a whole (default 5s)
+    /// TIME for one probe as a whole (default 5s)
     #[argh(option)]
     probe_timeout: Option<String>,
 
@@ -90,29 +91,29 @@ pub(super) struct Forward {
     #[argh(option)]
     on_switch: Option<String>,
 
-    /// clients at the same time (default as many as the limit of descriptors
-    /// allows)
+    /// NUMBER of clients at the same time (default as many as the limit of
+    /// descriptors allows)
     #[argh(option)]
     max_connections: Option<String>,
 
-    /// clients at the same time from one address (default no limit)
+    /// NUMBER of clients at the same time from one address (default no limit)
     #[argh(option)]
     max_per_client: Option<String>,
 
-    /// threads that carry bytes at the same time, at most (default 64)
+    /// NUMBER of threads that carry bytes, at most (default 64)
     #[argh(option)]
     workers: Option<String>,
 
-    /// for connecting to a proxy (default 5s)
+    /// TIME for connecting to a proxy (default 5s)
     #[argh(option)]
     connect_timeout: Option<String>,
 
-    /// close streams that are silent for so long; 0 is never (default 0)
+    /// TIME of silence after which a stream is closed; 0 is never (default 0)
     #[argh(option)]
     idle_timeout: Option<String>,
 
-    /// close streams that one side has ended when the other is silent for so
-    /// long; 0 is never (default 1m)
+    /// TIME of silence after which a stream is closed that one side has ended;
+    /// 0 is never (default 60s)
     #[argh(option)]
     half_close_timeout: Option<String>,
 
@@ -231,7 +232,7 @@ fn check(settings: &Settings) -> Result<(), Failure> {
 fn optional<T>(
     name: &str,
     text: &Option<String>,
-    parse: impl Fn(&str) -> Result<T, crate::bad_text::BadText>,
+    parse: impl Fn(&str) -> Result<T, BadText>,
 ) -> Result<Option<T>, Failure> {
     values::optional(NAME, name, text.as_deref(), parse)
 }
@@ -244,7 +245,6 @@ mod tests {
 
     use super::*;
     use crate::choice::OnSwitch;
-    use crate::daemon::settings;
     use crate::listen_address::ListenAddress;
 
     fn settings(line: &str) -> Result<Settings, String> {
@@ -329,33 +329,38 @@ mod tests {
 
     #[test]
     fn help_shows_the_real_defaults() {
-        let text = |duration: Option<Duration>| {
-            duration.map_or_else(
-                || "0".to_owned(),
-                |some| humantime::format_duration(some).to_string(),
-            )
+        let flags = Forward::get_args_info().flags;
+        let shown = |name: &str| {
+            let flag = flags.iter().find(|flag| flag.long == name).expect(name);
+            let (_, default) = flag.description.split_once("(default ").expect(name);
+            default.split([',', ')']).next().expect(name)
         };
         let default = Settings::default();
-        let flags = Forward::get_args_info().flags;
         for (name, value) in [
             ("--listen", ListenAddress::DEFAULT.to_string()),
-            ("--probe-interval", text(Some(default.probe_interval))),
-            ("--probe-timeout", text(Some(default.probe_timeout))),
             ("--on-switch", default.on_switch.to_string()),
             ("--workers", default.workers.to_string()),
-            ("--connect-timeout", text(Some(default.connect_timeout))),
-            ("--idle-timeout", text(default.idle_timeout)),
-            ("--half-close-timeout", text(default.half_close_timeout)),
         ] {
-            let flag = flags.iter().find(|flag| flag.long == name).expect(name);
-            let shown = flag.description.split_once("(default ").expect(name).1;
-            assert!(
-                shown.trim_end_matches(')').split(',').next() == Some(&value),
-                "{name}: {shown} is not {value}"
+            assert_eq!(shown(name), value, "{name}");
+        }
+        for (name, value, range) in [
+            (
+                "--probe-interval",
+                Some(default.probe_interval),
+                PROBE_INTERVALS,
+            ),
+            ("--probe-timeout", Some(default.probe_timeout), TIMEOUTS),
+            ("--connect-timeout", Some(default.connect_timeout), TIMEOUTS),
+            ("--idle-timeout", default.idle_timeout, LIMITS),
+            ("--half-close-timeout", default.half_close_timeout, LIMITS),
+        ] {
+            assert_eq!(
+                values::duration_or_never(shown(name), &range),
+                Ok(value),
+                "{name}"
             );
         }
         let peer = flags.iter().find(|flag| flag.long == "--peer").unwrap();
         assert!(peer.description.contains(&format!("(port {SOCKS_PORT})")));
-        assert_eq!(settings::DEFAULT_WORKERS, default.workers);
     }
 }

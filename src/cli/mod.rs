@@ -89,7 +89,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, F
         Plan::Help(command) => {
             let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
             match Program::from_args(&["sockhop"], &arguments) {
-                Err(help) => Asked::Text(help.output),
+                Err(help) => Asked::Text(tidy(&help.output)),
                 Ok(program) => Asked::Command(program.command),
             }
         }
@@ -160,6 +160,14 @@ fn level(base: LevelFilter, steps: i32) -> LevelFilter {
     LEVELS.get(at).copied().unwrap_or(base)
 }
 
+/// argh indents empty lines too, and calls the exit status by another name than manuals do.
+fn tidy(help: &str) -> String {
+    help.replace("\nError codes:\n", "\nExit status:\n")
+        .lines()
+        .flat_map(|line| [line.trim_end(), "\n"])
+        .collect()
+}
+
 /// argh's messages have several lines and start like sentences.
 fn one_line(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -191,6 +199,7 @@ mod tests {
             assert!(help.contains("Examples:"), "{command:?}");
             for line in help.lines() {
                 assert!(line.chars().count() <= 80, "{command:?}: {line}");
+                assert_eq!(line, line.trim_end(), "{command:?}");
             }
         }
     }

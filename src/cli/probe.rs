@@ -29,7 +29,7 @@ pub(super) struct Probe {
     #[argh(positional, arg_name = "ADDRESS")]
     address: Vec<String>,
 
-    /// for each probe as a whole (default 5s)
+    /// TIME for each probe as a whole (default 5s)
     #[argh(option)]
     timeout: Option<String>,
 

@@ -16,8 +16,8 @@ use crate::control::messages::{Call, Probing as Answer};
     usage = "[options] start|stop",
     example = "sockhop probing stop\nsockhop probing start",
     note = "\
-Starting twice is the same as starting once. Stopping also stops the probes that
-are under way; what is known stays known, and the proxy in use stays in use."
+Starting twice is the same as starting once. Stopping also stops the probes
+that are under way; what is known stays known, and the proxy in use stays."
 )]
 pub(super) struct Probing {
     /// start or stop
@@ -33,7 +33,7 @@ pub(super) struct Probing {
     #[argh(switch)]
     json: bool,
 
-    /// for the answer (default 30s)
+    /// TIME for the answer (default 30s)
     #[argh(option, hidden_help)]
     reply_timeout: Option<String>,
 }

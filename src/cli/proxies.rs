@@ -34,7 +34,7 @@ pub(super) struct Proxies {
     #[argh(switch)]
     json: bool,
 
-    /// for the answer (default 30s)
+    /// TIME for the answer (default 30s)
     #[argh(option, hidden_help)]
     reply_timeout: Option<String>,
 }

@@ -28,7 +28,7 @@ pub(super) struct Status {
     #[argh(switch)]
     json: bool,
 
-    /// for the answer (default 30s)
+    /// TIME for the answer (default 30s)
     #[argh(option, hidden_help)]
     reply_timeout: Option<String>,
 }
