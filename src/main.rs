@@ -1,5 +1,12 @@
 //! The `sockhop` program: flags, log, run, exit status.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;

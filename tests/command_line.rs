@@ -459,10 +459,10 @@ fn coded_errors_are_told_with_their_reason_and_hint() {
         )
     );
     let ((status, _, stderr), _) =
-        Server::answering(r#""error":{"code":-32000,"message":"no valid proxy available"}"#)
+        Server::answering(r#""error":{"code":-32000,"message":"no valid proxy\u001b[2J"}"#)
             .run("connect");
     assert_eq!(status, 1);
-    assert_eq!(stderr, "sockhop: connect: no valid proxy available\n");
+    assert_eq!(stderr, "sockhop: connect: no valid proxy\\u{1b}[2J\n");
 }
 
 #[test]

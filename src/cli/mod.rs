@@ -137,9 +137,12 @@ pub fn finish(end: Result<(), Failure>) -> ExitCode {
     let Err(failure) = end else {
         return ExitCode::SUCCESS;
     };
-    output::message(&format!("sockhop: {failure}\n"));
+    output::message(&format!(
+        "sockhop: {}\n",
+        output::tame(&failure.to_string())
+    ));
     if let Some(hint) = failure.hint() {
-        output::message(&format!("hint: {hint}\n"));
+        output::message(&format!("hint: {}\n", output::tame(hint)));
     }
     ExitCode::from(failure.status())
 }

@@ -23,6 +23,19 @@ pub(super) fn message(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// The text without control characters, which whoever answers us could otherwise send to the terminal.
+pub(super) fn tame(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            out.extend(char.escape_default());
+        } else {
+            out.push(char);
+        }
+    }
+    out
+}
+
 /// How many columns lines on stdout may have: those of the terminal, or any number when it is none.
 pub(super) fn width() -> Option<usize> {
     let stdout = io::stdout();

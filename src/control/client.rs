@@ -79,7 +79,14 @@ impl Client {
                 Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A server that refuses the caller answers and closes, perhaps before it has read: look for its answer.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                    ) =>
+                {
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -254,5 +261,65 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     match deadline.checked_duration_since(Instant::now()) {
         Some(left) if !left.is_zero() => Ok(left),
         _ => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::super::messages::{ErrorCode, Probing};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn connected() -> (tempfile::TempDir, Client, UnixStream) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = Client::connect(&path, PATIENCE).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        (dir, client, server)
+    }
+
+    #[test]
+    fn a_refusal_before_the_request_is_read_is_still_told() {
+        let (_dir, mut client, mut server) = connected();
+        let refusal = ErrorObject::new(ErrorCode::NotPermitted, "not permitted");
+        let line = Response::error(Id::Null, refusal.clone()).to_line();
+        server.write_all(line.as_bytes()).unwrap();
+        drop(server);
+        let error = client.call(&Call::Status).expect_err("a refusal");
+        assert_eq!(error.refusal(), Some(&refusal));
+    }
+
+    #[test]
+    fn a_connection_serves_one_call_after_another() {
+        let (_dir, mut client, mut server) = connected();
+        for (id, probing) in [(1, true), (2, false)] {
+            // The answer waits in the socket already, which saves a thread.
+            let line = Response::result(Id::from(id), &Probing { probing }).to_line();
+            server.write_all(line.as_bytes()).unwrap();
+            let answer = client.call(&Call::Probing { run: probing }).unwrap();
+            assert_eq!(answer.decode::<Probing>().unwrap(), Probing { probing });
+        }
+    }
+
+    #[test]
+    fn a_full_queue_of_callers_is_an_error_and_no_endless_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        let failed = loop {
+            match Client::connect(&path, Duration::from_millis(50)) {
+                Ok(client) => waiting.push(client),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 5000, "the queue has no end");
+        };
+        assert!(failed.to_string().starts_with("control socket"), "{failed}");
     }
 }

@@ -21,8 +21,12 @@ use serde_json::value::RawValue;
 
 use crate::choice::Mode;
 
-/// The longest line that either side reads, without its line feed: 16 MiB hold some 50,000 entries of `proxies`.
+/// The longest answer that a client reads, without its line feed: 16 MiB hold some 50,000 entries of `proxies`.
 pub const MAX_LINE: usize = 16 << 20;
+
+/// The longest request that a server needs to read, without its line feed: a `connect` with the longest host name
+/// is some 400 bytes, the rest is room for an id and for spaces.
+pub const MAX_REQUEST: usize = 16 << 10;
 
 /// What can be asked of a forwarder.
 #[derive(Debug, Clone, PartialEq, Eq)]
