@@ -1,5 +1,10 @@
 //! `sockhop connect`: choose the remote of a running forwarder.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments of options are help text, where brackets are those of IPv6"
+)]
+
 use argh::{ArgsInfo, FromArgs};
 
 use super::ask::Question;

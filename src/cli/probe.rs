@@ -1,5 +1,10 @@
 //! `sockhop probe`: probe some addresses once.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments of options are help text, where brackets are those of IPv6"
+)]
+
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
