@@ -20,16 +20,21 @@
 //! **Size.** 100,000 addresses take about 9 MB: 64 bytes for an entry, about 8 for the hash chains and 16 for
 //! the place in the queue. Times inside are tenths of a second since the table was made, in 32 bits: 13 years.
 
-use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+mod chains;
+mod entry;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use super::status::{Finding, Reason, Status};
+use chains::{Chains, NO_ENTRY};
+use entry::{Doubt, Entry, Key, Rank, Tick};
+use queue::Queue;
 
 /// How often addresses are probed and how long they are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +172,8 @@ pub struct Table {
     /// The valid ones, best first.
     ranking: BTreeMap<Rank, u32>,
     counts: [usize; Status::ALL.len()],
+    /// How many addresses have a port; few ports are in use, so one address is found by trying them all.
+    ports: BTreeMap<u16, usize>,
     /// Valid addresses on other machines, and those of them that are suspects.
     remote_valid: usize,
     remote_suspects: usize,
@@ -191,6 +198,7 @@ impl Table {
             in_flight: BTreeMap::new(),
             ranking: BTreeMap::new(),
             counts: [0; Status::ALL.len()],
+            ports: BTreeMap::new(),
             remote_valid: 0,
             remote_suspects: 0,
             last_evidence: None,
@@ -428,6 +436,14 @@ impl Table {
     pub fn get(&self, address: SocketAddr, now: Instant) -> Option<Row> {
         let entry = self.entry(self.find(Key::new(address))?)?;
         Some(self.row(entry, now))
+    }
+
+    /// Whether an address with this IP is known, whatever its port.
+    #[must_use]
+    pub fn has_ip(&self, ip: IpAddr) -> bool {
+        self.ports
+            .keys()
+            .any(|port| self.find(Key::new(SocketAddr::new(ip, *port))).is_some())
     }
 
     /// How many addresses have this status.
@@ -811,6 +827,7 @@ impl Table {
         self.count_in(&entry);
         self.queue.insert(entry.urgency(self.selected), tick, id);
         self.chains.link(&mut self.entries, id);
+        *self.ports.entry(key.address().port()).or_default() += 1;
         Some(id)
     }
 
@@ -822,6 +839,13 @@ impl Table {
         self.queue
             .remove(entry.urgency(self.selected), entry.due, id);
         self.in_flight.remove(&id);
+        let port = entry.key.address().port();
+        if let Some(count) = self.ports.get_mut(&port) {
+            *count -= 1;
+            if *count == 0 {
+                self.ports.remove(&port);
+            }
+        }
         self.count_out(&entry);
         if let Some(rank) = entry.rank() {
             self.ranking.remove(&rank);
@@ -902,12 +926,11 @@ impl Table {
     }
 
     fn tick(&self, now: Instant) -> Tick {
-        Tick(1).plus(now.saturating_duration_since(self.start))
+        Tick::FIRST.plus(now.saturating_duration_since(self.start))
     }
 
     fn instant(&self, tick: Tick) -> Instant {
-        let since = Duration::from_millis(u64::from(tick.0.saturating_sub(1)) * TICK_MILLIS);
-        self.start + since
+        self.start + tick.since_first()
     }
 }
 
@@ -930,8 +953,6 @@ const LIVE_WINDOW: Duration = Duration::from_secs(5);
 /// No delay is longer, whatever the settings say.
 const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-const TICK_MILLIS: u64 = 100;
-
 /// Whether a finding proves that our link works: something came back, and not from this machine itself.
 fn is_evidence(address: SocketAddr, finding: Finding) -> bool {
     let reason = finding.reason();
@@ -952,254 +973,11 @@ struct Flight {
     due: Tick,
 }
 
-/// Tenths of a second since the table was made, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Tick(u32);
-
-impl Tick {
-    const NEVER: Self = Self(0);
-
-    const fn is_set(self) -> bool {
-        self.0 != 0
-    }
-
-    fn plus(self, delay: Duration) -> Self {
-        let ticks = delay.as_millis() / u128::from(TICK_MILLIS);
-        Self(
-            self.0
-                .saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)),
-        )
-    }
-}
-
-/// A socket address in 18 bytes: IPv4 ones are kept mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Key {
-    ip: Ipv6Addr,
-    port: u16,
-}
-
-impl Key {
-    fn new(address: SocketAddr) -> Self {
-        let ip = match address.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        Self {
-            ip,
-            port: address.port(),
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.ip.to_canonical(), self.port)
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.ip.to_canonical().is_loopback()
-    }
-}
-
-/// Whether silence of an address is blamed on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
-    /// Not silent.
-    None,
-    /// Silent, and our link may be the cause.
-    Suspect,
-    /// The link proved to work since: the next silence counts.
-    Disproved,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    key: Key,
-    reason: Reason,
-    status: Status,
-    failures: u8,
-    doubt: Doubt,
-    sources: u32,
-    since: Tick,
-    last_probed: Tick,
-    last_valid: Tick,
-    /// When the last source stopped naming it (or, before the first did, when it was made).
-    unnamed_since: Tick,
-    /// Never while in flight.
-    due: Tick,
-    /// Microseconds, 0 for none yet.
-    latency: u32,
-    /// The next one of the same hash chain.
-    next: u32,
-}
-
-const _: () = assert!(size_of::<Entry>() <= 64);
-
-impl Entry {
-    fn rank(&self) -> Option<Rank> {
-        (self.status == Status::Valid).then_some(Rank {
-            failing: self.failures > 0,
-            latency: self.latency,
-            failures: self.failures,
-            key: self.key,
-        })
-    }
-
-    fn urgency(&self, selected: Option<Key>) -> Urgency {
-        match self.status {
-            Status::Valid | Status::AuthenticationRequired => Urgency::Proxy,
-            _ if selected == Some(self.key) => Urgency::Proxy,
-            _ => Urgency::Other,
-        }
-    }
-
-    fn is_remote_valid(&self) -> bool {
-        self.status == Status::Valid && !self.key.is_loopback()
-    }
-}
-
-/// What is waiting, by due time; proxies apart from the rest.
-#[derive(Debug, Default)]
-struct Queue {
-    proxies: BTreeSet<(Tick, u32)>,
-    others: BTreeSet<(Tick, u32)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Urgency {
-    Proxy,
-    Other,
-}
-
-impl Queue {
-    fn insert(&mut self, urgency: Urgency, due: Tick, id: u32) {
-        self.of(urgency).insert((due, id));
-    }
-
-    fn remove(&mut self, urgency: Urgency, due: Tick, id: u32) {
-        self.of(urgency).remove(&(due, id));
-    }
-
-    /// The next one that is due at `tick`.
-    fn pop(&mut self, tick: Tick) -> Option<(Tick, u32)> {
-        [&mut self.proxies, &mut self.others]
-            .into_iter()
-            .find(|queue| queue.first().is_some_and(|(due, _)| *due <= tick))?
-            .pop_first()
-    }
-
-    fn first(&self) -> Option<Tick> {
-        let firsts = [self.proxies.first(), self.others.first()];
-        firsts.into_iter().flatten().map(|(due, _)| *due).min()
-    }
-
-    const fn of(&mut self, urgency: Urgency) -> &mut BTreeSet<(Tick, u32)> {
-        match urgency {
-            Urgency::Proxy => &mut self.proxies,
-            Urgency::Other => &mut self.others,
-        }
-    }
-}
-
-/// The order of valid addresses. One that failed since its last success comes after all others whatever its latency, or
-/// the nearest one would be tried first by everybody until a probe has found it dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    failing: bool,
-    latency: u32,
-    failures: u8,
-    key: Key,
-}
-
-/// Finds entries by address: hash chains through [`Entry::next`], a third of a `HashMap`'s memory because the key is
-/// not stored again. The hash is keyed, for addresses come from strangers.
-#[derive(Debug, Default)]
-struct Chains {
-    /// The first entry of each chain; the length is a power of two, or 0.
-    heads: Vec<u32>,
-    linked: usize,
-    hasher: RandomState,
-}
-
-impl Chains {
-    fn find(&self, entries: &Slab<Entry>, key: Key) -> Option<u32> {
-        let mut id = *self.heads.get(self.slot(key))?;
-        while let Some(entry) = entries.get(id as usize) {
-            if entry.key == key {
-                return Some(id);
-            }
-            id = entry.next;
-        }
-        None
-    }
-
-    /// Adds an entry that is in `entries` and in no chain yet.
-    fn link(&mut self, entries: &mut Slab<Entry>, id: u32) {
-        self.linked += 1;
-        if self.linked > self.heads.len() {
-            let length = (self.heads.len() * 2).max(16);
-            self.heads.clear();
-            self.heads.resize(length, NO_ENTRY);
-            let ids: Vec<u32> = entries
-                .iter()
-                .filter_map(|(id, _)| u32::try_from(id).ok())
-                .collect();
-            for id in ids {
-                self.push(entries, id);
-            }
-        } else {
-            self.push(entries, id);
-        }
-    }
-
-    fn push(&mut self, entries: &mut Slab<Entry>, id: u32) {
-        if let Some(entry) = entries.get_mut(id as usize) {
-            let slot = self.slot(entry.key);
-            if let Some(head) = self.heads.get_mut(slot) {
-                entry.next = std::mem::replace(head, id);
-            }
-        }
-    }
-
-    fn unlink(&mut self, entries: &mut Slab<Entry>, id: u32) {
-        let Some(&Entry { key, next, .. }) = entries.get(id as usize) else {
-            return;
-        };
-        let slot = self.slot(key);
-        let Some(head) = self.heads.get_mut(slot) else {
-            return;
-        };
-        self.linked -= 1;
-        if *head == id {
-            *head = next;
-            return;
-        }
-        let mut before = *head;
-        while let Some(entry) = entries.get_mut(before as usize) {
-            if entry.next == id {
-                entry.next = next;
-                return;
-            }
-            before = entry.next;
-        }
-    }
-
-    fn slot(&self, key: Key) -> usize {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the low bits of a hash are what is wanted"
-        )]
-        let hash = self.hasher.hash_one(key) as usize;
-        hash & self.heads.len().saturating_sub(1)
-    }
-}
-
-/// The end of a chain; [`MAX_ADDRESSES`] is far below.
-const NO_ENTRY: u32 = u32::MAX;
-
 #[cfg(test)]
 mod tests {
     use super::super::status::Phase;
     use super::*;
+    use std::net::IpAddr;
 
     const FLAG: SourceId = SourceId(0);
     const FILE: SourceId = SourceId(1);
@@ -1691,6 +1469,8 @@ mod tests {
         world.pass(0.1);
         world.record(at(2), valid(20));
         assert!(!world.row(at(1)).suspect);
+        // Nothing more is heard of others until the next silence; it counts all the same.
+        world.pass(0.5);
         assert_eq!(world.due(), [at(1)]);
         world.pass(5.0);
         let change = world.record(at(1), SILENT).unwrap();
@@ -1710,18 +1490,12 @@ mod tests {
         world
             .table
             .set_source(FILE, [at(4), at(5), at(6)], world.now);
+        world.pass(60.0);
         let generation = world.table.generation();
         let mut probes = 0;
         let end = world.now + Duration::from_secs(3600);
         while let Some(due) = world.table.next_due().filter(|due| *due < end) {
             world.now = world.now.max(due);
-            if probes == 0 && world.due_in(at(1)) > 0.0 {
-                // A new address while nothing is known to be wrong.
-                for address in world.due() {
-                    world.table.cancel(address);
-                }
-                world.pass(60.0);
-            }
             let started = world.due();
             probes += started.len();
             world.pass(5.0);
@@ -1748,6 +1522,27 @@ mod tests {
         world.record(at(1), valid(10));
         world.record(at(3), SILENT);
         assert_eq!(world.best(), [at(1), at(2)]);
+    }
+
+    #[test]
+    fn suspects_do_not_expire_and_each_outage_starts_anew() {
+        let mut world = World::all_valid(2);
+        world.table.set_source(FLAG, [], world.now);
+        for outage in 0..2 {
+            let mut waits = Vec::new();
+            for _ in 0..7 {
+                world.probe(at(1), SILENT);
+                world.probe(at(2), SILENT);
+                waits.push(world.due_in(at(1)));
+            }
+            assert!(world.table.link_down());
+            assert_eq!(waits[0], 5.0, "outage {outage}");
+            assert!(waits.is_sorted() && waits[6] > 50.0, "{waits:?}");
+            world.pass(1000.0);
+            assert_eq!(world.table.expire(world.now), 0);
+            world.probe(at(1), valid(10));
+            world.probe(at(2), valid(20));
+        }
     }
 
     #[test]
@@ -1810,6 +1605,9 @@ mod tests {
         world.record(at(3), REFUSED);
         world.record(at(4), REFUSED);
         world.table.set_source(FILE, [at(4)], world.now);
+        world.pass(10_000.0);
+        world.record(at(1), valid(1));
+        world.record(at(2), valid(1));
         // Only number 4 is still named.
         world.table.set_source(FLAG, [], world.now);
         world.pass(599.0);

@@ -30,7 +30,7 @@ pub trait Source: Send {
     /// The name shown to users: `flag`, `file:/etc/peers`, `exec:wg show`.
     fn name(&self) -> &str;
 
-    /// Gets the list, blocking. Ends early, with [`Refreshed::Unchanged`], when `signal` says stop.
+    /// Gets the list, blocking. Ends early when `signal` says stop; what it returns then does not count.
     ///
     /// `how` says whether what did not change needs to be read again.
     fn refresh(&mut self, how: Refresh, signal: &mut Signal) -> Refreshed;

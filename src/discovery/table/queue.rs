@@ -1,0 +1,48 @@
+//! Which address is probed next.
+
+use std::collections::BTreeSet;
+
+use super::entry::Tick;
+
+/// What is waiting, by due time; proxies apart from the rest.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) proxies: BTreeSet<(Tick, u32)>,
+    pub(super) others: BTreeSet<(Tick, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    Proxy,
+    Other,
+}
+
+impl Queue {
+    pub(super) fn insert(&mut self, urgency: Urgency, due: Tick, id: u32) {
+        self.of(urgency).insert((due, id));
+    }
+
+    pub(super) fn remove(&mut self, urgency: Urgency, due: Tick, id: u32) {
+        self.of(urgency).remove(&(due, id));
+    }
+
+    /// The next one that is due at `tick`.
+    pub(super) fn pop(&mut self, tick: Tick) -> Option<(Tick, u32)> {
+        [&mut self.proxies, &mut self.others]
+            .into_iter()
+            .find(|queue| queue.first().is_some_and(|(due, _)| *due <= tick))?
+            .pop_first()
+    }
+
+    pub(super) fn first(&self) -> Option<Tick> {
+        let firsts = [self.proxies.first(), self.others.first()];
+        firsts.into_iter().flatten().map(|(due, _)| *due).min()
+    }
+
+    pub(super) const fn of(&mut self, urgency: Urgency) -> &mut BTreeSet<(Tick, u32)> {
+        match urgency {
+            Urgency::Proxy => &mut self.proxies,
+            Urgency::Other => &mut self.others,
+        }
+    }
+}
