@@ -27,6 +27,7 @@ pub mod target;
 pub mod discovery;
 pub mod forward;
 pub mod listen;
+pub mod server;
 
 pub mod cli;
 pub mod control;

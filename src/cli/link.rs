@@ -19,8 +19,8 @@ pub(super) struct ProbeRequest {
 }
 
 /// Runs a forwarder until it is told to end.
-pub(super) fn daemon(_settings: Settings) -> Result<(), Failure> {
-    Err(Failure::because("forward: not linked"))
+pub(super) fn daemon(settings: Settings) -> Result<(), Failure> {
+    crate::daemon::run(settings).map_err(|error| Failure::not_done(&error, error.hint()))
 }
 
 /// Probes each address once. `progress` is told how many are done, whenever one is.

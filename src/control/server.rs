@@ -39,7 +39,10 @@ impl ControlSocket {
     /// # Errors
     /// Somebody serves the path already, something else than a socket is there, or the system refuses.
     pub fn bind(path: &Path) -> Result<Self, ControlSocketError> {
-        let failed = |problem| ControlSocketError { path: path.to_owned(), problem };
+        let failed = |problem| ControlSocketError {
+            path: path.to_owned(),
+            problem,
+        };
         if let Ok(meta) = fs::symlink_metadata(path) {
             if !meta.file_type().is_socket() {
                 return Err(failed(Problem::NotASocket));
@@ -56,8 +59,14 @@ impl ControlSocket {
         let bound = UnixListener::bind(path);
         rustix::process::umask(before);
         let listener = bound.map_err(|error| failed(Problem::Io(error)))?;
-        let socket = Self { listener, path: path.to_owned() };
-        socket.listener.set_nonblocking(true).map_err(|error| failed(Problem::Io(error)))?;
+        let socket = Self {
+            listener,
+            path: path.to_owned(),
+        };
+        socket
+            .listener
+            .set_nonblocking(true)
+            .map_err(|error| failed(Problem::Io(error)))?;
         Ok(socket)
     }
 }
@@ -112,7 +121,10 @@ impl fmt::Display for ControlSocketError {
         let path = self.path.display();
         match self.problem {
             Problem::Served => write!(f, "control socket {path}: in use"),
-            Problem::NotASocket => write!(f, "control socket {path}: something that is not a socket is there"),
+            Problem::NotASocket => write!(
+                f,
+                "control socket {path}: something that is not a socket is there"
+            ),
             Problem::Io(_) => write!(f, "control socket {path}"),
         }
     }
@@ -139,7 +151,12 @@ impl ControlServer {
     /// Serves a control socket.
     #[must_use]
     pub fn new(socket: ControlSocket, handler: Handler) -> Self {
-        Self { socket, handler, open: Rc::new(()), watched: false }
+        Self {
+            socket,
+            handler,
+            open: Rc::new(()),
+            watched: false,
+        }
     }
 }
 
@@ -199,7 +216,9 @@ impl Reply {
 
     fn put(&self, response: Response) {
         let mut outbox = self.outbox.borrow_mut();
-        outbox.bytes.extend_from_slice(response.to_line().as_bytes());
+        outbox
+            .bytes
+            .extend_from_slice(response.to_line().as_bytes());
         outbox.owed = false;
         self.mailbox.wake(self.connection);
     }
@@ -208,7 +227,10 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            self.put(Response::error(id, ErrorObject::new(ErrorCode::Cancelled, "cancelled by a later request")));
+            self.put(Response::error(
+                id,
+                ErrorObject::new(ErrorCode::Cancelled, "cancelled by a later request"),
+            ));
         }
     }
 }
@@ -249,7 +271,11 @@ enum Reading {
 impl Connection {
     fn new(stream: UnixStream, handler: Handler, open: Rc<()>, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let caller = if may_control(&stream)? { Caller::Allowed } else { Caller::Stranger };
+        let caller = if may_control(&stream)? {
+            Caller::Allowed
+        } else {
+            Caller::Stranger
+        };
         Ok(Self {
             stream,
             handler,
@@ -266,7 +292,10 @@ impl Connection {
     /// Refuses what can't be answered, and listens no more.
     fn hang_up(&mut self, code: ErrorCode, why: &str) {
         let line = Response::error(Id::Null, ErrorObject::new(code, why)).to_line();
-        self.outbox.borrow_mut().bytes.extend_from_slice(line.as_bytes());
+        self.outbox
+            .borrow_mut()
+            .bytes
+            .extend_from_slice(line.as_bytes());
         self.reading = Reading::Over;
         self.inbox = Vec::new();
     }
@@ -297,10 +326,18 @@ impl Connection {
                 Ok(0) => self.reading = Reading::Over,
                 Ok(count) => {
                     self.active = now;
-                    self.inbox.extend_from_slice(buffer.get(..count).unwrap_or_default());
-                    let line = self.inbox.iter().position(|byte| *byte == b'\n').unwrap_or(self.inbox.len());
+                    self.inbox
+                        .extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    let line = self
+                        .inbox
+                        .iter()
+                        .position(|byte| *byte == b'\n')
+                        .unwrap_or(self.inbox.len());
                     if line > MAX_REQUEST {
-                        self.hang_up(ErrorCode::InvalidRequest, "the line is longer than a request can be (64 KiB)");
+                        self.hang_up(
+                            ErrorCode::InvalidRequest,
+                            "the line is longer than a request can be (64 KiB)",
+                        );
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -312,7 +349,11 @@ impl Connection {
     }
 
     fn next_line(&mut self) -> Vec<u8> {
-        let end = self.inbox.iter().position(|byte| *byte == b'\n').map_or(self.inbox.len(), |at| at + 1);
+        let end = self
+            .inbox
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(self.inbox.len(), |at| at + 1);
         self.inbox.drain(..end).collect()
     }
 
@@ -332,7 +373,11 @@ impl Connection {
                 };
                 (self.handler)(call, reply, cx);
             }
-            Err(response) => self.outbox.borrow_mut().bytes.extend_from_slice(response.to_line().as_bytes()),
+            Err(response) => self
+                .outbox
+                .borrow_mut()
+                .bytes
+                .extend_from_slice(response.to_line().as_bytes()),
         }
     }
 
@@ -343,12 +388,20 @@ impl Connection {
             if !written || owed {
                 let limit = if owed { ANSWER_LIMIT } else { WRITE_LIMIT };
                 let until = self.active + limit;
-                return Ok(if cx.now >= until { Next::Done } else { Next::Wait(Some(until)) });
+                return Ok(if cx.now >= until {
+                    Next::Done
+                } else {
+                    Next::Wait(Some(until))
+                });
             }
             if !self.read(cx.now)? {
                 let until = self.active + IDLE_LIMIT;
                 let over = self.reading == Reading::Over || cx.now >= until;
-                return Ok(if over { Next::Done } else { Next::Wait(Some(until)) });
+                return Ok(if over {
+                    Next::Done
+                } else {
+                    Next::Wait(Some(until))
+                });
             }
             let line = self.next_line();
             self.answer(&line, cx);
@@ -367,7 +420,10 @@ impl Task for Connection {
             self.watched = true;
             if self.caller == Caller::Stranger {
                 log::warn!("control: refused a caller of another user");
-                self.hang_up(ErrorCode::NotPermitted, "only root and the user who runs sockhop may do this");
+                self.hang_up(
+                    ErrorCode::NotPermitted,
+                    "only root and the user who runs sockhop may do this",
+                );
             }
         }
         self.advance(cx).unwrap_or_else(|error| {

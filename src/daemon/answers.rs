@@ -35,7 +35,10 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
                 .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
         },
-        bytes: Bytes { up: totals.up, down: totals.down },
+        bytes: Bytes {
+            up: totals.up,
+            down: totals.down,
+        },
         candidates: Candidates {
             valid: count(status::Status::Valid),
             authentication_required: count(status::Status::AuthenticationRequired),
@@ -53,7 +56,13 @@ pub(super) fn proxies(forwarder: &Forwarder, now: Instant) -> Vec<ProxyEntry> {
     let discovery = forwarder.discovery.borrow();
     let selected = forwarder.remote().and_then(|(address, _)| address);
     let mut rows: Vec<Row> = discovery.table.snapshot(now).collect();
-    rows.sort_by_key(|row| (row.status, row.latency.unwrap_or(Duration::MAX), row.address));
+    rows.sort_by_key(|row| {
+        (
+            row.status,
+            row.latency.unwrap_or(Duration::MAX),
+            row.address,
+        )
+    });
     rows.iter()
         .map(|row| {
             let sources = row

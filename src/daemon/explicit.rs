@@ -26,7 +26,11 @@ struct Remote {
 
 impl Explicit {
     /// Remotes to be looked up by [`advance`](Self::advance).
-    pub(super) fn new(remotes: impl IntoIterator<Item = HostPort>, resolver: Resolver, now: Instant) -> Self {
+    pub(super) fn new(
+        remotes: impl IntoIterator<Item = HostPort>,
+        resolver: Resolver,
+        now: Instant,
+    ) -> Self {
         let remotes: Vec<Remote> = remotes
             .into_iter()
             .map(|name| Remote {
@@ -36,8 +40,15 @@ impl Explicit {
                 error: None,
             })
             .collect();
-        let has_names = remotes.iter().any(|remote| matches!(remote.name.host, Host::Name(_)));
-        Self { remotes, resolver, next_lookup: has_names.then_some(now), retry_after: RETRY_FIRST }
+        let has_names = remotes
+            .iter()
+            .any(|remote| matches!(remote.name.host, Host::Name(_)));
+        Self {
+            remotes,
+            resolver,
+            next_lookup: has_names.then_some(now),
+            retry_after: RETRY_FIRST,
+        }
     }
 
     /// How many remotes were named.
@@ -58,7 +69,10 @@ impl Explicit {
 
     /// The remote that has this address, as it was named.
     pub(super) fn name_of(&self, address: SocketAddr) -> Option<&HostPort> {
-        self.remotes.iter().find(|remote| remote.addresses.contains(&address)).map(|remote| &remote.name)
+        self.remotes
+            .iter()
+            .find(|remote| remote.addresses.contains(&address))
+            .map(|remote| &remote.name)
     }
 
     /// The preferred remote, as it was named.
@@ -68,12 +82,16 @@ impl Explicit {
 
     /// Whether every name has been looked up once, with or without success.
     pub(super) fn is_settled(&self) -> bool {
-        self.remotes.iter().all(|remote| !remote.addresses.is_empty() || remote.error.is_some())
+        self.remotes
+            .iter()
+            .all(|remote| !remote.addresses.is_empty() || remote.error.is_some())
     }
 
     /// The first name that could not be looked up, and why.
     pub(super) fn error(&self) -> Option<(&HostPort, ResolveError)> {
-        self.remotes.iter().find_map(|remote| Some((&remote.name, remote.error?)))
+        self.remotes
+            .iter()
+            .find_map(|remote| Some((&remote.name, remote.error?)))
     }
 
     /// Starts look-ups that are due and takes in answers. The running task is woken by them.
@@ -83,10 +101,10 @@ impl Explicit {
             for remote in &mut self.remotes {
                 if let (Host::Name(host), None) = (&remote.name.host, &remote.lookup) {
                     let lookup = self.resolver.lookup(host, remote.name.port);
-                    if let Some(descriptor) = lookup.descriptor() {
-                        if let Err(error) = cx.watch(descriptor.as_fd(), Want::READ) {
-                            log::debug!("look-up of {}: {error}", remote.name);
-                        }
+                    if let Some(descriptor) = lookup.descriptor()
+                        && let Err(error) = cx.watch(descriptor.as_fd(), Want::READ)
+                    {
+                        log::debug!("look-up of {}: {error}", remote.name);
                     }
                     remote.lookup = Some(lookup);
                 }
@@ -102,11 +120,18 @@ impl Explicit {
                 None => under_way |= remote.lookup.is_some(),
             }
         }
-        let has_names = self.remotes.iter().any(|remote| matches!(remote.name.host, Host::Name(_)));
+        let has_names = self
+            .remotes
+            .iter()
+            .any(|remote| matches!(remote.name.host, Host::Name(_)));
         if has_names && !under_way && self.next_lookup.is_none() {
             let failed = self.remotes.iter().any(|remote| remote.error.is_some());
             let pause = if failed { self.retry_after } else { REFRESH };
-            self.retry_after = if failed { (self.retry_after * 2).min(REFRESH) } else { RETRY_FIRST };
+            self.retry_after = if failed {
+                (self.retry_after * 2).min(REFRESH)
+            } else {
+                RETRY_FIRST
+            };
             self.next_lookup = Some(cx.now + pause);
         }
         self.next_lookup

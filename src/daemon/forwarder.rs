@@ -114,7 +114,9 @@ impl Forwarder {
             Plan::Automatic { selected } => Some((Some(*selected), selected.to_string())),
             Plan::Explicit(explicit) => {
                 let first = self.route.choice().candidates.first().copied();
-                let name = first.and_then(|address| explicit.name_of(address)).or_else(|| explicit.first())?;
+                let name = first
+                    .and_then(|address| explicit.name_of(address))
+                    .or_else(|| explicit.first())?;
                 Some((first, name.to_string()))
             }
         }
@@ -125,7 +127,9 @@ impl Forwarder {
         match &self.plan {
             Plan::Idle if self.race.is_some() => "a race is under way".into(),
             Plan::Idle => match self.mode {
-                Mode::Automatic if self.next_bind.is_some() => "a peer is valid, but the listener cannot be bound".into(),
+                Mode::Automatic if self.next_bind.is_some() => {
+                    "a peer is valid, but the listener cannot be bound".into()
+                }
                 Mode::Automatic => "no peer has been found valid yet".into(),
                 Mode::Explicit | Mode::Manual => "waiting for `sockhop connect`".into(),
             },
@@ -133,7 +137,10 @@ impl Forwarder {
                 let discovery = self.discovery.borrow();
                 match discovery.table.get(*selected, Instant::now()) {
                     Some(row) if row.status == Status::Valid => format!("valid: {}", row.reason),
-                    Some(row) => format!("the last good one: {} ({}), and no other is valid", row.status, row.reason),
+                    Some(row) => format!(
+                        "the last good one: {} ({}), and no other is valid",
+                        row.status, row.reason
+                    ),
                     None => "the last good one, and no other is valid".into(),
                 }
             }
@@ -145,7 +152,10 @@ impl Forwarder {
     }
 
     pub(super) fn listening(&self) -> Vec<String> {
-        self.listeners.iter().map(|(bound, _)| bound.to_string()).collect()
+        self.listeners
+            .iter()
+            .map(|(bound, _)| bound.to_string())
+            .collect()
     }
 
     pub(super) fn note_error(&mut self, what: String) {
@@ -208,20 +218,24 @@ impl Forwarder {
         }
         let peers: Vec<SocketAddr> = self.discovery.borrow().table.valid_best_first().collect();
         let this = Shared::clone(this);
-        let on_winner = Box::new(move |cx: &mut Cx<'_>, result: Result<SocketAddr, NoWinner>| {
-            let mut forwarder = this.borrow_mut();
-            forwarder.race = None;
-            reply.send(match result {
-                Ok(winner) => forwarder.connect_automatic(winner, cx),
-                Err(error) => {
-                    log::warn!("connect: {error}");
-                    forwarder.note_error(error.to_string());
-                    Err(ErrorObject::new(ErrorCode::NoValidProxy, "no valid proxy available")
-                        .with_reason(error.to_string())
-                        .with_hint("`sockhop proxies` shows what each peer is"))
-                }
-            });
-        });
+        let on_winner = Box::new(
+            move |cx: &mut Cx<'_>, result: Result<SocketAddr, NoWinner>| {
+                let mut forwarder = this.borrow_mut();
+                forwarder.race = None;
+                reply.send(match result {
+                    Ok(winner) => forwarder.connect_automatic(winner, cx),
+                    Err(error) => {
+                        log::warn!("connect: {error}");
+                        forwarder.note_error(error.to_string());
+                        Err(
+                            ErrorObject::new(ErrorCode::NoValidProxy, "no valid proxy available")
+                                .with_reason(error.to_string())
+                                .with_hint("`sockhop proxies` shows what each peer is"),
+                        )
+                    }
+                });
+            },
+        );
         let race = Race::new(&self.discovery, peers, cx.now, on_winner);
         self.race = Some(cx.spawn(Box::new(race)));
     }
@@ -239,7 +253,11 @@ impl Forwarder {
         }
     }
 
-    fn connect_automatic(&mut self, winner: SocketAddr, cx: &mut Cx<'_>) -> Result<Connected, ErrorObject> {
+    fn connect_automatic(
+        &mut self,
+        winner: SocketAddr,
+        cx: &mut Cx<'_>,
+    ) -> Result<Connected, ErrorObject> {
         self.listen(cx).map_err(|error| cannot_listen(&error))?;
         self.mode = Mode::Automatic;
         self.select(winner, "won the race", cx);
@@ -247,7 +265,10 @@ impl Forwarder {
     }
 
     fn connected(&self, remote: String) -> Connected {
-        Connected { remote, listening: self.listening() }
+        Connected {
+            remote,
+            listening: self.listening(),
+        }
     }
 
     /// `disconnect`: no listener, no stream, no remote. How many streams were cut.
@@ -280,7 +301,10 @@ impl Forwarder {
             self.watch_by_hand(Vec::new(), cx);
         }
         self.plan = Plan::Automatic { selected };
-        self.discovery.borrow_mut().table.set_selected(Some(selected), cx.now);
+        self.discovery
+            .borrow_mut()
+            .table
+            .set_selected(Some(selected), cx.now);
         let choice = self.automatic_choice(selected);
         self.switch(choice);
     }
@@ -288,9 +312,17 @@ impl Forwarder {
     fn automatic_choice(&self, selected: SocketAddr) -> Choice {
         let discovery = self.discovery.borrow();
         let own = self.own.borrow();
-        let others = discovery.table.valid_best_first().filter(|peer| *peer != selected && !own.is_own(*peer));
-        let candidates = std::iter::once(selected).chain(others.take(STAND_INS)).collect();
-        Choice { candidates, patience: Patience::Limited }
+        let others = discovery
+            .table
+            .valid_best_first()
+            .filter(|peer| *peer != selected && !own.is_own(*peer));
+        let candidates = std::iter::once(selected)
+            .chain(others.take(STAND_INS))
+            .collect();
+        Choice {
+            candidates,
+            patience: Patience::Limited,
+        }
     }
 
     /// Sends new connections along a choice, in one step. Live ones stay or are cut, as the settings say.
@@ -314,23 +346,37 @@ impl Forwarder {
 
     /// Puts the addresses of the named remotes into the route, if they are not what is there.
     fn apply_explicit(&mut self, cx: &mut Cx<'_>) {
-        let Plan::Explicit(explicit) = &self.plan else { return };
-        let patience = if explicit.len() == 1 { Patience::Unlimited } else { Patience::Limited };
+        let Plan::Explicit(explicit) = &self.plan else {
+            return;
+        };
+        let patience = if explicit.len() == 1 {
+            Patience::Unlimited
+        } else {
+            Patience::Limited
+        };
         let named = explicit.addresses();
-        let (own, candidates): (Vec<_>, Vec<_>) =
-            named.into_iter().partition(|address| self.own.borrow().is_own(*address));
-        let choice = Choice { candidates, patience };
+        let (own, candidates): (Vec<_>, Vec<_>) = named
+            .into_iter()
+            .partition(|address| self.own.borrow().is_own(*address));
+        let choice = Choice {
+            candidates,
+            patience,
+        };
         if *self.route.choice() == choice {
             return;
         }
         for address in own {
-            let what = format!("remote {address} is a listener of this program: not used, it would loop");
+            let what =
+                format!("remote {address} is a listener of this program: not used, it would loop");
             log::error!("{what}");
             self.note_error(what);
         }
         let selected = choice.candidates.first().copied();
         self.watch_by_hand(choice.candidates.clone(), cx);
-        self.discovery.borrow_mut().table.set_selected(selected, cx.now);
+        self.discovery
+            .borrow_mut()
+            .table
+            .set_selected(selected, cx.now);
         self.switch(choice);
     }
 
@@ -348,25 +394,39 @@ impl Forwarder {
         }
         for Report { remote, failure } in reports {
             self.note_error(format!("remote {remote}: {failure}"));
-            let Some(finding) = finding_of(&failure) else { continue };
+            let Some(finding) = finding_of(&failure) else {
+                continue;
+            };
             let mut discovery = self.discovery.borrow_mut();
-            if let Some(change) = discovery.table.live_failure(remote, finding.reason(), cx.now) {
-                log::info!("peer {remote}: {} ({}) for a client, was {}", change.to, change.reason, change.from);
+            if let Some(change) = discovery
+                .table
+                .live_failure(remote, finding.reason(), cx.now)
+            {
+                log::info!(
+                    "peer {remote}: {} ({}) for a client, was {}",
+                    change.to,
+                    change.reason,
+                    change.from
+                );
             }
             discovery.wake_prober(cx);
         }
-        if let Some((remote, at)) = self.route.last_answer() {
-            if self.answer_seen != Some(at) {
-                self.answer_seen = Some(at);
-                self.discovery.borrow_mut().table.live_success(remote, at);
-            }
+        if let Some((remote, at)) = self.route.last_answer()
+            && self.answer_seen != Some(at)
+        {
+            self.answer_seen = Some(at);
+            self.discovery.borrow_mut().table.live_success(remote, at);
         }
     }
 
     /// Follows the table in automatic mode.
     fn follow_table(&mut self, cx: &mut Cx<'_>) {
         let discovery = Shared::clone(&self.discovery);
-        let best = discovery.borrow().table.valid_best_first().find(|peer| !self.own.borrow().is_own(*peer));
+        let best = discovery
+            .borrow()
+            .table
+            .valid_best_first()
+            .find(|peer| !self.own.borrow().is_own(*peer));
         match (&self.plan, best) {
             (Plan::Idle, Some(best)) if self.mode == Mode::Automatic && self.race.is_none() => {
                 if self.next_bind.is_some_and(|at| cx.now < at) {
@@ -387,7 +447,9 @@ impl Forwarder {
             (Plan::Automatic { selected }, best) => {
                 let selected = *selected;
                 let row = discovery.borrow().table.get(selected, cx.now);
-                let good = row.as_ref().is_some_and(|row| row.status == Status::Valid && row.failures == 0);
+                let good = row
+                    .as_ref()
+                    .is_some_and(|row| row.status == Status::Valid && row.failures == 0);
                 match best {
                     Some(best) if !good && best != selected => {
                         let why = match row {
@@ -426,28 +488,43 @@ impl Forwarder {
         None
     }
 
-    fn connect_explicit(&mut self, explicit: Explicit, cx: &mut Cx<'_>) -> Result<Connected, ErrorObject> {
+    fn connect_explicit(
+        &mut self,
+        explicit: Explicit,
+        cx: &mut Cx<'_>,
+    ) -> Result<Connected, ErrorObject> {
         let addresses = explicit.addresses();
         if let (true, Some((name, error))) = (addresses.is_empty(), explicit.error()) {
-            return Err(ErrorObject::new(ErrorCode::InvalidParams, format!("cannot look up {name}"))
-                .with_reason(error.to_string()));
+            return Err(ErrorObject::new(
+                ErrorCode::InvalidParams,
+                format!("cannot look up {name}"),
+            )
+            .with_reason(error.to_string()));
         }
         // The listeners of the settings count though they may not be open yet: connecting would open them.
         let is_own = |address: &SocketAddr| self.own.borrow().is_own(*address);
         if let Some(own) = addresses.first().filter(|_| addresses.iter().all(is_own)) {
-            return Err(ErrorObject::new(ErrorCode::RemoteRefused, format!("{own} is a listener of this forwarder"))
-                .with_reason("forwarding to it would loop")
-                .with_hint("give the address of another machine's proxy"));
+            return Err(ErrorObject::new(
+                ErrorCode::RemoteRefused,
+                format!("{own} is a listener of this forwarder"),
+            )
+            .with_reason("forwarding to it would loop")
+            .with_hint("give the address of another machine's proxy"));
         }
         self.listen(cx).map_err(|error| cannot_listen(&error))?;
-        let name = explicit.first().map(ToString::to_string).unwrap_or_default();
+        let name = explicit
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         self.take_explicit(explicit, cx);
         Ok(self.connected(name))
     }
 }
 
 fn cannot_listen(error: &BindError) -> ErrorObject {
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let cause = std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let object = ErrorObject::new(ErrorCode::CannotListen, error.to_string()).with_reason(cause);
     match error.hint() {
         Some(hint) => object.with_hint(hint),
@@ -470,7 +547,9 @@ fn finding_of(failure: &DialFailure) -> Option<Finding> {
     use crate::discovery::status::{Phase, Reason};
     Some(match failure {
         DialFailure::Local(_) => return None,
-        DialFailure::Connect(error) => Finding::from_error(error, Stage::Connecting, Duration::ZERO),
+        DialFailure::Connect(error) => {
+            Finding::from_error(error, Stage::Connecting, Duration::ZERO)
+        }
         DialFailure::Reset(error) => Finding::from_error(error, Stage::Established, Duration::ZERO),
         DialFailure::ConnectTimedOut => Finding::timed_out(Phase::Connecting),
         DialFailure::Silent => Finding::timed_out(Phase::Greeting),
@@ -494,7 +573,12 @@ impl Task for Steering {
         }
         forwarder.follow_table(cx);
         let tick = cx.now + forwarder.settings.probe_interval / 4;
-        Next::Wait(next.into_iter().chain(forwarder.next_bind).chain([tick]).min())
+        Next::Wait(
+            next.into_iter()
+                .chain(forwarder.next_bind)
+                .chain([tick])
+                .min(),
+        )
     }
 }
 

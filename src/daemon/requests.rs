@@ -17,11 +17,14 @@ pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx
         Call::Connect { remote: Some(text) } => match parse_remote(&text) {
             Ok(remote) => this.connect_to(remote, reply, cx),
             Err(error) => {
-                let error = ErrorObject::new(ErrorCode::InvalidParams, "not a remote").with_reason(error.to_string());
+                let error = ErrorObject::new(ErrorCode::InvalidParams, "not a remote")
+                    .with_reason(error.to_string());
                 reply.send::<()>(Err(error));
             }
         },
-        Call::Disconnect => reply.send(Ok(Disconnected { closed: this.disconnect(cx) })),
+        Call::Disconnect => reply.send(Ok(Disconnected {
+            closed: this.disconnect(cx),
+        })),
         Call::Probing { run } => {
             let mut discovery = this.discovery.borrow_mut();
             if run {

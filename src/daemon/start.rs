@@ -17,11 +17,11 @@ use super::settings::{ControlPath, Settings};
 use crate::control::path::default_path;
 use crate::control::server::{ControlServer, ControlSocket, ControlSocketError};
 use crate::discovery::probe::ProbeSettings;
+use crate::discovery::source::Source;
 use crate::discovery::source::exec::ExecSource;
 use crate::discovery::source::file::FileSource;
 use crate::discovery::source::fixed::FixedSource;
 use crate::discovery::source::lines::PeerName;
-use crate::discovery::source::Source;
 use crate::discovery::table::{SourceId, TableSettings};
 use crate::discovery::{Discovery, Prober};
 use crate::engine::{Cx, Next, Reactor, Shared, Signal, Signals, Task, TaskId};
@@ -46,7 +46,10 @@ pub fn run(settings: Settings) -> Result<(), StartError> {
     let mut reactor = Reactor::new(settings.workers).map_err(StartError::System)?;
     // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
     let failure = Rc::new(RefCell::new(None));
-    let build = Build { parts: Some((settings, budget, control)), failure: Rc::clone(&failure) };
+    let build = Build {
+        parts: Some((settings, budget, control)),
+        failure: Rc::clone(&failure),
+    };
     reactor.spawn(Box::new(build));
     reactor.run().map_err(StartError::System)?;
     failure.take().map_or(Ok(()), Err)
@@ -103,12 +106,16 @@ impl Error for StartError {
 fn bind_control(path: &ControlPath) -> Result<Option<ControlSocket>, StartError> {
     match path {
         ControlPath::None => Ok(None),
-        ControlPath::At(path) => ControlSocket::bind(path).map(Some).map_err(StartError::Control),
+        ControlPath::At(path) => ControlSocket::bind(path)
+            .map(Some)
+            .map_err(StartError::Control),
         ControlPath::Default => match ControlSocket::bind(&default_path()) {
             Ok(socket) => Ok(Some(socket)),
             Err(error) if error.is_unusable_path() => {
                 let cause = error.source().map(ToString::to_string).unwrap_or_default();
-                log::warn!("{error}: {cause}; going on without one, choose another path with --control");
+                log::warn!(
+                    "{error}: {cause}; going on without one, choose another path with --control"
+                );
                 Ok(None)
             }
             Err(error) => Err(StartError::Control(error)),
@@ -124,11 +131,11 @@ struct Build {
 
 impl Task for Build {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
-        if let Some((settings, budget, control)) = self.parts.take() {
-            if let Err(error) = build(settings, budget, control, cx) {
-                *self.failure.borrow_mut() = Some(error);
-                cx.stop();
-            }
+        if let Some((settings, budget, control)) = self.parts.take()
+            && let Err(error) = build(settings, budget, control, cx)
+        {
+            *self.failure.borrow_mut() = Some(error);
+            cx.stop();
         }
         Next::Done
     }
@@ -143,10 +150,10 @@ fn build(
     let resolver = Resolver::default();
     let own = Shared::new(RefCell::new(OwnListeners::new()));
     for address in &settings.listen {
-        if let ListenAddress::Tcp(address) = address {
-            if address.port() != 0 {
-                own.borrow_mut().insert(*address);
-            }
+        if let ListenAddress::Tcp(address) = address
+            && address.port() != 0
+        {
+            own.borrow_mut().insert(*address);
         }
     }
 
@@ -174,7 +181,12 @@ fn build(
     );
     let forwarder = Shared::new(RefCell::new(forwarder));
     discovery.borrow_mut().set_observer(steering);
-    cx.place(steering, Box::new(Steering { forwarder: Shared::clone(&forwarder) }));
+    cx.place(
+        steering,
+        Box::new(Steering {
+            forwarder: Shared::clone(&forwarder),
+        }),
+    );
 
     let reload = Shared::clone(&discovery);
     let signals = Signals::catch(move |signal, cx| match signal {
@@ -195,17 +207,31 @@ fn build(
     }
     // Last, so that whoever can talk to it talks to something that works.
     if let Some(socket) = control {
-        let handler = Rc::new(move |call, reply, cx: &mut Cx<'_>| requests::handle(&forwarder, call, reply, cx));
+        let handler = Rc::new(move |call, reply, cx: &mut Cx<'_>| {
+            requests::handle(&forwarder, call, reply, cx)
+        });
         cx.spawn(Box::new(ControlServer::new(socket, handler)));
     }
     Ok(())
 }
 
-fn discovery(settings: &Settings, budget: DescriptorBudget, own: &Shared<OwnListeners>, cx: &Cx<'_>) -> Discovery {
-    let table = TableSettings { interval: settings.probe_interval, seed: fastrand::u64(..), ..TableSettings::default() };
+fn discovery(
+    settings: &Settings,
+    budget: DescriptorBudget,
+    own: &Shared<OwnListeners>,
+    cx: &Cx<'_>,
+) -> Discovery {
+    let table = TableSettings {
+        interval: settings.probe_interval,
+        seed: fastrand::u64(..),
+        ..TableSettings::default()
+    };
     let probe = ProbeSettings {
         timeout: settings.probe_timeout,
-        target: settings.probe_target.as_ref().and_then(|target| target.to_string().parse::<Address>().ok()),
+        target: settings
+            .probe_target
+            .as_ref()
+            .and_then(|target| target.to_string().parse::<Address>().ok()),
     };
     let own = Shared::clone(own);
     let is_own = Box::new(move |address: SocketAddr| own.borrow().is_own(address));
@@ -221,36 +247,55 @@ fn add_sources(
     cx: &Cx<'_>,
 ) -> Result<SourceId, StartError> {
     let mut discovery = discovery.borrow_mut();
-    let too_many = |name: &str| StartError::Source(name.to_owned(), io::Error::other("too many sources"));
-    let by_hand = discovery.add_fixed("remote").ok_or_else(|| too_many("remote"))?;
+    let too_many =
+        |name: &str| StartError::Source(name.to_owned(), io::Error::other("too many sources"));
+    let by_hand = discovery
+        .add_fixed("remote")
+        .ok_or_else(|| too_many("remote"))?;
     let mut threads: Vec<Box<dyn Source>> = Vec::new();
     if !settings.peers.is_empty() {
-        let peers = settings.peers.iter().map(|HostPort { host, port }| match host {
-            Host::Ip(ip) => PeerName::Ip(SocketAddr::new(*ip, *port)),
-            Host::Name(name) => PeerName::Name(name.clone(), *port),
-        });
+        let peers = settings
+            .peers
+            .iter()
+            .map(|HostPort { host, port }| match host {
+                Host::Ip(ip) => PeerName::Ip(SocketAddr::new(*ip, *port)),
+                Host::Name(name) => PeerName::Name(name.clone(), *port),
+            });
         let fixed = FixedSource::new("flag", peers, resolver.clone());
         if fixed.has_names() {
             threads.push(Box::new(fixed));
         } else {
-            let id = discovery.add_fixed("flag").ok_or_else(|| too_many("flag"))?;
-            discovery.table.set_source(id, fixed.addresses().iter().copied(), cx.now);
+            let id = discovery
+                .add_fixed("flag")
+                .ok_or_else(|| too_many("flag"))?;
+            discovery
+                .table
+                .set_source(id, fixed.addresses().iter().copied(), cx.now);
         }
     }
     for source in &settings.sources {
         threads.push(match source {
             SourceSpec::File(path) => Box::new(FileSource::new(path, SOCKS_PORT, resolver.clone())),
-            SourceSpec::Exec(command) => Box::new(ExecSource::new(command, SOCKS_PORT, resolver.clone())),
+            SourceSpec::Exec(command) => {
+                Box::new(ExecSource::new(command, SOCKS_PORT, resolver.clone()))
+            }
         });
     }
     for source in threads {
         let name = source.name().to_owned();
-        discovery.add_source(source, cx.mailbox(), prober).map_err(|error| StartError::Source(name, error))?;
+        discovery
+            .add_source(source, cx.mailbox(), prober)
+            .map_err(|error| StartError::Source(name, error))?;
     }
     Ok(by_hand)
 }
 
-fn intake(settings: &Settings, budget: DescriptorBudget, discovery: &Shared<Discovery>, cx: &Cx<'_>) -> Intake {
+fn intake(
+    settings: &Settings,
+    budget: DescriptorBudget,
+    discovery: &Shared<Discovery>,
+    cx: &Cx<'_>,
+) -> Intake {
     let most = match settings.max_connections {
         Some(most) if most > budget.connections => {
             log::warn!(
@@ -277,9 +322,17 @@ fn serve(settings: &Settings, budget: DescriptorBudget, route: &Route) -> Serve 
         half_closed_idle: settings.half_close_timeout,
         pipes: Pipes::new(if settings.splice { budget.pipes } else { 0 }),
     };
-    let forward = Arc::new(ForwardSettings { connect_timeout: settings.connect_timeout, relay: Arc::new(relay) });
+    let forward = Arc::new(ForwardSettings {
+        connect_timeout: settings.connect_timeout,
+        relay: Arc::new(relay),
+    });
     let route = route.clone();
     Rc::new(move |client| {
-        Box::new(ForwardSession::new(client, route.clone(), Arc::clone(&forward), Instant::now()))
+        Box::new(ForwardSession::new(
+            client,
+            route.clone(),
+            Arc::clone(&forward),
+            Instant::now(),
+        ))
     })
 }

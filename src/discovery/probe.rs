@@ -3,7 +3,7 @@
 //! `05 01 00` goes out, two bytes come in, and the time limit covers the whole of it. With a target it goes on to
 //! CONNECT there, which proves that the exit works.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::status::{Finding, FirstBytes, Phase, Reason, Stage};
 use crate::engine::{Cx, Next, Task, Want};
 use crate::handshake::client::Phase as Awaited;
 use crate::handshake::{Client, Goal, HandshakeError, Refusal};
-use crate::net::{finish_connect, start_connect};
+use crate::net::{finish_connect, read_some, start_connect, write_all_now};
 use crate::wire::Address;
 
 /// How peers are probed.
@@ -92,15 +92,14 @@ impl Probe {
             }
         }
         loop {
-            if let Err(error) = send(&connection.socket, &mut self.unsent) {
+            if let Err(error) = write_all_now(&connection.socket, &mut self.unsent) {
                 return Some(Finding::from_error(&error, Stage::Established, latency));
             }
             let mut buffer = [0; ANSWER];
-            let answer = match (&connection.socket).read(&mut buffer) {
-                Ok(0) => return Some(judge(self.handshake.closed(), &[], latency)),
-                Ok(count) => buffer.get(..count).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let answer = match read_some(&connection.socket, &mut buffer) {
+                Ok(Some([])) => return Some(judge(self.handshake.closed(), &[], latency)),
+                Ok(Some(answer)) => answer,
+                Ok(None) => {
                     let phase = match self.handshake.phase() {
                         Awaited::Reply | Awaited::SecondReply => Phase::Target,
                         _ => Phase::Greeting,
@@ -176,18 +175,6 @@ fn start(address: SocketAddr, timeout: Duration, cx: &Cx<'_>) -> Result<Connecti
         until: started + timeout,
         established: false,
     })
-}
-
-fn send(mut socket: &Socket, unsent: &mut Vec<u8>) -> io::Result<()> {
-    while !unsent.is_empty() {
-        match socket.write(unsent) {
-            Ok(count) => drop(unsent.drain(..count)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Read at once: an answer to the greeting and a reply with the longest name.

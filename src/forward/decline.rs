@@ -1,6 +1,5 @@
 //! Telling a SOCKS client that there is no remote for it, in its own protocol.
 
-use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use socket2::Socket;
 use crate::engine::{Turn, TurnContext, Want};
 use crate::handshake::server::Phase;
 use crate::handshake::{Methods, Policy, Server};
+use crate::net::{read_some, write_all_now};
 use crate::wire::socks5::ReplyCode;
 
 /// Reads a client's request, refuses it with "general failure" (RFC 1928 §6), and waits for the client to close.
@@ -55,7 +55,7 @@ impl Decline {
 
     pub(super) fn turn(&mut self, client: &Socket, cx: &mut TurnContext<'_>) -> Turn {
         loop {
-            match self.send(client) {
+            match write_all_now(client, &mut self.unsent) {
                 Ok(true) => {}
                 Ok(false) => return self.wait(cx),
                 Err(_) => return Turn::Done,
@@ -63,39 +63,15 @@ impl Decline {
             if self.state == State::AwaitClose {
                 let _ = client.shutdown(Shutdown::Write);
             }
-            let Some(buffer) = cx.buffer().get_mut(..Server::MAX_MESSAGE) else {
-                return Turn::Done;
-            };
-            match (&*client).read(buffer) {
-                Ok(0) => return Turn::Done,
-                Ok(count) => {
-                    if self.state == State::AwaitRequest {
-                        let now = cx.now;
-                        let input = cx.buffer().get(..count).unwrap_or_default().to_vec();
-                        self.feed(&input, now);
-                    }
-                    if cx.now >= self.until {
-                        return Turn::Done;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.wait(cx),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Turn::Done,
+            let mut message = [0; Server::MAX_MESSAGE];
+            match read_some(client, &mut message) {
+                Ok(Some([])) | Err(_) => return Turn::Done,
+                Ok(Some(_)) if cx.now >= self.until => return Turn::Done,
+                Ok(Some(input)) if self.state == State::AwaitRequest => self.feed(input, cx.now),
+                Ok(Some(_)) => {}
+                Ok(None) => return self.wait(cx),
             }
         }
-    }
-
-    /// Whether everything was sent.
-    fn send(&mut self, mut client: &Socket) -> io::Result<bool> {
-        while !self.unsent.is_empty() {
-            match client.write(&self.unsent) {
-                Ok(count) => drop(self.unsent.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
     }
 
     fn wait(&self, cx: &TurnContext<'_>) -> Turn {

@@ -12,7 +12,7 @@
 //! before costs the client nothing. What is kept is bounded by [`KEPT`]: a client that sends more, or does not speak
 //! SOCKS, gets plain forwarding as soon as a remote has taken its bytes.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -23,9 +23,9 @@ use socket2::Socket;
 
 use super::decline::Decline;
 use super::route::{Choice, DialFailure, Epoch, Patience, Report, Route};
-use crate::engine::{Interests, Key, Ready, Session, Standing, Turn, TurnContext, Want};
+use crate::engine::{BUFFER, Interests, Key, Ready, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::{Client, Slot};
-use crate::net::{ConnectFailure, start_connect};
+use crate::net::{ConnectFailure, read_some, start_connect};
 use crate::relay::{Moved, Relay, RelaySettings};
 
 /// What the sessions of one forwarder have in common.
@@ -491,21 +491,12 @@ impl Attempt {
 
 /// Reads at most `limit` bytes into the worker's buffer: `None` when there is nothing, an empty slice at the end.
 fn read<'a>(
-    mut socket: &Socket,
+    socket: &Socket,
     cx: &'a mut TurnContext<'_>,
     limit: usize,
 ) -> io::Result<Option<&'a [u8]>> {
-    let Some(buffer) = cx.buffer().get_mut(..limit) else {
-        return Ok(None);
-    };
-    loop {
-        match socket.read(buffer) {
-            Ok(count) => return Ok(Some(buffer.get(..count).unwrap_or_default())),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
+    let limit = limit.min(BUFFER);
+    read_some(socket, cx.buffer().get_mut(..limit).unwrap_or_default())
 }
 
 const CLIENT: Key = 0;

@@ -5,9 +5,11 @@ mod descriptors;
 mod local_address;
 mod options;
 mod own_listeners;
+mod transfer;
 
 pub use connect::{ConnectFailure, finish_connect, start_connect};
 pub use descriptors::{DescriptorBudget, raise_descriptor_limit};
 pub use local_address::{canonical, is_local};
 pub use options::tune;
 pub use own_listeners::OwnListeners;
+pub use transfer::{read_some, until_done, write_all_now};

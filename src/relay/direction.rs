@@ -7,6 +7,7 @@ use socket2::Socket;
 
 use super::pipes::Pipes;
 use crate::engine::{BUFFER, TurnContext};
+use crate::net::until_done;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use super::{pipes::Pipe, splice};
@@ -173,7 +174,7 @@ impl Direction {
             Pending::None => {}
             Pending::Bytes { bytes, written } => {
                 while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-                    let Some(count) = attempt(|| (&*sink).write(rest))? else {
+                    let Some(count) = until_done(|| (&*sink).write(rest))? else {
                         return Ok(false);
                     };
                     *written += count;
@@ -202,7 +203,7 @@ impl Direction {
         let Some(buffer) = cx.buffer().get_mut(..chunk) else {
             return Ok(Step::Drained);
         };
-        let Some(count) = attempt(|| (&*source).read(buffer)).map_err(Broken::Source)? else {
+        let Some(count) = until_done(|| (&*source).read(buffer)).map_err(Broken::Source)? else {
             return Ok(Step::Drained);
         };
         if count == 0 {
@@ -212,7 +213,7 @@ impl Direction {
             return Ok(Step::Drained);
         };
         while !rest.is_empty() {
-            match attempt(|| (&*sink).write(rest)).map_err(Broken::Sink)? {
+            match until_done(|| (&*sink).write(rest)).map_err(Broken::Sink)? {
                 Some(written) => {
                     self.moved += written as u64;
                     rest = rest.get(written..).unwrap_or_default();
@@ -327,18 +328,6 @@ enum Step {
     End,
     /// The mode has changed.
     OtherMode,
-}
-
-/// A call on a non-blocking descriptor: `None` when it would block.
-pub(super) fn attempt(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
-    loop {
-        match call() {
-            Ok(count) => return Ok(Some(count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// The first read of a direction and the reads for a slow reader: what a connection may have to keep is at most this.

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::Socket;
 
-use super::direction::attempt;
 use super::pipes::Pipe;
+use crate::net::until_done;
 
 pub(super) fn fill(source: &Socket, pipe: &mut Pipe) -> io::Result<Option<usize>> {
     let Some((_, write, size)) = pipe.ends() else {
@@ -17,7 +17,7 @@ pub(super) fn fill(source: &Socket, pipe: &mut Pipe) -> io::Result<Option<usize>
     };
     // Never more than the pipe can hold: kernels before 5.1 block on that. SPLICE_F_MORE is left out: it would hold
     // small messages back like a cork.
-    let count = attempt(|| {
+    let count = until_done(|| {
         Ok(splice(
             source,
             None,
@@ -38,7 +38,8 @@ pub(super) fn empty(pipe: &mut Pipe, sink: &Socket, moved: &mut u64) -> io::Resu
             return Ok(true);
         };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let Some(count) = attempt(|| Ok(splice(read, None, sink, None, pipe.held, flags)?))? else {
+        let Some(count) = until_done(|| Ok(splice(read, None, sink, None, pipe.held, flags)?))?
+        else {
             return Ok(false);
         };
         pipe.held = pipe.held.saturating_sub(count);

@@ -1,0 +1,7 @@
+//! A SOCKS server's side of a connection, on the engine.
+//!
+//! So far: SOCKS 4, 4a and 5, CONNECT without authentication. It is what the demonstration's peers are.
+
+mod session;
+
+pub use session::{ServerSession, ServerSettings};
