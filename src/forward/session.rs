@@ -81,6 +81,8 @@ enum Stage {
 struct Established {
     relay: Relay,
     remote: SocketAddr,
+    /// Of the first bytes, sent before there was a relay.
+    sent_before: u64,
     /// What the route's totals know of.
     counted: Moved,
     since: Instant,
@@ -265,14 +267,15 @@ impl ForwardSession {
                 };
                 let unsent = dial.kept.get(attempt.sent..).unwrap_or_default();
                 let settings = Arc::clone(&self.settings.relay);
-                // What was sent of the kept bytes counts as moved.
-                self.route.count(attempt.sent as u64, 0);
+                let sent_before = attempt.sent as u64;
+                self.route.count(sent_before, 0);
                 let relay = Relay::new(client, attempt.socket, unsent, &answer, settings, cx.now);
                 let (remote, since) = (attempt.remote, attempt.since);
                 let counted = Moved::default();
                 return Step::Next(Stage::Relaying(Box::new(Established {
                     relay,
                     remote,
+                    sent_before,
                     counted,
                     since,
                 })));
@@ -315,7 +318,8 @@ impl ForwardSession {
         }
         if let Some(ended) = established.relay.ended() {
             let lasted = cx.now.saturating_duration_since(established.since);
-            let (Moved { up, down }, remote) = (moved, established.remote);
+            let (up, down) = (established.sent_before + moved.up, moved.down);
+            let remote = established.remote;
             log::debug!(
                 "{} via {remote}: {up} up, {down} down in {lasted:.1?}: {ended:?}",
                 self.client

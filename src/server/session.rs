@@ -315,6 +315,7 @@ impl ServerSession {
     }
 }
 
+#[expect(clippy::boxed_local, reason = "taken as the stages hold it")]
 fn refuse(client: Socket, handshake: Box<Handshake>, code: ReplyCode, now: Instant) -> Stage {
     let Handshake {
         mut server,
