@@ -693,7 +693,7 @@ mod tests {
         assert_eq!(client.feed(&both[taken..], &mut out), Ok(second.len() - 4));
         let peer = BoundAddress::Socket("192.0.2.7:80".parse().unwrap());
         assert_eq!(client.outcome(), Some(&Outcome::Accepted(peer)));
-        assert_eq!(out, []);
+        assert_eq!(out, b"");
     }
 
     #[test]

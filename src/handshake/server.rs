@@ -694,7 +694,7 @@ mod tests {
                 }
                 _ => assert_eq!(error, ServerError::Version(byte)),
             }
-            assert_eq!(sent, []);
+            assert_eq!(sent, b"");
         }
         let (error, _) = failure(Policy::default(), b"GET / HTTP/1.1\r\n\r\n");
         assert_eq!(error, ServerError::Http);
