@@ -78,7 +78,12 @@ impl Relay {
                 let (tree, port) = room.role("plain", &[&to])?;
                 return Running::new(self, port, Some(tree), target);
             }
-            Self::HaproxySplice => Some(haproxy(room, &here, &to, "option splice-request\n  option splice-response")?),
+            Self::HaproxySplice => Some(haproxy(
+                room,
+                &here,
+                &to,
+                "option splice-request\n  option splice-response",
+            )?),
             Self::Haproxy => Some(haproxy(room, &here, &to, "")?),
             Self::Socat => {
                 let from =

@@ -26,10 +26,8 @@ pub(crate) mod ask {
 
 /// Plays one part until killed.
 pub(crate) fn play(mut arguments: impl Iterator<Item = OsString>) -> Result<(), Box<dyn Error>> {
-    // Whatever happens to the bench, its children end with it.
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let role = arguments.next().unwrap_or_default();
+    end_with_parent()?;
     match role.to_str() {
         Some("target") => serve(target)?,
         Some("plain") => {
@@ -40,13 +38,26 @@ pub(crate) fn play(mut arguments: impl Iterator<Item = OsString>) -> Result<(), 
             let to: SocketAddr = to.parse()?;
             serve(move |client| plain(client, to))?;
         }
-        // The parent's death signal outlives exec.
+        // The wish to end with the parent outlives exec.
         Some("exec") => {
             let program = arguments.next().ok_or("exec what?")?;
             return Err(Command::new(program).args(arguments).exec().into());
         }
         _ => return Err("no such role".into()),
     }
+    Ok(())
+}
+
+/// Whatever happens to the bench, its children end too. A signal that they can handle: nginx has children of its own to end.
+#[cfg(target_os = "linux")]
+fn end_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(
+        rustix::process::Signal::TERM,
+    ))?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent() -> io::Result<()> {
     Ok(())
 }
 
