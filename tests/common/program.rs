@@ -125,6 +125,7 @@ impl Launch {
     }
 
     /// Runs it to its end; a panic when that takes longer than `limit`.
+    #[track_caller]
     pub fn run(self, limit: Duration) -> Output {
         let shown = format!("{:?}", self.arguments);
         let mut program = self
@@ -218,11 +219,13 @@ impl Sockhop {
     }
 
     /// Any one-shot command, to its end, which must come within half a minute.
+    #[track_caller]
     pub fn run(arguments: &[&str]) -> Output {
         Launch::new(arguments).run(Duration::from_secs(30))
     }
 
     /// A one-shot command about this forwarder: `["status", "--json"]` runs with its control socket's path.
+    #[track_caller]
     pub fn command(&self, arguments: &[&str]) -> Output {
         let path = self.control_path().to_owned();
         Launch::new(arguments)
@@ -248,10 +251,12 @@ impl Sockhop {
     // The log.
 
     /// Waits for a line on stderr that contains `text` and returns it; lines already written count.
+    #[track_caller]
     pub fn wait_log(&self, text: &str, limit: Duration) -> String {
-        self.log.wait(text, limit).unwrap_or_else(|| {
-            panic!("no {text:?} on stderr within {limit:?}");
-        })
+        match self.log.wait(text, limit) {
+            Some(line) => line,
+            None => panic!("no {text:?} on stderr within {limit:?}"),
+        }
     }
 
     /// Every line of stderr so far.
@@ -260,23 +265,27 @@ impl Sockhop {
     }
 
     /// Waits for a line on stdout that contains `text` and returns it.
+    #[track_caller]
     pub fn wait_output(&self, text: &str, limit: Duration) -> String {
-        self.output.wait(text, limit).unwrap_or_else(|| {
-            panic!(
+        match self.output.wait(text, limit) {
+            Some(line) => line,
+            None => panic!(
                 "no {text:?} on stdout within {limit:?}; so far: {:?}",
                 self.output.all()
-            );
-        })
+            ),
+        }
     }
 
     // The control socket, spoken by hand.
 
     /// The `status` answer.
+    #[track_caller]
     pub fn status(&self) -> Value {
         self.control("status", Value::Null).expect("status")
     }
 
     /// The `proxies` answer: one object a known peer.
+    #[track_caller]
     pub fn proxies(&self) -> Vec<Value> {
         match self.control("proxies", Value::Null).expect("proxies") {
             Value::Array(proxies) => proxies,
@@ -293,6 +302,7 @@ impl Sockhop {
     }
 
     /// One request; waits for the socket if the program has just been started. `Null` parameters are left out.
+    #[track_caller]
     pub fn control(&self, method: &str, parameters: Value) -> Result<Value, RpcError> {
         let stream = self.control_stream();
         ask(stream, method, parameters)
@@ -300,6 +310,7 @@ impl Sockhop {
     }
 
     /// A connection to the control socket, for requests that no client would send.
+    #[track_caller]
     pub fn control_stream(&self) -> UnixStream {
         let path = self.control_path();
         let mut stream = Err(io::ErrorKind::NotFound.into());
@@ -319,6 +330,7 @@ impl Sockhop {
     }
 
     /// Asks for the status until `condition` holds, and returns that status.
+    #[track_caller]
     pub fn wait_status(&self, condition: impl Fn(&Value) -> bool, limit: Duration) -> Value {
         self.wait_answer("status", condition, limit)
     }
@@ -337,6 +349,7 @@ impl Sockhop {
     }
 
     /// Waits until the probes have given the peer this status: `valid`, `not-a-proxy` …
+    #[track_caller]
     pub fn wait_peer(&self, address: SocketAddr, status: &str, limit: Duration) -> Value {
         let address = address.to_string();
         let is_it =
@@ -346,6 +359,7 @@ impl Sockhop {
     }
 
     /// Waits until the forwarder listens, and returns where (the first address, with the real port).
+    #[track_caller]
     pub fn wait_listening(&self, limit: Duration) -> SocketAddr {
         let status = self.wait_status(|status| status["listening"][0].is_string(), limit);
         let address = status["listening"][0].as_str().expect("just seen");
@@ -354,6 +368,7 @@ impl Sockhop {
             .unwrap_or_else(|_| panic!("listening[0] is {address:?}"))
     }
 
+    #[track_caller]
     fn wait_answer(
         &self,
         method: &str,
@@ -425,8 +440,12 @@ impl Sockhop {
     }
 
     /// Waits for its end.
+    #[track_caller]
     pub fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
-        wait_child(&mut self.child, limit).unwrap_or_else(|| panic!("still runs after {limit:?}"))
+        match wait_child(&mut self.child, limit) {
+            Some(status) => status,
+            None => panic!("still runs after {limit:?}"),
+        }
     }
 
     fn entries(&self, folder: &str) -> usize {
