@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use relays::Relay;
+use relays::{Relay, Running};
 use report::Report;
 use scenarios::{Scenario, Size};
 
@@ -90,43 +90,55 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     } else {
         Size::FULL
     };
-    let (relays, scenarios) = chosen(options.only.as_deref())?;
+    let (mut relays, scenarios) = chosen(options.only.as_deref())?;
     let rounds = options.rounds.unwrap_or(size.rounds);
 
-    let mut left_out = Vec::new();
+    let (alone, side_by_side): (Vec<_>, Vec<_>) =
+        scenarios.into_iter().partition(Scenario::is_alone);
     let mut report = Report::new();
-    for round in 0..rounds {
+    for round in 1..=rounds {
+        // Whoever comes first has no advantage from it over all rounds.
+        let first = relays.len().min(1);
+        relays.rotate_left(first);
+        let mut measure = |scenario: &Scenario, relay: &Running| {
+            let name = relay.relay.name();
+            eprintln!("round {round} of {rounds}: {scenario}: {name}");
+            match scenario.measure(relay, &size) {
+                Ok(figures) => report.add(relay.relay, figures),
+                Err(error) => eprintln!("bench: {scenario}: {name} failed: {error}"),
+            }
+        };
         let mut running = Vec::new();
-        for relay in &relays {
-            if left_out.contains(relay) {
-                continue;
+        relays.retain(|relay| match relay.start(&room) {
+            Ok(started) => {
+                running.push(started);
+                true
             }
-            match relay.start(&room) {
-                Ok(started) => running.push(started),
-                Err(error) => {
-                    eprintln!("bench: {} is left out: {error}", relay.name());
-                    left_out.push(*relay);
-                }
+            Err(error) => {
+                eprintln!("bench: {} is left out: {error}", relay.name());
+                false
             }
-        }
-        for scenario in &scenarios {
-            // Whoever comes first has no advantage from it over all rounds.
-            let count = running.len().max(1);
-            running.rotate_left(1 % count);
+        });
+        for scenario in &side_by_side {
             for relay in &running {
-                eprintln!(
-                    "round {} of {rounds}: {scenario}: {}",
-                    round + 1,
-                    relay.relay.name()
-                );
-                match scenario.measure(relay, &size) {
-                    Ok(figures) => report.add(relay.relay, figures),
-                    Err(error) => {
-                        eprintln!("bench: {scenario}: {} failed: {error}", relay.relay.name())
-                    }
-                }
+                measure(scenario, relay);
             }
         }
+        drop(running);
+        if alone.is_empty() {
+            continue;
+        }
+        for relay in &relays {
+            match relay.start(&room) {
+                Ok(running) => alone
+                    .iter()
+                    .for_each(|scenario| measure(scenario, &running)),
+                Err(error) => eprintln!("bench: {} did not start again: {error}", relay.name()),
+            }
+        }
+    }
+    if report.is_empty() {
+        return Err("nothing was measured".into());
     }
 
     print!("{report}");

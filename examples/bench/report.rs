@@ -55,6 +55,11 @@ impl Report {
         Self { rows: Vec::new() }
     }
 
+    /// Whether there is nothing to report.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Adds what one scenario measured in one round.
     pub(crate) fn add(&mut self, relay: Relay, figures: Vec<(Figure, f64)>) {
         for (figure, value) in figures {

@@ -11,7 +11,7 @@ use crate::relays::Running;
 use crate::report::{Better, Figure};
 use crate::roles::{self, ask};
 
-/// One kind of load. The memory ones come first: nothing has used the relay before them.
+/// One kind of load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Scenario {
     /// Memory before the first connection.
@@ -87,8 +87,6 @@ const SETTLE: Duration = Duration::from_millis(100);
 impl Scenario {
     /// In the order of the table's rows.
     pub(crate) const ALL: [Self; 9] = [
-        Self::Start,
-        Self::Idle,
         Self::RoundTrip { connections: 1 },
         Self::RoundTrip { connections: 32 },
         Self::Connect,
@@ -108,7 +106,14 @@ impl Scenario {
             direction: Direction::Up,
             streams: 16,
         },
+        Self::Start,
+        Self::Idle,
     ];
+
+    /// Whether it wants a fresh relay and no other one running: two of the same program would share memory, and halve their PSS.
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(self, Self::Start | Self::Idle)
+    }
 
     /// Runs it once with this relay.
     pub(crate) fn measure(&self, relay: &Running, size: &Size) -> io::Result<Vec<(Figure, f64)>> {
