@@ -29,6 +29,15 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 impl HostPort {
     /// Parses `host`, `host:port`, `[v6]:port`, `[v6]` or a bare IPv6 address; `port` is meant when the text has none.
     pub fn parse_or_port(text: &str, port: u16) -> Result<Self, BadText> {

@@ -1,10 +1,16 @@
 //! Where commands meet the parts of the program that do the work.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use crate::control::messages::ProxyEntry;
+use crate::daemon::answers;
 use crate::daemon::settings::Settings;
+use crate::discovery::probe::ProbeSettings;
+use crate::discovery::survey;
+use crate::net::{DescriptorBudget, raise_descriptor_limit};
+use crate::resolver::{Lookup, ResolveError, Resolver};
 use crate::target::HostPort;
 
 /// What `sockhop probe` asks for.
@@ -23,12 +29,55 @@ pub(super) fn daemon(settings: Settings) -> Result<(), Failure> {
     crate::daemon::run(settings).map_err(|error| Failure::not_done(&error, error.hint()))
 }
 
-/// Probes each address once. `progress` is told how many are done, whenever one is.
+/// Probes each address once; of a name, the first of its addresses. `progress` is told how many are done, whenever one
+/// is.
 pub(super) fn probe(
-    _request: &ProbeRequest,
-    _progress: &mut dyn FnMut(usize),
+    request: &ProbeRequest,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<ProxyEntry>, Failure> {
-    Err(Failure::because("probe: not linked"))
+    let resolver = Resolver::default();
+    let lookups: Vec<Lookup> = request
+        .addresses
+        .iter()
+        .map(|address| resolver.lookup(&address.host.to_string(), address.port))
+        .collect();
+    let deadline = Instant::now() + request.timeout;
+    let resolved: Vec<Result<SocketAddr, ResolveError>> = lookups
+        .into_iter()
+        .map(|lookup| {
+            lookup
+                .wait(deadline)?
+                .first()
+                .copied()
+                .ok_or(ResolveError::NotFound)
+        })
+        .collect();
+    let addresses: Vec<SocketAddr> = resolved.iter().filter_map(|address| address.ok()).collect();
+    let settings = ProbeSettings {
+        timeout: request.timeout,
+        target: request
+            .target
+            .as_ref()
+            .and_then(|target| target.to_string().parse().ok()),
+    };
+    let at_once = DescriptorBudget::share(raise_descriptor_limit()).probes;
+    let findings = survey(&addresses, &settings, at_once, progress)
+        .map_err(|error| Failure::not_done(&error, None))?;
+    let mut found = addresses.into_iter().zip(findings);
+    Ok(request
+        .addresses
+        .iter()
+        .zip(resolved)
+        .filter_map(|(asked, resolved)| {
+            Some(match resolved {
+                Ok(_) => {
+                    let (address, finding) = found.next()?;
+                    answers::finding(address.to_string(), &finding)
+                }
+                Err(error) => answers::unresolved(asked.to_string(), &error.to_string()),
+            })
+        })
+        .collect())
 }
 
 /// Runs the demonstration; with `once` it ends after it has shown that everything works.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::forwarder::Forwarder;
 use crate::control::messages::{Bytes, Candidates, Connections, PeerStatus, ProxyEntry, Status};
-use crate::discovery::status;
+use crate::discovery::status::{self, Finding};
 use crate::discovery::table::Row;
 use crate::engine::Cx;
 
@@ -80,13 +80,7 @@ pub(super) fn proxies(forwarder: &Forwarder, now: Instant) -> Vec<ProxyEntry> {
 pub(super) fn entry(row: &Row, sources: Vec<String>, selected: bool) -> ProxyEntry {
     ProxyEntry {
         address: row.address.to_string(),
-        status: match row.status {
-            status::Status::Valid => PeerStatus::Valid,
-            status::Status::AuthenticationRequired => PeerStatus::AuthenticationRequired,
-            status::Status::NotAProxy => PeerStatus::NotAProxy,
-            status::Status::NotListening => PeerStatus::NotListening,
-            status::Status::Unknown => PeerStatus::Unknown,
-        },
+        status: row.status.into(),
         reason: row.reason.to_string(),
         latency_ms: row.latency.map(|latency| seconds(latency * 1000)),
         sources,
@@ -94,6 +88,53 @@ pub(super) fn entry(row: &Row, sources: Vec<String>, selected: bool) -> ProxyEnt
         last_valid_s: row.last_valid.map(seconds),
         failures: row.failures.into(),
         selected,
+    }
+}
+
+/// What a probe that was made once found.
+pub(crate) fn finding(address: String, finding: &Finding) -> ProxyEntry {
+    let latency = match finding {
+        Finding::Answered { latency, .. } => Some(*latency),
+        Finding::Failed { .. } | Finding::Local { .. } => None,
+    };
+    let status = finding.status();
+    ProxyEntry {
+        latency_ms: latency.map(|latency| seconds(latency * 1000)),
+        last_probed_s: Some(0.0),
+        last_valid_s: (status == status::Status::Valid).then_some(0.0),
+        failures: u32::from(status != status::Status::Valid),
+        ..bare(address, status.into(), finding.reason().to_string())
+    }
+}
+
+/// A name without an address.
+pub(crate) fn unresolved(address: String, error: &str) -> ProxyEntry {
+    bare(address, PeerStatus::Unknown, error.to_owned())
+}
+
+fn bare(address: String, status: PeerStatus, reason: String) -> ProxyEntry {
+    ProxyEntry {
+        address,
+        status,
+        reason,
+        latency_ms: None,
+        sources: vec!["flag".to_owned()],
+        last_probed_s: None,
+        last_valid_s: None,
+        failures: 0,
+        selected: false,
+    }
+}
+
+impl From<status::Status> for PeerStatus {
+    fn from(status: status::Status) -> Self {
+        match status {
+            status::Status::Valid => Self::Valid,
+            status::Status::AuthenticationRequired => Self::AuthenticationRequired,
+            status::Status::NotAProxy => Self::NotAProxy,
+            status::Status::NotListening => Self::NotListening,
+            status::Status::Unknown => Self::Unknown,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The running forwarder: what joins discovery, choice, listeners, sessions and the control socket.
 
-mod answers;
+pub(crate) mod answers;
 mod explicit;
 mod forwarder;
 mod requests;

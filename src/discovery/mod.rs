@@ -8,6 +8,8 @@ mod prober;
 pub mod race;
 pub mod source;
 pub mod status;
+mod survey;
 pub mod table;
 
 pub use prober::{Discovery, Prober, SourceState};
+pub use survey::survey;

@@ -1,0 +1,93 @@
+//! Probing a list of addresses once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::thread;
+
+use crossbeam_channel::{Sender, unbounded};
+
+use super::probe::{Probe, ProbeSettings};
+use super::status::Finding;
+use crate::engine::{Cx, Next, Reactor, Shared, Task};
+
+/// Probes each address once, at most `at_once` at a time, and returns what was found, in the order of the addresses.
+/// `progress` is told how many are done, whenever one is.
+///
+/// # Errors
+/// When the system gives no thread, epoll instance or descriptor to begin with.
+pub fn survey(
+    addresses: &[SocketAddr],
+    settings: &ProbeSettings,
+    at_once: usize,
+    progress: &mut dyn FnMut(usize),
+) -> io::Result<Vec<Finding>> {
+    let (sender, findings) = unbounded();
+    let waiting = addresses.iter().copied().enumerate().collect();
+    let settings = settings.clone();
+    let prober = thread::Builder::new()
+        .name("prober".into())
+        .spawn(move || {
+            // A survey needs no workers; the pool's one thread idles.
+            let mut reactor = Reactor::new(1)?;
+            let state = State {
+                waiting,
+                under_way: 0,
+                at_once: at_once.max(1),
+                settings,
+                sender,
+            };
+            reactor.spawn(Box::new(Survey {
+                state: Shared::new(state.into()),
+            }));
+            reactor.run()
+        })?;
+    let mut found = vec![None; addresses.len()];
+    for (done, (place, finding)) in findings.iter().enumerate() {
+        if let Some(slot) = found.get_mut(place) {
+            *slot = Some(finding);
+        }
+        progress(done + 1);
+    }
+    prober
+        .join()
+        .map_err(|_| io::Error::other("the prober panicked"))??;
+    Ok(found.into_iter().flatten().collect())
+}
+
+struct Survey {
+    state: Shared<State>,
+}
+
+struct State {
+    waiting: VecDeque<(usize, SocketAddr)>,
+    under_way: usize,
+    at_once: usize,
+    settings: ProbeSettings,
+    sender: Sender<(usize, Finding)>,
+}
+
+impl Task for Survey {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        let mut state = self.state.borrow_mut();
+        while state.under_way < state.at_once {
+            let Some((place, address)) = state.waiting.pop_front() else {
+                break;
+            };
+            state.under_way += 1;
+            let (shared, survey) = (Shared::clone(&self.state), cx.id());
+            let on_finding = Box::new(move |cx: &mut Cx<'_>, _, finding| {
+                let mut state = shared.borrow_mut();
+                state.under_way -= 1;
+                // The other end waits for all of them.
+                let _ = state.sender.send((place, finding));
+                cx.wake(survey);
+            });
+            cx.spawn(Box::new(Probe::new(address, &state.settings, on_finding)));
+        }
+        if state.under_way == 0 {
+            cx.stop();
+        }
+        Next::Wait(None)
+    }
+}
