@@ -32,5 +32,6 @@ pub mod server;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod demo;
 
 pub use proxy_uri::ProxyUri;

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::Failure;
+use super::{Failure, output, proxies};
 use crate::control::messages::ProxyEntry;
-use crate::daemon::answers;
 use crate::daemon::settings::Settings;
+use crate::daemon::{Daemon, answers};
+use crate::demo::{self, Audience, Ending};
 use crate::discovery::probe::ProbeSettings;
 use crate::discovery::survey;
 use crate::net::{DescriptorBudget, raise_descriptor_limit};
@@ -26,7 +27,9 @@ pub(super) struct ProbeRequest {
 
 /// Runs a forwarder until it is told to end.
 pub(super) fn daemon(settings: Settings) -> Result<(), Failure> {
-    crate::daemon::run(settings).map_err(|error| Failure::not_done(&error, error.hint()))
+    Daemon::new(settings)
+        .and_then(Daemon::run)
+        .map_err(|error| Failure::not_done(&error, error.hint()))
 }
 
 /// Probes each address once; of a name, the first of its addresses. `progress` is told how many are done, whenever one
@@ -81,6 +84,25 @@ pub(super) fn probe(
 }
 
 /// Runs the demonstration; with `once` it ends after it has shown that everything works.
-pub(super) fn demo(_once: bool) -> Result<(), Failure> {
-    Err(Failure::because("demo: not linked"))
+pub(super) fn demo(once: bool) -> Result<(), Failure> {
+    let ending = if once {
+        Ending::AtOnce
+    } else {
+        Ending::WhenTold
+    };
+    demo::run(ending, Box::new(Printed)).map_err(|error| Failure::not_done(&error, None))
+}
+
+/// The demonstration on stdout.
+struct Printed;
+
+impl Audience for Printed {
+    fn tell(&mut self, line: &str) {
+        // Nobody reads any more: that is no reason to end.
+        let _ = output::print(&format!("{line}\n"));
+    }
+
+    fn show(&mut self, peers: &[ProxyEntry]) {
+        let _ = output::print(&proxies::text(peers, output::width()));
+    }
 }

@@ -7,4 +7,4 @@ mod requests;
 pub mod settings;
 mod start;
 
-pub use start::{StartError, run};
+pub use start::{Daemon, StartError};

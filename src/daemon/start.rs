@@ -24,7 +24,7 @@ use crate::discovery::source::fixed::FixedSource;
 use crate::discovery::source::lines::PeerName;
 use crate::discovery::table::{SourceId, TableSettings};
 use crate::discovery::{Discovery, Prober};
-use crate::engine::{Cx, Next, Reactor, Shared, Signal, Signals, Task, TaskId};
+use crate::engine::{Cx, Mailbox, Next, Reactor, Shared, Signal, Signals, Task, TaskId};
 use crate::forward::{ForwardSession, ForwardSettings, Route};
 use crate::listen::{Admission, BindError, Intake, IntakeStats, Limits, Serve};
 use crate::listen_address::ListenAddress;
@@ -35,24 +35,46 @@ use crate::source_spec::SourceSpec;
 use crate::target::{Host, HostPort, SOCKS_PORT};
 use crate::wire::Address;
 
-/// Runs a forwarder until SIGTERM or SIGINT.
-///
-/// # Errors
-/// What keeps it from starting. Once it runs, it goes on whatever happens.
-pub fn run(settings: Settings) -> Result<(), StartError> {
-    let budget = DescriptorBudget::share(raise_descriptor_limit());
-    // First, while there is one thread: binding it sets the process's umask for a moment.
-    let control = bind_control(&settings.control)?;
-    let mut reactor = Reactor::new(settings.workers).map_err(StartError::System)?;
-    // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
-    let failure = Rc::new(RefCell::new(None));
-    let build = Build {
-        parts: Some((settings, budget, control)),
-        failure: Rc::clone(&failure),
-    };
-    reactor.spawn(Box::new(build));
-    reactor.run().map_err(StartError::System)?;
-    failure.take().map_or(Ok(()), Err)
+/// A forwarder that can be run.
+pub struct Daemon {
+    reactor: Reactor,
+    failure: Rc<RefCell<Option<StartError>>>,
+}
+
+impl Daemon {
+    /// Takes what it needs of the system; the limit of open descriptors is raised.
+    ///
+    /// # Errors
+    /// The control socket is in use, or the system refuses something.
+    pub fn new(settings: Settings) -> Result<Self, StartError> {
+        let budget = DescriptorBudget::share(raise_descriptor_limit());
+        // First, while there is one thread: binding it sets the process's umask for a moment.
+        let control = bind_control(&settings.control)?;
+        let mut reactor = Reactor::new(settings.workers).map_err(StartError::System)?;
+        // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
+        let failure = Rc::new(RefCell::new(None));
+        let build = Build {
+            parts: Some((settings, budget, control)),
+            failure: Rc::clone(&failure),
+        };
+        reactor.spawn(Box::new(build));
+        Ok(Self { reactor, failure })
+    }
+
+    /// Stops it from any thread: [`Mailbox::stop`].
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox {
+        self.reactor.mailbox()
+    }
+
+    /// Runs until SIGTERM, SIGINT or [`Mailbox::stop`].
+    ///
+    /// # Errors
+    /// What keeps it from starting. Once it runs, it goes on whatever happens.
+    pub fn run(self) -> Result<(), StartError> {
+        self.reactor.run().map_err(StartError::System)?;
+        self.failure.take().map_or(Ok(()), Err)
+    }
 }
 
 /// Why a forwarder could not start.

@@ -29,6 +29,8 @@ use crate::wire::socks5::{Command, ReplyCode};
 
 /// What the sessions of one server have in common.
 pub struct ServerSettings {
+    /// Whom to serve.
+    pub policy: Policy,
     /// For the whole handshake.
     pub handshake_timeout: Duration,
     /// For the look-up and all addresses of a destination together.
@@ -99,7 +101,7 @@ impl ServerSession {
     #[must_use]
     pub fn new(client: Client, settings: Arc<ServerSettings>, now: Instant) -> Self {
         let handshake = Handshake {
-            server: Server::new(Policy::default()),
+            server: Server::new(settings.policy),
             held_until: (!settings.answer_delay.is_zero()).then(|| now + settings.answer_delay),
             until: now + settings.handshake_timeout,
             unsent: Vec::new(),
