@@ -8,14 +8,14 @@
 //! not wait behind bulk streams; after [`FRESH_IN_A_ROW`] of the first kind one of the second kind is taken, so
 //! neither starves.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reactor::Mailbox;
@@ -31,26 +31,29 @@ pub struct Workers {
 }
 
 struct Shared {
-    fresh: Queue,
-    tired: Queue,
+    state: Mutex<State>,
+    /// How many sessions are queued; also read without the lock.
+    queued: AtomicUsize,
     mailbox: Mailbox,
     cap: usize,
-    threads: AtomicUsize,
-    idle: AtomicUsize,
+}
+
+struct State {
+    fresh: VecDeque<Boxed>,
+    tired: VecDeque<Boxed>,
+    fresh_in_a_row: u32,
+    /// Threads without a session. The last one is the first to get the next: its caches are the warmest, and those at
+    /// the bottom get to retire.
+    idle: Vec<Arc<Seat>>,
+    threads: usize,
     /// The last attempt to start a thread failed; said once until one succeeds.
-    short_of_threads: AtomicBool,
+    short_of_threads: bool,
 }
 
-struct Queue {
-    sender: Sender<Boxed>,
-    receiver: Receiver<Boxed>,
-}
-
-impl Queue {
-    fn new() -> Self {
-        let (sender, receiver) = unbounded();
-        Self { sender, receiver }
-    }
+/// Where an idle thread gets its next session.
+struct Seat {
+    thread: Thread,
+    session: Mutex<Option<Boxed>>,
 }
 
 impl Workers {
@@ -62,79 +65,90 @@ impl Workers {
     pub(super) fn new(cap: usize, mailbox: Mailbox) -> io::Result<Self> {
         let workers = Self {
             shared: Arc::new(Shared {
-                fresh: Queue::new(),
-                tired: Queue::new(),
+                state: Mutex::new(State {
+                    fresh: VecDeque::new(),
+                    tired: VecDeque::new(),
+                    fresh_in_a_row: 0,
+                    idle: Vec::new(),
+                    threads: 1,
+                    short_of_threads: false,
+                }),
+                queued: AtomicUsize::new(0),
                 mailbox,
                 cap: cap.max(1),
-                threads: AtomicUsize::new(1),
-                idle: AtomicUsize::new(0),
-                short_of_threads: AtomicBool::new(false),
             }),
         };
         workers.start_thread(Tenure::Permanent)?;
         Ok(workers)
     }
 
-    /// Queues a session to be run.
+    /// Gives a session to an idle thread, to a new one, or into the queue.
     pub fn submit(&self, session: Boxed) {
-        // The receiver lives in the same value, so the queue can't be closed.
-        let _ = self.shared.fresh.sender.send(session);
-        self.grow();
-    }
-
-    /// How many worker threads there are.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        self.shared.threads.load(Ordering::Relaxed)
-    }
-
-    /// Drops every queued session. Those that a worker runs end with their next turn if they are cut.
-    pub(super) fn clear(&self) {
-        for queue in [&self.shared.fresh, &self.shared.tired] {
-            while queue.receiver.try_recv().is_ok() {}
-        }
-    }
-
-    /// Starts a thread if sessions wait, nobody is idle, and the cap allows it.
-    fn grow(&self) {
         let shared = &self.shared;
-        if shared.idle.load(Ordering::SeqCst) > 0 || !shared.someone_waits() {
+        let mut state = lock(&shared.state);
+        if let Some(seat) = state.idle.pop() {
+            *lock(&seat.session) = Some(session);
+            drop(state);
+            return seat.thread.unpark();
+        }
+        state.fresh.push_back(session);
+        shared.queued.fetch_add(1, Ordering::Relaxed);
+        if state.threads >= shared.cap {
             return;
         }
-        let counted = shared
-            .threads
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
-                (n < shared.cap).then_some(n + 1)
-            });
-        if counted.is_err() {
-            return;
-        }
-        match self.start_thread(Tenure::OnDemand) {
-            Ok(()) => shared.short_of_threads.store(false, Ordering::Relaxed),
+        state.threads += 1;
+        drop(state);
+        let started = self.start_thread(Tenure::OnDemand);
+        let mut state = lock(&shared.state);
+        match started {
+            Ok(()) => state.short_of_threads = false,
             Err(error) => {
-                shared.threads.fetch_sub(1, Ordering::SeqCst);
-                if !shared.short_of_threads.swap(true, Ordering::Relaxed) {
+                state.threads -= 1;
+                if !state.short_of_threads {
+                    state.short_of_threads = true;
                     log::warn!(
                         "cannot start another worker, sessions wait for the {} there are: {error}",
-                        self.threads()
+                        state.threads
                     );
                 }
             }
         }
     }
 
+    /// How many worker threads there are.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        lock(&self.shared.state).threads
+    }
+
+    /// Drops every queued session. Those that a worker runs end with their next turn if they are cut.
+    pub(super) fn clear(&self) {
+        let mut state = lock(&self.shared.state);
+        let queued = (
+            std::mem::take(&mut state.fresh),
+            std::mem::take(&mut state.tired),
+        );
+        self.shared.queued.store(0, Ordering::Relaxed);
+        drop(state);
+        drop(queued);
+    }
+
     fn start_thread(&self, tenure: Tenure) -> io::Result<()> {
-        let workers = self.clone();
+        let pool = self.clone();
         thread::Builder::new()
             .name("worker".into())
             .stack_size(STACK)
             .spawn(move || {
+                let seat = Arc::new(Seat {
+                    thread: thread::current(),
+                    session: Mutex::new(None),
+                });
                 Worker {
-                    pool: workers,
+                    pool,
+                    seat,
                     buffer: Vec::new(),
-                    fresh_in_a_row: 0,
                 }
-                .work(tenure)
+                .work(tenure);
             })
             .map(drop)
     }
@@ -142,7 +156,26 @@ impl Workers {
 
 impl Shared {
     fn someone_waits(&self) -> bool {
-        !self.fresh.receiver.is_empty() || !self.tired.receiver.is_empty()
+        self.queued.load(Ordering::Relaxed) > 0
+    }
+
+    /// Queues a session that has used up its slice.
+    fn put_back(&self, session: Boxed) {
+        lock(&self.state).tired.push_back(session);
+        self.queued.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<Boxed> {
+        if self.fresh_in_a_row < FRESH_IN_A_ROW
+            && let Some(session) = self.fresh.pop_front()
+        {
+            self.fresh_in_a_row += 1;
+            return Some(session);
+        }
+        self.fresh_in_a_row = 0;
+        self.tired.pop_front().or_else(|| self.fresh.pop_front())
     }
 }
 
@@ -154,50 +187,56 @@ enum Tenure {
 
 struct Worker {
     pool: Workers,
+    seat: Arc<Seat>,
     buffer: Vec<u8>,
-    fresh_in_a_row: u32,
 }
 
 impl Worker {
     fn work(mut self, tenure: Tenure) {
         loop {
             if let Some(session) = self.next() {
-                // One more may be needed: two submissions can have counted on the same idle thread.
-                self.pool.grow();
                 self.run(session);
-                continue;
-            }
-            self.buffer = Vec::new();
-            if tenure == Tenure::OnDemand {
-                self.pool.shared.threads.fetch_sub(1, Ordering::SeqCst);
-                // What was queued between the time-out and the count above found no idle thread and no room to start
-                // one only if others are at work, who will take it.
-                self.pool.grow();
-                return;
+            } else {
+                self.buffer = Vec::new();
+                if tenure == Tenure::OnDemand {
+                    return;
+                }
+                lock(&self.pool.shared.state).threads += 1;
             }
         }
     }
 
-    /// The next session to run, or `None` when none came for [`RETIRE_AFTER`].
-    fn next(&mut self) -> Option<Boxed> {
+    /// The next session to run. `None` when none came for [`RETIRE_AFTER`]: then this thread is counted no more.
+    fn next(&self) -> Option<Boxed> {
         let shared = &*self.pool.shared;
-        let tired_first = self.fresh_in_a_row >= FRESH_IN_A_ROW;
-        for fresh in [!tired_first, tired_first] {
-            let queue = if fresh { &shared.fresh } else { &shared.tired };
-            if let Ok(session) = queue.receiver.try_recv() {
-                self.fresh_in_a_row = if fresh { self.fresh_in_a_row + 1 } else { 0 };
+        let mut state = lock(&shared.state);
+        if let Some(session) = state.next() {
+            shared.queued.fetch_sub(1, Ordering::Relaxed);
+            return Some(session);
+        }
+        state.idle.push(Arc::clone(&self.seat));
+        drop(state);
+        let until = Instant::now() + RETIRE_AFTER;
+        loop {
+            thread::park_timeout(until.saturating_duration_since(Instant::now()));
+            if let Some(session) = lock(&self.seat.session).take() {
                 return Some(session);
             }
+            if Instant::now() >= until {
+                let mut state = lock(&shared.state);
+                let Some(place) = state
+                    .idle
+                    .iter()
+                    .position(|seat| Arc::ptr_eq(seat, &self.seat))
+                else {
+                    // Somebody chose this thread at the last moment.
+                    return lock(&self.seat.session).take();
+                };
+                state.idle.remove(place);
+                state.threads -= 1;
+                return None;
+            }
         }
-        self.fresh_in_a_row = 0;
-        shared.idle.fetch_add(1, Ordering::SeqCst);
-        let session = select! {
-            recv(shared.fresh.receiver) -> session => session.ok(),
-            recv(shared.tired.receiver) -> session => session.ok(),
-            default(RETIRE_AFTER) => None,
-        };
-        shared.idle.fetch_sub(1, Ordering::SeqCst);
-        session
     }
 
     /// Runs a session until it ends, is parked, or has to make room.
@@ -235,8 +274,7 @@ impl Worker {
             }
             now = Instant::now();
             if now - started >= SLICE && self.pool.shared.someone_waits() {
-                let _ = self.pool.shared.tired.sender.send(session);
-                return;
+                return self.pool.shared.put_back(session);
             }
         }
     }
@@ -262,6 +300,10 @@ impl Worker {
             Waited::Idle
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 enum Waited {

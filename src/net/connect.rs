@@ -34,15 +34,7 @@ impl ConnectFailure {
 /// What fails at once. A network or host that is unreachable here and now is this machine's lack of a route: that of
 /// others is told later, by an ICMP message, through [`finish_connect`].
 pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )
-    .map_err(ConnectFailure::Local)?;
-    socket
-        .set_nonblocking(true)
-        .map_err(ConnectFailure::Local)?;
+    let socket = open(address).map_err(ConnectFailure::Local)?;
     tune(&socket);
     match socket.connect(&SockAddr::from(address)) {
         Ok(()) => Ok(socket),
@@ -55,6 +47,26 @@ pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
             _ => Err(ConnectFailure::Local(error)),
         },
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Whether a started connect has ended: `true` connected, `false` still pending.

@@ -8,12 +8,9 @@ use socket2::{Socket, TcpKeepalive};
 /// a word. An option that the system refuses is left at its default.
 pub fn tune(socket: &Socket) {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
-    #[cfg(any(
-        target_os = "linux",
-        target_os = "android",
-        target_os = "freebsd",
-        target_os = "macos"
-    ))]
+    // Where there is a user timeout it also ends a connection that a keepalive got no answer on, so interval and count
+    // can stay as they are: two calls less for each connection.
+    #[cfg(any(target_os = "freebsd", target_os = "macos"))]
     let keepalive = keepalive
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
@@ -27,22 +24,11 @@ pub fn tune(socket: &Socket) {
 
 /// A silent connection is asked after this long whether it is still there; less wakes sleeping radios for nothing.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "macos"
-))]
+#[cfg(any(target_os = "freebsd", target_os = "macos"))]
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "macos"
-))]
+#[cfg(any(target_os = "freebsd", target_os = "macos"))]
 const KEEPALIVE_RETRIES: u32 = 4;
 
-/// Data that nobody acknowledges for this long: the peer is gone. The kernel's own limit is about 15 minutes. The same
-/// time as keepalive needs: 60 s + 4 × 15 s.
+/// Data that nobody acknowledges for this long: the peer is gone. The kernel's own limit is about 15 minutes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);

@@ -71,7 +71,7 @@ pub(super) enum Pumped {
 pub(super) enum AtEnd {
     /// Tell the sink.
     PassOn,
-    /// Say nothing: the relay broke, and the sink will see a reset.
+    /// Say nothing: the sink is closed or reset next.
     Withhold,
 }
 

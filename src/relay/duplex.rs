@@ -106,7 +106,7 @@ impl Relay {
             if Self::worth_a_try(&self.up, cx, A, B) {
                 match self
                     .up
-                    .pump(&self.a, &self.b, pipes, at_end(self.reset), cx)
+                    .pump(&self.a, &self.b, pipes, at_end(self.reset, &self.down), cx)
                 {
                     Ok(pumped) => more |= pumped == Pumped::More,
                     Err(broken) => {
@@ -117,7 +117,7 @@ impl Relay {
             if Self::worth_a_try(&self.down, cx, B, A) {
                 match self
                     .down
-                    .pump(&self.b, &self.a, pipes, at_end(self.reset), cx)
+                    .pump(&self.b, &self.a, pipes, at_end(self.reset, &self.up), cx)
                 {
                     Ok(pumped) => more |= pumped == Pumped::More,
                     Err(broken) => {
@@ -235,8 +235,9 @@ impl Relay {
     }
 }
 
-fn at_end(reset: Option<io::ErrorKind>) -> AtEnd {
-    if reset.is_some() {
+/// When a relay broke, or the other direction has ended too, closing the sockets says it all.
+fn at_end(reset: Option<io::ErrorKind>, other: &Direction) -> AtEnd {
+    if reset.is_some() || other.flow == Flow::Closed {
         AtEnd::Withhold
     } else {
         AtEnd::PassOn
