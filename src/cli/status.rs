@@ -72,6 +72,16 @@ fn text(status: &Answer) -> String {
     // A negative or absurd number, which only another program would send, is shown as 0.
     let uptime = Duration::try_from_secs_f64(status.uptime_s.floor()).unwrap_or_default();
 
+    let sources: Vec<_> = status
+        .sources
+        .iter()
+        .map(|source| match &source.error {
+            Some(error) => format!("{} ({error})", source.name),
+            None => source.name.clone(),
+        })
+        .collect();
+    let sources = sources.join(", ");
+
     let mut lines = vec![
         ("remote", remote),
         ("mode", status.mode.to_string()),
@@ -91,6 +101,7 @@ fn text(status: &Answer) -> String {
                 candidates.unknown
             ),
         ),
+        ("sources", sources),
         (
             "connections",
             format!(
@@ -124,7 +135,7 @@ fn text(status: &Answer) -> String {
 mod tests {
     use super::*;
     use crate::choice::Mode;
-    use crate::control::messages::{Bytes, Candidates, Connections, LastError};
+    use crate::control::messages::{Bytes, Candidates, Connections, LastError, SourceState};
 
     #[test]
     fn a_forwarder_at_work() {
@@ -150,6 +161,16 @@ mod tests {
                 not_listening: 90,
                 ..Candidates::default()
             },
+            sources: vec![
+                SourceState {
+                    name: "flag".to_owned(),
+                    error: None,
+                },
+                SourceState {
+                    name: "file:/peers".to_owned(),
+                    error: Some("no such file".to_owned()),
+                },
+            ],
             uptime_s: 3725.9,
             last_error: Some(LastError {
                 at: "2026-01-01T00:00:00Z".to_owned(),
@@ -163,6 +184,7 @@ mod tests {
              listening    [::]:1080, unix:/x\n\
              probing      on\n\
              candidates   2 valid, 0 authentication-required, 0 not-a-proxy, 90 not-listening, 0 unknown\n\
+             sources      flag, file:/peers (no such file)\n\
              connections  3 active (2 parked), 120 in total, 5 refused (limit 1, peer 4)\n\
              bytes        1.5 KiB up, 3.0 GiB down\n\
              running for  1h 2m 5s\n\

@@ -417,10 +417,22 @@ pub struct Status {
     pub bytes: Bytes,
     /// Known peers by status.
     pub candidates: Candidates,
+    /// Where peers come from.
+    #[serde(default)]
+    pub sources: Vec<SourceState>,
     /// Seconds since the start.
     pub uptime_s: f64,
     /// The last thing that an admin should have seen in the log.
     pub last_error: Option<LastError>,
+}
+
+/// A source of peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceState {
+    /// `flag`, `file:PATH`, `exec:COMMAND`, or `remote` for those named by hand.
+    pub name: String,
+    /// Why its last refresh failed; the last good list is in use.
+    pub error: Option<String>,
 }
 
 /// Numbers of client connections.
@@ -783,6 +795,7 @@ mod tests {
         let mut written = serde_json::to_value(&status).unwrap();
         let object = written.as_object_mut().unwrap();
         assert_eq!(object.remove("reason"), Some(Value::Null));
+        assert_eq!(object.remove("sources"), Some(Value::Array(Vec::new())));
         object["connections"]
             .as_object_mut()
             .unwrap()

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::forwarder::Forwarder;
-use crate::control::messages::{Bytes, Candidates, Connections, PeerStatus, ProxyEntry, Status};
+use crate::control::messages::{
+    Bytes, Candidates, Connections, PeerStatus, ProxyEntry, SourceState, Status,
+};
 use crate::discovery::status::{self, Finding};
 use crate::discovery::table::Row;
 use crate::engine::Cx;
@@ -46,6 +48,14 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
             not_listening: count(status::Status::NotListening),
             unknown: count(status::Status::Unknown),
         },
+        sources: discovery
+            .sources()
+            .iter()
+            .map(|source| SourceState {
+                name: source.name.clone(),
+                error: source.error.clone(),
+            })
+            .collect(),
         uptime_s: seconds(cx.now.saturating_duration_since(forwarder.started)),
         last_error: forwarder.last_error.clone(),
     }

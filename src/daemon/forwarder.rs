@@ -45,7 +45,7 @@ pub(super) struct Forwarder {
     steering: TaskId,
     plan: Plan,
     listeners: Vec<(Bound, TaskId)>,
-    race: Option<TaskId>,
+    race: Option<Race>,
     pending: Option<PendingConnect>,
     reports: Receiver<Report>,
     answer_seen: Option<Instant>,
@@ -165,6 +165,18 @@ impl Forwarder {
 
     /// Connects to the remotes of the settings, at the start.
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) -> Result<(), BindError> {
+        for address in &self.settings.listen {
+            if address.is_exposed() {
+                log::warn!(
+                    "{address} can be reached from other machines; {} may use it{}",
+                    match self.settings.allow {
+                        Some(_) => "the ranges of --allow",
+                        None => "this machine and private addresses",
+                    },
+                    ", --listen 127.0.0.1:1080 keeps it to this machine"
+                );
+            }
+        }
         match self.settings.mode {
             Mode::Explicit => {
                 self.listen(cx)?;
@@ -236,8 +248,7 @@ impl Forwarder {
                 });
             },
         );
-        let race = Race::new(&self.discovery, peers, cx.now, on_winner);
-        self.race = Some(cx.spawn(Box::new(race)));
+        self.race = Some(Race::start(&self.discovery, peers, on_winner, cx));
     }
 
     fn connect_in_order(&mut self, remotes: Vec<HostPort>, reply: Reply, cx: &mut Cx<'_>) {
@@ -249,7 +260,7 @@ impl Forwarder {
     fn cancel_connect(&mut self, cx: &mut Cx<'_>) {
         self.pending = None;
         if let Some(race) = self.race.take() {
-            cx.cancel(race);
+            race.cancel(cx);
         }
     }
 

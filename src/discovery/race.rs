@@ -1,5 +1,6 @@
 //! The race: several good peers are greeted a little apart, the first good answer wins, the losers are closed.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::fmt;
@@ -36,14 +37,15 @@ impl fmt::Display for NoWinner {
 
 impl Error for NoWinner {}
 
-/// A race under way.
+/// A race under way. Dropping this lets it run.
 pub struct Race {
     state: Shared<State>,
+    task: TaskId,
 }
 
 struct State {
     discovery: Shared<Discovery>,
-    race: Option<TaskId>,
+    task: TaskId,
     waiting: VecDeque<SocketAddr>,
     running: HashMap<SocketAddr, TaskId>,
     asked: usize,
@@ -54,44 +56,54 @@ struct State {
 }
 
 impl Race {
-    /// A race among `peers`, best first. The probe time-out is the limit for the whole of it.
-    #[must_use]
-    pub fn new(
+    /// Starts a race among `peers`, best first. The probe time-out is the limit for the whole of it.
+    pub fn start(
         discovery: &Shared<Discovery>,
         peers: Vec<SocketAddr>,
-        now: Instant,
         on_winner: OnWinner,
+        cx: &mut Cx<'_>,
     ) -> Self {
         let timeout = discovery.borrow().probe_settings().timeout;
         // All are started in the first half of the time, so that the last still has the other half.
         let count = u32::try_from(peers.len()).unwrap_or(u32::MAX).max(1);
         let apart = (timeout / 2 / count).min(APART);
-        let state = State {
+        let task = cx.reserve();
+        let state = Shared::new(RefCell::new(State {
             discovery: Shared::clone(discovery),
-            race: None,
+            task,
             asked: peers.len(),
             waiting: peers.into(),
             running: HashMap::new(),
             apart,
-            next_start: now,
-            until: now + timeout,
+            next_start: cx.now,
+            until: cx.now + timeout,
             on_winner: Some(on_winner),
-        };
-        Self {
-            state: Shared::new(state.into()),
-        }
+        }));
+        cx.place(
+            task,
+            Box::new(Starter {
+                state: Shared::clone(&state),
+            }),
+        );
+        Self { state, task }
+    }
+
+    /// Ends it without a winner, and without a word to whoever waits for one.
+    pub fn cancel(self, cx: &mut Cx<'_>) {
+        let on_winner = self.state.borrow_mut().end(cx);
+        cx.cancel(self.task);
+        drop(on_winner);
     }
 }
 
 impl State {
-    fn finish(&mut self, result: Result<SocketAddr, NoWinner>, cx: &mut Cx<'_>) {
+    /// Closes the losers; who is to be told, if nobody was told yet.
+    fn end(&mut self, cx: &mut Cx<'_>) -> Option<OnWinner> {
         self.waiting.clear();
         for (_, probe) in self.running.drain() {
             cx.cancel(probe);
         }
-        if let Some(on_winner) = self.on_winner.take() {
-            on_winner(cx, result);
-        }
+        self.on_winner.take()
     }
 
     fn start(&mut self, address: SocketAddr, shared: &Shared<Self>, cx: &mut Cx<'_>) {
@@ -108,11 +120,10 @@ impl State {
                     ..
                 }
             );
-            if won {
-                state.finish(Ok(address), cx);
-            }
-            if let Some(race) = state.race {
-                cx.wake(race);
+            cx.wake(state.task);
+            if won && let Some(on_winner) = state.end(cx) {
+                drop(state);
+                on_winner(cx, Ok(address));
             }
         });
         let discovery = self.discovery.borrow();
@@ -125,10 +136,14 @@ impl State {
     }
 }
 
-impl Task for Race {
+/// The task that starts the probes one after the other and sees to the deadline.
+struct Starter {
+    state: Shared<State>,
+}
+
+impl Task for Starter {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         let mut state = self.state.borrow_mut();
-        state.race = Some(cx.id());
         if state.on_winner.is_none() {
             return Next::Done;
         }
@@ -144,7 +159,10 @@ impl Task for Race {
         }
         if cx.now >= state.until || (state.running.is_empty() && state.waiting.is_empty()) {
             let asked = state.asked;
-            state.finish(Err(NoWinner { asked }), cx);
+            if let Some(on_winner) = state.end(cx) {
+                drop(state);
+                on_winner(cx, Err(NoWinner { asked }));
+            }
             return Next::Done;
         }
         let next = if state.waiting.is_empty() || state.running.len() >= most {
@@ -153,16 +171,6 @@ impl Task for Race {
             state.next_start
         };
         Next::Wait(Some(next.min(state.until)))
-    }
-}
-
-impl Drop for Race {
-    /// A cancelled race closes its probes when their turn comes and they find nobody to tell.
-    fn drop(&mut self) {
-        if let Ok(mut state) = self.state.try_borrow_mut() {
-            state.on_winner = None;
-            state.waiting.clear();
-        }
     }
 }
 

@@ -39,14 +39,6 @@ impl fmt::Display for Bound {
     }
 }
 
-impl Bound {
-    /// Whether other machines can reach it.
-    #[must_use]
-    pub fn is_exposed(&self) -> bool {
-        matches!(self, Self::Tcp(address) if !address.ip().to_canonical().is_loopback())
-    }
-}
-
 impl Listener {
     /// Binds and listens. `[::]` takes IPv4 too, whatever the system's default is, and becomes `0.0.0.0` where there
     /// is no IPv6. The file of a Unix socket that nobody listens on is replaced.
