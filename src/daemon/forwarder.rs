@@ -24,6 +24,7 @@ use crate::discovery::table::SourceId;
 use crate::engine::{Cx, Next, Shared, Task, TaskId};
 use crate::forward::{Choice, DialFailure, Patience, Report, Route};
 use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
+use crate::listen_address::ListenAddress;
 use crate::net::OwnListeners;
 use crate::resolver::Resolver;
 use crate::target::HostPort;
@@ -286,8 +287,14 @@ impl Forwarder {
     pub(super) fn disconnect(&mut self, cx: &mut Cx<'_>) -> u64 {
         self.cancel_connect(cx);
         let streams = self.intake.limits.active() as u64;
-        for (_, acceptor) in self.listeners.drain(..) {
+        for (bound, acceptor) in self.listeners.drain(..) {
             cx.cancel(acceptor);
+            // Those of the settings stay ours, since connecting opens them again; a port that the system chose does not.
+            if let Bound::Tcp(address) = bound
+                && !self.settings.listen.contains(&ListenAddress::Tcp(address))
+            {
+                self.own.borrow_mut().remove(address);
+            }
         }
         self.route.close();
         self.plan = Plan::Idle;
