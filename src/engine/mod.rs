@@ -22,3 +22,5 @@ pub use session::{
 };
 pub use signals::{Signal, Signals};
 pub use workers::Workers;
+#[cfg(test)]
+pub(crate) use workers::poll_interests;

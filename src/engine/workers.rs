@@ -313,7 +313,7 @@ enum Waited {
 }
 
 /// poll(2) over the interests of one session.
-fn poll_interests(interests: &Interests<'_>, limit: Duration) -> Ready {
+pub(crate) fn poll_interests(interests: &Interests<'_>, limit: Duration) -> Ready {
     let mut ready = Ready::NONE;
     let Some(first) = interests.iter().next() else {
         return ready;

@@ -12,6 +12,8 @@ mod duplex;
 mod pipes;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod splice;
+#[cfg(test)]
+mod tests;
 
 pub use duplex::{Ended, Moved, Relay, RelaySettings};
 pub use pipes::Pipes;
