@@ -99,7 +99,7 @@ impl Relay {
 
     /// Moves what can be moved now.
     pub fn turn(&mut self, cx: &mut TurnContext<'_>) -> Turn {
-        let before = self.moved();
+        let before = (self.moved(), self.up.flow, self.down.flow);
         let mut more = false;
         if cx.ready.any() {
             let pipes = &self.settings.pipes;
@@ -127,7 +127,8 @@ impl Relay {
             }
             self.notice_resets(cx);
         }
-        if self.moved() != before {
+        // An end counts too: the limit of a half-closed relay starts when it becomes one.
+        if (self.moved(), self.up.flow, self.down.flow) != before {
             self.last_moved = cx.now;
         }
         if self.up.flow == Flow::Closed && self.down.flow == Flow::Closed {

@@ -481,6 +481,26 @@ fn unix_client_is_served_like_any_other() {
     }
 }
 
+#[test]
+fn half_close_after_a_long_silence_leaves_time_for_the_answer() {
+    let limit = Duration::from_secs(60);
+    let (mut rig, mut client, mut target) = Rig::with(RelaySettings {
+        half_closed_idle: Some(limit),
+        ..settings(&Pipes::new(0))
+    });
+    rig.now += 2 * limit;
+    client.shutdown(Shutdown::Write).unwrap();
+    rig.settle();
+    assert_eq!(rig.relay.ended(), None);
+    target.write_all(b"answer").unwrap();
+    drop(target);
+    assert_eq!(rig.to_the_end(), Ended::Closed);
+    drop(rig);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "answer");
+}
+
 /// Turns of a relay that has nothing to do; more than one because kernels still find room for a little more.
 const FEW: usize = 4;
 
