@@ -125,7 +125,7 @@ impl Relay {
                     }
                 }
             }
-            self.notice_resets(cx);
+            self.notice_gone(cx);
         }
         // An end counts too: the limit of a half-closed relay starts when it becomes one.
         if (self.moved(), self.up.flow, self.down.flow) != before {
@@ -186,16 +186,14 @@ impl Relay {
         }
     }
 
-    /// A side that is neither read nor written now can still report that it broke off. One that is shut for writing
-    /// is left alone: it reports a hang-up as soon as its own end has come, and what it sent is still to be read.
-    fn notice_resets(&mut self, cx: &TurnContext<'_>) {
+    /// A side that is neither read nor written now can still report that it is gone. One that is shut for writing is
+    /// left alone: it reports a hang-up as soon as its own end has come, and what it sent is still to be read.
+    fn notice_gone(&mut self, cx: &TurnContext<'_>) {
         if cx.ready.hung_up(A) && self.want_a().only_errors() && self.down.flow != Flow::Closed {
-            self.reset.get_or_insert(io::ErrorKind::ConnectionReset);
-            self.down.close();
+            gone(&self.a, &mut self.down, &mut self.reset);
         }
         if cx.ready.hung_up(B) && self.want_b().only_errors() && self.up.flow != Flow::Closed {
-            self.reset.get_or_insert(io::ErrorKind::ConnectionReset);
-            self.up.close();
+            gone(&self.b, &mut self.up, &mut self.reset);
         }
     }
 
@@ -234,6 +232,15 @@ impl Relay {
             interests.watch(B, self.b.as_fd(), want_b);
         }
     }
+}
+
+/// Nothing goes towards a side that has hung up. A TCP socket that did so was reset; a Unix socket also reports it
+/// when its other end is closed, which is an ordinary end: what came before and the end itself are still passed on.
+fn gone(side: &Socket, towards: &mut Direction, reset: &mut Option<io::ErrorKind>) {
+    if let Ok(Some(error)) | Err(error) = side.take_error() {
+        reset.get_or_insert(error.kind());
+    }
+    towards.close();
 }
 
 /// When a relay broke, or the other direction has ended too, closing the sockets says it all.

@@ -501,6 +501,45 @@ fn half_close_after_a_long_silence_leaves_time_for_the_answer() {
     assert_eq!(answer, "answer");
 }
 
+/// A Unix socket reports a hang-up when its other end is closed, which is no reset.
+#[test]
+fn unix_client_that_closes_ends_the_stream_and_loses_nothing() {
+    let (mut client, a) = unix();
+    let (mut target, b) = tcp();
+    let mut rig = Rig::between(a, b, settings(&Pipes::new(0)));
+    client.write_all(b"whole").unwrap();
+    drop(client);
+    rig.settle();
+    let mut bytes = String::new();
+    target.read_to_string(&mut bytes).unwrap();
+    assert_eq!(bytes, "whole");
+    assert_eq!(rig.to_the_end(), Ended::Closed);
+}
+
+#[test]
+fn unix_client_that_closes_behind_a_slow_reader_loses_nothing() {
+    let (client, a) = unix();
+    let (target, b) = tcp();
+    let mut rig = Rig::between(a, b, settings(&Pipes::new(2)));
+    let up = pattern(90, 64 << 20);
+    let mut taken = 0;
+    client.set_nonblocking(true).unwrap();
+    loop {
+        match (&client).write(&up[taken..][..64 * 1024]) {
+            Ok(count) => taken += count,
+            Err(_) if rig.settle() <= 1 => break,
+            Err(_) => {}
+        }
+    }
+    drop(client);
+    assert!(rig.settle() <= FEW, "it spins");
+    let received = receive(&target);
+    assert_eq!(rig.to_the_end(), Ended::Closed);
+    assert_eq!(rig.relay.moved().up, taken as u64);
+    drop(rig);
+    assert!(received.join().unwrap() == up[..taken], "not what was sent");
+}
+
 /// Turns of a relay that has nothing to do; more than one because kernels still find room for a little more.
 const FEW: usize = 4;
 
