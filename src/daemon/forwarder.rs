@@ -410,15 +410,21 @@ impl Forwarder {
         if reports.len() == REPORTS_A_TURN {
             cx.wake(self.steering);
         }
-        for Report { remote, failure } in reports {
+        for Report {
+            remote,
+            started,
+            failure,
+        } in reports
+        {
             self.note_error(format!("remote {remote}: {failure}"));
             let Some(finding) = finding_of(&failure) else {
                 continue;
             };
             let mut discovery = self.discovery.borrow_mut();
-            if let Some(change) = discovery
-                .table
-                .live_failure(remote, finding.reason(), cx.now)
+            if let Some(change) =
+                discovery
+                    .table
+                    .live_failure(remote, finding.reason(), started, cx.now)
             {
                 log::info!(
                     "peer {remote}: {} ({}) for a client, was {}",

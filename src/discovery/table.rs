@@ -332,6 +332,7 @@ impl Table {
 
     /// Takes in a failure that live traffic met, which counts at once.
     ///
+    /// `started` is when the connect began: silence tells about the peer only if somebody else was heard since.
     /// A failed connect demotes the address like a failed probe. What happens after the connect (a reset, an early
     /// close, silence) may be the client's doing, since it decides what is sent: then the address stays valid, ranks
     /// behind all that have no failure, and a probe is due at once. Local reasons change nothing.
@@ -339,6 +340,7 @@ impl Table {
         &mut self,
         address: SocketAddr,
         reason: Reason,
+        started: Instant,
         now: Instant,
     ) -> Option<Change> {
         use super::status::Phase;
@@ -371,7 +373,6 @@ impl Table {
             });
             return None;
         }
-        let started = now.checked_sub(LIVE_WINDOW).unwrap_or(now);
         let asked_already = before.doubt == Doubt::Suspect;
         if reason.is_silent() && self.doubt(id, started, now) {
             let tick = self.tick(now);
@@ -947,9 +948,6 @@ const MIN_RECHECK: Duration = Duration::from_secs(5);
 /// How many valid addresses are asked at once when one of them is silent and the own link may be the cause.
 const WITNESSES: usize = 2;
 
-/// A connect of live traffic that timed out was started about this long ago: the default time-out of connects.
-const LIVE_WINDOW: Duration = Duration::from_secs(5);
-
 /// No delay is longer, whatever the settings say.
 const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -1231,7 +1229,10 @@ mod tests {
                 Reason::LocalError(13),
             ] {
                 world.probe(at(n), Finding::Local { reason });
-                assert_eq!(world.table.live_failure(at(n), reason, world.now), None);
+                let change = world
+                    .table
+                    .live_failure(at(n), reason, world.now, world.now);
+                assert_eq!(change, None);
                 let row = world.row(at(n));
                 assert_eq!(
                     (row.status, row.reason, row.failures, row.latency),
@@ -1352,7 +1353,8 @@ mod tests {
             let mut world = World::all_valid(3);
             world.pass(1.0);
             let generation = world.table.generation();
-            let change = world.table.live_failure(at(1), reason, world.now);
+            let started = world.now - Duration::from_secs(2);
+            let change = world.table.live_failure(at(1), reason, started, world.now);
             let row = world.row(at(1));
             assert_eq!((row.status, row.reason, row.failures), (status, reason, 1));
             assert_eq!(change.is_some(), status != Status::Valid);
@@ -1374,7 +1376,9 @@ mod tests {
         let mut world = World::all_valid(2);
         world.pass(60.0);
         world.due();
-        world.table.live_failure(at(1), Reason::Refused, world.now);
+        world
+            .table
+            .live_failure(at(1), Reason::Refused, world.now, world.now);
         assert!(world.row(at(1)).in_flight);
         world.check();
         assert_eq!(world.due(), []);
@@ -1587,9 +1591,13 @@ mod tests {
     #[test]
     fn live_silence_without_evidence_only_makes_a_suspect() {
         let mut world = World::all_valid(3);
-        world.pass(30.0);
+        // However lately the others were heard: it was before the connect began.
+        world.pass(0.5);
+        let started = world.now;
+        world.pass(0.3);
         let reason = Reason::TimedOut(Phase::Connecting);
-        assert_eq!(world.table.live_failure(at(1), reason, world.now), None);
+        let change = world.table.live_failure(at(1), reason, started, world.now);
+        assert_eq!(change, None);
         assert!(world.row(at(1)).suspect);
         // The next client is sent elsewhere all the same.
         assert_eq!(world.best(), [at(2), at(3), at(1)]);
@@ -1723,7 +1731,10 @@ mod tests {
                             Reason::TimedOut(Phase::Connecting),
                         ];
                         let reason = reasons[random.usize(0..3)];
-                        world.table.live_failure(address, reason, world.now);
+                        let started = world.now - Duration::from_secs(random.u64(0..3));
+                        world
+                            .table
+                            .live_failure(address, reason, started, world.now);
                     }
                     4 => {
                         world.table.expire(world.now);

@@ -39,6 +39,8 @@ pub enum Patience {
 pub struct Report {
     /// Which one.
     pub remote: SocketAddr,
+    /// When the connection to it was started.
+    pub started: Instant,
     /// What happened.
     pub failure: DialFailure,
 }

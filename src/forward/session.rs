@@ -222,19 +222,23 @@ impl ForwardSession {
                     return;
                 }
                 Err(ConnectFailure::Local(error)) => {
-                    self.failed(dial, remote, DialFailure::Local(error))
+                    self.failed(dial, remote, now, DialFailure::Local(error))
                 }
                 Err(ConnectFailure::Remote(error)) => {
-                    self.failed(dial, remote, DialFailure::Connect(error))
+                    self.failed(dial, remote, now, DialFailure::Connect(error))
                 }
             }
         }
     }
 
-    fn failed(&self, dial: &mut Dial, remote: SocketAddr, failure: DialFailure) {
+    fn failed(&self, dial: &mut Dial, remote: SocketAddr, started: Instant, failure: DialFailure) {
         log::debug!("{}: remote {remote}: {failure}", self.client);
         dial.tried.push(remote);
-        self.route.report(Report { remote, failure });
+        self.route.report(Report {
+            remote,
+            started,
+            failure,
+        });
     }
 
     fn dial(&mut self, client: Socket, mut dial: Box<Dial>, cx: &mut TurnContext<'_>) -> Step {
@@ -282,8 +286,8 @@ impl ForwardSession {
             }
             Advance::Failed(failure) => failure,
         };
-        let remote = attempt.remote;
-        self.failed(&mut dial, remote, failure);
+        let (remote, started) = (attempt.remote, attempt.since);
+        self.failed(&mut dial, remote, started, failure);
         self.next_candidate(&mut dial, cx.now);
         Step::Next(self.dialling(client, dial, cx.now))
     }
