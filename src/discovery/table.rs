@@ -439,12 +439,19 @@ impl Table {
         Some(self.row(entry, now))
     }
 
-    /// Whether an address with this IP is known, whatever its port.
+    /// Whether a peer has this IP, whatever its port: an address that a source names, or that connections may go to.
+    /// What is only remembered is none: a former peer need not wait for its expiry to be let in as a client.
     #[must_use]
     pub fn has_ip(&self, ip: IpAddr) -> bool {
-        self.ports
-            .keys()
-            .any(|port| self.find(Key::new(SocketAddr::new(ip, *port))).is_some())
+        self.ports.keys().any(|port| {
+            self.find(Key::new(SocketAddr::new(ip, *port)))
+                .and_then(|id| self.entry(id))
+                .is_some_and(|entry| {
+                    entry.sources != 0
+                        || entry.status == Status::Valid
+                        || self.selected == Some(entry.key)
+                })
+        })
     }
 
     /// How many addresses have this status.
@@ -1638,6 +1645,23 @@ mod tests {
         world.check();
         assert_eq!(world.record(at(1), valid(1)), None, "nobody asked");
         assert_eq!(world.table.len(), 1);
+    }
+
+    #[test]
+    fn a_former_peer_is_one_as_long_as_connections_may_go_there() {
+        let mut world = World::all_valid(3);
+        assert!(world.table.has_ip(at(2).ip()));
+        world.table.set_source(FLAG, [at(1)], world.now);
+        world.table.set_selected(Some(at(3)), world.now);
+        world.record(at(1), REFUSED);
+        assert!(world.table.has_ip(at(2).ip()), "valid");
+        world.record(at(2), REFUSED);
+        world.record(at(3), REFUSED);
+        assert!(world.table.has_ip(at(1).ip()), "named");
+        assert!(!world.table.has_ip(at(2).ip()));
+        assert!(world.table.has_ip(at(3).ip()), "selected");
+        world.table.set_selected(None, world.now);
+        assert!(!world.table.has_ip(at(3).ip()));
     }
 
     #[test]
