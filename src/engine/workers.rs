@@ -327,13 +327,10 @@ pub(crate) fn poll_interests(interests: &Interests<'_>, limit: Duration) -> Read
         flags.set(PollFlags::OUT, interest.want.write);
         PollFd::from_borrowed_fd(interest.fd, flags)
     });
-    let limit = Timespec {
-        tv_sec: limit.as_secs().try_into().unwrap_or(0),
-        tv_nsec: limit.subsec_nanos().into(),
-    };
+    let limit = Timespec::try_from(limit).ok();
     let fds = fds.get_mut(..count).unwrap_or_default();
     // Interrupted, or out of kernel memory: nothing is ready, so the session is parked, where it is woken as well.
-    if poll(fds, Some(&limit)).is_ok() {
+    if poll(fds, limit.as_ref()).is_ok() {
         for (fd, interest) in fds.iter().zip(interests.iter()) {
             let events = fd.revents();
             if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
