@@ -395,6 +395,10 @@ impl Connection {
                 });
             }
             if !self.read(cx.now)? {
+                if !self.outbox.borrow().bytes.is_empty() {
+                    // What was read was refused: that is to be told before the end.
+                    continue;
+                }
                 let until = self.active + IDLE_LIMIT;
                 let over = self.reading == Reading::Over || cx.now >= until;
                 return Ok(if over {
