@@ -107,7 +107,11 @@ impl Target {
             thread::spawn(move || {
                 let _ = stream.set_nodelay(true);
                 serve(stream);
-                connections.lock().expect("not poisoned").streams[index] = None;
+                let mut connections = connections.lock().expect("not poisoned");
+                // The target may have been dropped meanwhile, with the list.
+                if let Some(stream) = connections.streams.get_mut(index) {
+                    *stream = None;
+                }
             });
         })
     }
