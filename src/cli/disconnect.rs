@@ -42,7 +42,8 @@ impl Disconnect {
             json: self.json,
         };
         question.ask(&Call::Disconnect, |Disconnected { closed }| {
-            format!("disconnected, {closed} streams cut\n")
+            let plural = if closed == 1 { "" } else { "s" };
+            format!("disconnected, {closed} stream{plural} cut\n")
         })
     }
 }
