@@ -3,7 +3,7 @@
 //! A connection asks one thing at a time; while an answer is under way nothing more is read from it. Answers can come
 //! later (a race takes seconds) without keeping anybody else waiting.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
 use std::fs;
@@ -12,7 +12,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
@@ -143,8 +143,18 @@ impl Error for ControlSocketError {
 pub struct ControlServer {
     socket: ControlSocket,
     handler: Handler,
-    open: Rc<()>,
+    seats: Vec<Seat>,
+    /// Accepted, and waits for a seat.
+    waiting: Option<UnixStream>,
     watched: bool,
+}
+
+/// What the server knows of a connection.
+struct Seat {
+    connection: TaskId,
+    /// Gone with the connection.
+    active: Weak<Cell<Instant>>,
+    outbox: Shared<Outbox>,
 }
 
 impl ControlServer {
@@ -154,8 +164,52 @@ impl ControlServer {
         Self {
             socket,
             handler,
-            open: Rc::new(()),
+            seats: Vec::new(),
+            waiting: None,
             watched: false,
+        }
+    }
+
+    /// Makes room for one more connection: at the limit the one that has been idle longest is closed, unless it came
+    /// just now and has yet to say what it wants. Whether there is room.
+    fn make_room(&mut self, cx: &mut Cx<'_>) -> bool {
+        self.seats.retain(|seat| seat.active.strong_count() > 0);
+        if self.seats.len() < MAX_CONNECTIONS {
+            return true;
+        }
+        let idle = self
+            .seats
+            .iter()
+            .enumerate()
+            .filter(|(_, seat)| !seat.outbox.borrow().owed)
+            .filter_map(|(place, seat)| Some((seat.active.upgrade()?.get(), place)))
+            .min();
+        match idle {
+            Some((active, place)) if cx.now.saturating_duration_since(active) >= GIVES_WAY => {
+                log::debug!(
+                    "control: {MAX_CONNECTIONS} connections, the longest idle one is closed"
+                );
+                cx.cancel(self.seats.swap_remove(place).connection);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn take_in(&mut self, stream: UnixStream, cx: &mut Cx<'_>) {
+        match Connection::new(stream, Rc::clone(&self.handler), cx.now) {
+            Ok(connection) => {
+                let (active, outbox) = (
+                    Rc::downgrade(&connection.active),
+                    Shared::clone(&connection.outbox),
+                );
+                self.seats.push(Seat {
+                    connection: cx.spawn(Box::new(connection)),
+                    active,
+                    outbox,
+                });
+            }
+            Err(error) => log::debug!("control connection: {error}"),
         }
     }
 }
@@ -170,18 +224,15 @@ impl Task for ControlServer {
             self.watched = true;
         }
         loop {
-            // One count is the server's own. Those beyond the limit wait in the kernel's queue.
-            if Rc::strong_count(&self.open) > MAX_CONNECTIONS {
-                return Next::Wait(Some(cx.now + RETRY));
+            if let Some(stream) = self.waiting.take() {
+                if !self.make_room(cx) {
+                    self.waiting = Some(stream);
+                    return Next::Wait(Some(cx.now + RETRY));
+                }
+                self.take_in(stream, cx);
             }
             match self.socket.listener.accept() {
-                Ok((stream, _)) => {
-                    let open = Rc::clone(&self.open);
-                    match Connection::new(stream, Rc::clone(&self.handler), open, cx.now) {
-                        Ok(connection) => drop(cx.spawn(Box::new(connection))),
-                        Err(error) => log::debug!("control connection: {error}"),
-                    }
-                }
+                Ok((stream, _)) => self.waiting = Some(stream),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Next::Wait(None),
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
@@ -250,9 +301,8 @@ struct Connection {
     outbox: Shared<Outbox>,
     reading: Reading,
     /// When something last moved.
-    active: Instant,
+    active: Rc<Cell<Instant>>,
     watched: bool,
-    _open: Rc<()>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -269,7 +319,7 @@ enum Reading {
 }
 
 impl Connection {
-    fn new(stream: UnixStream, handler: Handler, open: Rc<()>, now: Instant) -> io::Result<Self> {
+    fn new(stream: UnixStream, handler: Handler, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let caller = if may_control(&stream)? {
             Caller::Allowed
@@ -283,9 +333,8 @@ impl Connection {
             inbox: Vec::new(),
             outbox: Shared::new(RefCell::default()),
             reading: Reading::Open,
-            active: now,
+            active: Rc::new(Cell::new(now)),
             watched: false,
-            _open: open,
         })
     }
 
@@ -307,7 +356,7 @@ impl Connection {
             match (&self.stream).write(&outbox.bytes) {
                 Ok(count) => {
                     drop(outbox.bytes.drain(..count));
-                    self.active = now;
+                    self.active.set(now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -325,7 +374,7 @@ impl Connection {
             match (&self.stream).read(&mut buffer) {
                 Ok(0) => self.reading = Reading::Over,
                 Ok(count) => {
-                    self.active = now;
+                    self.active.set(now);
                     self.inbox
                         .extend_from_slice(buffer.get(..count).unwrap_or_default());
                     let line = self
@@ -387,7 +436,7 @@ impl Connection {
             let owed = self.outbox.borrow().owed;
             if !written || owed {
                 let limit = if owed { ANSWER_LIMIT } else { WRITE_LIMIT };
-                let until = self.active + limit;
+                let until = self.active.get() + limit;
                 return Ok(if cx.now >= until {
                     Next::Done
                 } else {
@@ -399,7 +448,7 @@ impl Connection {
                     // What was read was refused: that is to be told before the end.
                     continue;
                 }
-                let until = self.active + IDLE_LIMIT;
+                let until = self.active.get() + IDLE_LIMIT;
                 let over = self.reading == Reading::Over || cx.now >= until;
                 return Ok(if over {
                     Next::Done
@@ -453,8 +502,12 @@ fn may_control(_stream: &UnixStream) -> io::Result<bool> {
 /// The longest request line; ours are under 400 bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// Control connections at once; people and their scripts need a few.
+/// Control connections at once; people and their scripts need a few. Beyond, the longest idle one makes room: those
+/// that a script forgot to close must not keep the next caller waiting.
 const MAX_CONNECTIONS: usize = 32;
+
+/// A connection that has been idle this long makes room for another: a caller says at once what it wants.
+const GIVES_WAY: Duration = Duration::from_millis(500);
 
 /// Requests of one connection that are answered before others get their turn.
 const REQUESTS_A_TURN: usize = 16;
