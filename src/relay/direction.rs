@@ -263,10 +263,11 @@ impl Direction {
         loop {
             // The pipe is empty here, so "would block" can only mean that the socket is.
             match splice::fill(source, &mut pipe) {
-                Ok(Some(0)) => return Ok(Step::End),
-                Ok(Some(_)) => {}
-                // Old kernels say "would block" at the end of the stream too: reading tells which it is.
+                // It also stops at an urgent byte, and old kernels say "would block" at the end of the stream: reading
+                // tells which it is.
+                Ok(Some(0)) => return self.copy(source, sink, cx),
                 Ok(None) if bytes == 0 => return self.copy(source, sink, cx),
+                Ok(Some(_)) => {}
                 Ok(None) => return Ok(Step::Drained),
                 Err(error) if splice::is_unsupported(&error) => {
                     self.mode = Mode::CopyAlways;

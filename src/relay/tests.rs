@@ -540,6 +540,29 @@ fn unix_client_that_closes_behind_a_slow_reader_loses_nothing() {
     assert!(received.join().unwrap() == up[..taken], "not what was sent");
 }
 
+/// splice(2) stops at an urgent byte and then, if the stream has ended, reports an end where bytes are still to come.
+#[test]
+fn urgent_byte_keeps_its_place_in_a_spliced_stream() {
+    let (mut rig, mut client, target) = Rig::new(&Pipes::new(2));
+    let up = pattern(100, 4_000_000);
+    let received = receive(&target);
+    let sent = thread::spawn({
+        let (client, up) = (client.try_clone().unwrap(), up.clone());
+        move || (&client).write_all(&up).unwrap()
+    });
+    rig.until(|relay| relay.moved().up == up.len() as u64);
+    sent.join().unwrap();
+    SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    client.write_all(b"after").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    target.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rig.to_the_end(), Ended::Closed);
+    drop(rig);
+    let received = received.join().unwrap();
+    assert!(received[..up.len()] == up);
+    assert_eq!(&received[up.len()..], b"!after");
+}
+
 /// Turns of a relay that has nothing to do; more than one because kernels still find room for a little more.
 const FEW: usize = 4;
 
