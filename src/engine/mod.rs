@@ -13,6 +13,8 @@
 mod reactor;
 mod session;
 mod signals;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 pub use reactor::{Cx, Mailbox, Next, Reactor, Shared, Task, TaskId};
