@@ -83,7 +83,7 @@ impl Rig {
     }
 
     #[track_caller]
-    fn run_out(&mut self) -> Ended {
+    fn finish(&mut self) -> Ended {
         self.until(|_| false);
         self.relay.ended().expect("it has ended")
     }
@@ -196,7 +196,7 @@ fn bulk_both_ways(pipes: &Pipes, seed: u64) {
     let (up, down) = (pattern(seed, 12_000_001), pattern(seed + 1, 9_000_007));
     let threads = [send(&client, &up, seed + 2), send(&target, &down, seed + 3)];
     let received = [receive(&target), receive(&client)];
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     assert_eq!(
         rig.relay.moved(),
         Moved {
@@ -239,7 +239,7 @@ fn first_bytes_of_both_sides_come_before_what_follows() {
     target.write_all(b"due").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     target.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     assert_eq!(rig.relay.moved(), Moved { up: 7, down: 7 });
     drop(rig);
     let (mut at_target, mut at_client) = (String::new(), String::new());
@@ -269,7 +269,7 @@ fn slow_reader(pipes: &Pipes) {
     client.shutdown(Shutdown::Write).unwrap();
     target.shutdown(Shutdown::Write).unwrap();
     let received = receive(&target);
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     assert_eq!(rig.relay.moved().up, taken as u64);
     drop(rig);
     assert!(received.join().unwrap() == up[..taken], "not what was sent");
@@ -300,7 +300,7 @@ fn half_close_of_the_client_keeps_the_other_direction() {
     let down = pattern(50, 3_000_000);
     let sent = send(&target, &down, 51);
     let received = receive(&client);
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     drop(rig);
     sent.join().unwrap();
     assert!(received.join().unwrap() == down);
@@ -318,7 +318,7 @@ fn half_close_of_the_target_keeps_the_other_direction() {
     let up = pattern(60, 3_000_000);
     let sent = send(&client, &up, 61);
     let received = receive(&target);
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     drop(rig);
     sent.join().unwrap();
     assert!(received.join().unwrap() == up);
@@ -340,7 +340,7 @@ fn reset_of_the_client_reaches_the_target_after_what_was_sent_before() {
     let mut words = [0; 10];
     target.read_exact(&mut words).unwrap();
     reset(client);
-    assert!(matches!(rig.run_out(), Ended::Reset(_)));
+    assert!(matches!(rig.finish(), Ended::Reset(_)));
     drop(rig);
     sees_reset(target, b"");
 }
@@ -353,7 +353,7 @@ fn reset_of_the_target_reaches_the_client_after_what_was_sent_before() {
     let mut words = [0; 10];
     client.read_exact(&mut words).unwrap();
     reset(target);
-    assert!(matches!(rig.run_out(), Ended::Reset(_)));
+    assert!(matches!(rig.finish(), Ended::Reset(_)));
     drop(rig);
     sees_reset(client, b"");
 }
@@ -376,7 +376,7 @@ fn reset_behind_a_slow_reader(pipes: &Pipes) {
         let error = (&target).read_to_end(&mut bytes).unwrap_err();
         (bytes, error.kind())
     });
-    assert!(matches!(rig.run_out(), Ended::Reset(_)));
+    assert!(matches!(rig.finish(), Ended::Reset(_)));
     assert!(rig.relay.moved().up > moved, "what was held was given up");
     drop(rig);
     // What the target has not read when the reset comes is its own kernel's to keep or to drop.
@@ -403,7 +403,7 @@ fn target_that_breaks_off_has_its_last_bytes_delivered() {
     rig.settle();
     (&target).write_all(b"answer").unwrap();
     drop(target);
-    assert!(matches!(rig.run_out(), Ended::Reset(_)));
+    assert!(matches!(rig.finish(), Ended::Reset(_)));
     assert_eq!(rig.relay.moved(), Moved { up: 10, down: 6 });
 }
 
@@ -472,7 +472,7 @@ fn unix_client_is_served_like_any_other() {
             client.read_to_end(&mut bytes).unwrap();
             bytes
         });
-        assert_eq!(rig.run_out(), Ended::Closed);
+        assert_eq!(rig.finish(), Ended::Closed);
         drop(rig);
         sent.join().unwrap();
         writing.join().unwrap();
@@ -494,7 +494,7 @@ fn half_close_after_a_long_silence_leaves_time_for_the_answer() {
     assert_eq!(rig.relay.ended(), None);
     target.write_all(b"answer").unwrap();
     drop(target);
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     drop(rig);
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
@@ -513,7 +513,7 @@ fn unix_client_that_closes_ends_the_stream_and_loses_nothing() {
     let mut bytes = String::new();
     target.read_to_string(&mut bytes).unwrap();
     assert_eq!(bytes, "whole");
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
 }
 
 #[test]
@@ -534,7 +534,7 @@ fn unix_client_that_closes_behind_a_slow_reader_loses_nothing() {
     drop(client);
     assert!(rig.settle() <= FEW, "it spins");
     let received = receive(&target);
-    assert_eq!(rig.run_out(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     assert_eq!(rig.relay.moved().up, taken as u64);
     drop(rig);
     assert!(received.join().unwrap() == up[..taken], "not what was sent");
@@ -556,7 +556,7 @@ fn urgent_byte_keeps_its_place_in_a_spliced_stream() {
     client.write_all(b"after").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     target.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(rig.to_the_end(), Ended::Closed);
+    assert_eq!(rig.finish(), Ended::Closed);
     drop(rig);
     let received = received.join().unwrap();
     assert!(received[..up.len()] == up);
