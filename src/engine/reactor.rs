@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use slab::Slab;
@@ -201,7 +202,9 @@ impl Reactor {
                     woken = true;
                     continue;
                 }
-                self.core.ready(event.token().0);
+                if !is_urgent_only(event) {
+                    self.core.ready(event.token().0);
+                }
             }
             if woken {
                 // Cleared before the queue is drained: what is sent from here on wakes again.
@@ -594,8 +597,8 @@ fn unregister(registry: &Registry, fd: BorrowedFd<'_>) {
     let _ = registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
 }
 
-/// Errors and hang-ups come with any interest, but mio knows no empty one. The nearest is urgent data, which wakes a
-/// session once and changes nothing. Systems without it are not asked: there a reset that interrupts nothing is seen
+/// Errors and hang-ups come with any interest, but mio knows no empty one. The nearest is urgent data, which
+/// [`is_urgent_only`] passes over. Systems without it are not asked: there a reset that interrupts nothing is seen
 /// at the next write or time limit.
 fn interest(want: Want) -> Option<Interest> {
     match (want.read, want.write) {
@@ -607,6 +610,12 @@ fn interest(want: Want) -> Option<Interest> {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         (false, false) => None,
     }
+}
+
+/// Whether an event tells of urgent data and nothing else. Nobody waits for that, and a session that was woken by it
+/// would be told again each time it is parked.
+fn is_urgent_only(event: &Event) -> bool {
+    event.is_priority() && !event.is_error() && !event.is_read_closed() && !event.is_write_closed()
 }
 
 const WAKER: Token = Token(usize::MAX);

@@ -1,6 +1,7 @@
 //! The reactor and the workers together, with sessions made for the purpose.
 
 use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use socket2::SockRef;
 
 use super::{
     Cx, Interests, Mailbox, Next, Reactor, Session, Standing, Task, TaskId, Turn, TurnContext, Want,
@@ -391,6 +393,59 @@ fn sweep_finds_a_session_that_a_worker_has() {
             handles.answers();
         }
     }
+}
+
+/// Waits for nothing but the end of a connection.
+struct Watch {
+    stream: TcpStream,
+    turns: Arc<AtomicUsize>,
+    _dropped: Dropped,
+}
+
+impl Session for Watch {
+    fn turn(&mut self, cx: &mut TurnContext<'_>) -> Turn {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        if cx.ready.hung_up(0) {
+            return Turn::Done;
+        }
+        Turn::Wait { until: None }
+    }
+
+    fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        interests.watch(0, self.stream.as_fd(), Want::ERRORS);
+    }
+}
+
+/// A client that sends an urgent byte to a session that does not read must not keep the machine busy.
+#[test]
+fn urgent_data_does_not_wake_a_session_that_waits_for_the_end() {
+    let engine = Engine::start(1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let turns = Arc::new(AtomicUsize::new(0));
+    let (dropped, drops) = bounded(1);
+    engine.submit(Watch {
+        stream,
+        turns: Arc::clone(&turns),
+        _dropped: Dropped(dropped),
+    });
+    engine.wait_parked(1);
+    SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    // Something that takes its time, not a wait: other sessions come and go.
+    for _ in 0..50 {
+        let (session, mut handles) = echo(None, None);
+        engine.submit(session);
+        handles.answers();
+        drop(handles.stream);
+        handles.dropped.recv_timeout(SOON).expect("dropped");
+    }
+    assert!(turns.load(Ordering::SeqCst) <= 3, "{turns:?}");
+    SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    drops.recv_timeout(SOON).expect("the reset was seen");
 }
 
 /// Runs a function each time.
