@@ -448,6 +448,34 @@ fn urgent_data_does_not_wake_a_session_that_waits_for_the_end() {
     drops.recv_timeout(SOON).expect("the reset was seen");
 }
 
+/// Panics when it is asked what it waits for.
+struct Secretive {
+    _dropped: Dropped,
+}
+
+impl Session for Secretive {
+    fn turn(&mut self, _: &mut TurnContext<'_>) -> Turn {
+        Turn::Wait { until: None }
+    }
+
+    fn interests<'a>(&'a self, _: &mut Interests<'a>) {
+        panic!("as told by the test");
+    }
+}
+
+#[test]
+fn session_that_panics_between_turns_costs_no_worker() {
+    let engine = Engine::start(1);
+    let (dropped, drops) = bounded(1);
+    engine.submit(Secretive {
+        _dropped: Dropped(dropped),
+    });
+    drops.recv_timeout(SOON).expect("dropped");
+    let (session, mut handles) = echo(None, None);
+    engine.submit(session);
+    handles.answers();
+}
+
 /// Runs a function each time.
 struct Call<F>(F);
 

@@ -245,16 +245,27 @@ impl Worker {
         let mut now = started;
         let mut ready = Ready::ALL;
         loop {
-            let mut cx = TurnContext::new(now, ready, &mut self.buffer);
             // A panic is a bug that costs this session, never the program: the session is dropped whole, the pool and
             // the reactor share nothing with it that could be left half-changed.
-            let turn = catch_unwind(AssertUnwindSafe(|| match session.standing() {
-                Standing::Cut => Turn::Done,
-                Standing::Keep | Standing::Wake => session.turn(&mut cx),
+            let next = catch_unwind(AssertUnwindSafe(|| {
+                if session.standing() == Standing::Cut {
+                    return Next::End;
+                }
+                let mut cx = TurnContext::new(now, ready, &mut self.buffer);
+                match session.turn(&mut cx) {
+                    Turn::Done => Next::End,
+                    Turn::Again => Next::Turn(Ready::ALL),
+                    Turn::Wait { until } => self.wait(&*session, until),
+                }
             }));
-            match turn {
-                Ok(Turn::Done) | Err(_) => {
-                    if turn.is_err() {
+            match next {
+                Ok(Next::Turn(set)) => ready = set,
+                Ok(Next::Park(until)) => {
+                    self.pool.shared.mailbox.park(session, until);
+                    return;
+                }
+                Ok(Next::End) | Err(_) => {
+                    if next.is_err() {
                         log::error!("a session panicked and was closed; the others go on");
                     }
                     if catch_unwind(AssertUnwindSafe(|| drop(session))).is_err() {
@@ -262,15 +273,6 @@ impl Worker {
                     }
                     return;
                 }
-                Ok(Turn::Again) => ready = Ready::ALL,
-                Ok(Turn::Wait { until }) => match self.wait(&*session, until) {
-                    Waited::Ready(set) => ready = set,
-                    Waited::Deadline => ready = Ready::NONE,
-                    Waited::Idle => {
-                        self.pool.shared.mailbox.park(session, until);
-                        return;
-                    }
-                },
             }
             now = Instant::now();
             if now - started >= SLICE && self.pool.shared.someone_waits() {
@@ -280,7 +282,7 @@ impl Worker {
     }
 
     /// Waits a short while for a session's descriptors.
-    fn wait(&self, session: &dyn Session, until: Option<Instant>) -> Waited {
+    fn wait(&self, session: &dyn Session, until: Option<Instant>) -> Next {
         let mut interests = Interests::default();
         session.interests(&mut interests);
         let mut linger = if self.pool.shared.someone_waits() {
@@ -293,11 +295,11 @@ impl Worker {
         }
         let ready = poll_interests(&interests, linger);
         if ready.any() {
-            Waited::Ready(ready)
+            Next::Turn(ready)
         } else if until.is_some_and(|until| until <= Instant::now()) {
-            Waited::Deadline
+            Next::Turn(Ready::NONE)
         } else {
-            Waited::Idle
+            Next::Park(until)
         }
     }
 }
@@ -306,10 +308,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-enum Waited {
-    Ready(Ready),
-    Deadline,
-    Idle,
+/// What a worker does after a turn, and the wait that it asked for.
+enum Next {
+    /// Another turn, of which this is known. Of a deadline that passed nothing is.
+    Turn(Ready),
+    /// Give it to the reactor.
+    Park(Option<Instant>),
+    End,
 }
 
 /// poll(2) over the interests of one session.
