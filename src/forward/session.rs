@@ -96,6 +96,8 @@ struct Dial {
     /// Candidates that failed this client.
     tried: Vec<SocketAddr>,
     attempt: Option<Attempt>,
+    /// The client is gone, but what it sent is to be delivered.
+    client_closed: bool,
     /// No candidate is tried after this.
     give_up: Instant,
 }
@@ -161,6 +163,7 @@ impl ForwardSession {
                     choice: self.route.choice(),
                     tried: Vec::new(),
                     attempt: None,
+                    client_closed: false,
                     give_up: now + self.settings.connect_timeout * DIALS,
                 });
                 self.epoch = self.route.epoch();
@@ -246,6 +249,14 @@ impl ForwardSession {
         let Some(attempt) = &mut dial.attempt else {
             return Step::Next(self.dialling(client, dial, cx.now));
         };
+        let listens = listens(dial.speaks, &dial.kept);
+        if !listens && cx.ready.hung_up(CLIENT) {
+            // Nobody reads it now, so nobody else notices. A Unix socket hangs up at an ordinary end too.
+            match client.take_error() {
+                Ok(None) if dial.speaks == Speaks::Other => dial.client_closed = true,
+                _ => return self.client_left(attempt.remote),
+            }
+        }
         let failure = match attempt.advance(&client, &mut dial.kept, dial.speaks, cx) {
             Advance::Wait if attempt.is_late(cx.now, dial.choice.patience) => {
                 if attempt.connected {
@@ -258,10 +269,7 @@ impl ForwardSession {
                 let until = attempt.deadline(dial.choice.patience);
                 return Step::Stay(Stage::Dialling { client, dial }, Turn::Wait { until });
             }
-            Advance::ClientLeft => {
-                log::debug!("{}: left before {} answered", self.client, attempt.remote);
-                return Step::Next(Stage::Over);
-            }
+            Advance::ClientLeft => return self.client_left(attempt.remote),
             Advance::Relay { answer } => {
                 if !answer.is_empty() {
                     self.route.answered(attempt.remote, cx.now);
@@ -290,6 +298,11 @@ impl ForwardSession {
         self.failed(&mut dial, remote, started, failure);
         self.next_candidate(&mut dial, cx.now);
         Step::Next(self.dialling(client, dial, cx.now))
+    }
+
+    fn client_left(&self, remote: SocketAddr) -> Step {
+        log::debug!("{}: left before {remote} answered", self.client);
+        Step::Next(Stage::Over)
     }
 
     /// Takes over a choice that was made since. An attempt at a remote that is no candidate any more is given up.
@@ -371,12 +384,14 @@ impl Session for ForwardSession {
                 interests.watch(CLIENT, client.as_fd(), Want::READ)
             }
             Stage::Dialling { client, dial } => {
-                let listens = dial.speaks == Speaks::Socks && dial.kept.len() < KEPT;
-                interests.watch(
-                    CLIENT,
-                    client.as_fd(),
-                    if listens { Want::READ } else { Want::ERRORS },
-                );
+                let want = if listens(dial.speaks, &dial.kept) {
+                    Want::READ
+                } else {
+                    Want::ERRORS
+                };
+                if !dial.client_closed {
+                    interests.watch(CLIENT, client.as_fd(), want);
+                }
                 if let Some(attempt) = &dial.attempt {
                     let write = !attempt.connected || attempt.sent < dial.kept.len();
                     interests.watch(
@@ -449,20 +464,15 @@ impl Attempt {
                     return Advance::Relay { answer: Vec::new() };
                 }
             }
-            if speaks == Speaks::Other {
-                // Only a client that broke off is noticed; what it sends waits in the kernel.
-                return if cx.ready.hung_up(CLIENT) {
-                    Advance::ClientLeft
-                } else {
-                    Advance::Wait
-                };
+            if !listens(speaks, kept) {
+                // What the client sends waits in the kernel.
+                return Advance::Wait;
             }
             match read(client, cx, KEPT.saturating_sub(kept.len())) {
                 // A SOCKS client does not end its side before it has an answer.
-                Ok(Some([])) if kept.len() < KEPT => return Advance::ClientLeft,
-                Ok(Some(bytes)) if !bytes.is_empty() => kept.extend_from_slice(bytes),
-                Ok(_) => return Advance::Wait,
-                Err(_) => return Advance::ClientLeft,
+                Ok(Some([])) | Err(_) => return Advance::ClientLeft,
+                Ok(Some(bytes)) => kept.extend_from_slice(bytes),
+                Ok(None) => return Advance::Wait,
             }
         }
     }
@@ -495,6 +505,11 @@ impl Attempt {
     fn is_late(&self, now: Instant, patience: Patience) -> bool {
         self.deadline(patience).is_some_and(|until| now >= until)
     }
+}
+
+/// Whether more of the client's first bytes are read before the remote has answered.
+fn listens(speaks: Speaks, kept: &[u8]) -> bool {
+    speaks == Speaks::Socks && kept.len() < KEPT
 }
 
 /// Reads at most `limit` bytes into the worker's buffer: `None` when there is nothing, an empty slice at the end.
