@@ -449,6 +449,11 @@ impl Attempt {
                 Err(error) if self.connected => return Advance::Failed(DialFailure::Reset(error)),
                 Err(error) => return Advance::Failed(DialFailure::Connect(error)),
             }
+            let sent = self.connected && self.sent == kept.len();
+            if sent && speaks == Speaks::Other {
+                // Whatever the remote does from here on, its end included, is for the client.
+                return Advance::Relay { answer: Vec::new() };
+            }
             if self.connected {
                 match read(&self.socket, cx, ANSWER) {
                     Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly),
@@ -460,7 +465,7 @@ impl Attempt {
                     Ok(None) => {}
                     Err(error) => return Advance::Failed(DialFailure::Reset(error)),
                 }
-                if self.sent == kept.len() && (speaks == Speaks::Other || kept.len() >= KEPT) {
+                if sent && kept.len() >= KEPT {
                     return Advance::Relay { answer: Vec::new() };
                 }
             }
@@ -537,3 +542,38 @@ const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(60);
 
 /// A client waits for at most so many connect time-outs in all, however many candidates there are.
 const DIALS: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    /// Some servers end their side first and then take what comes.
+    #[test]
+    fn plain_remote_that_ends_its_side_at_once_still_gets_the_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = listener.local_addr().unwrap();
+        let socket = start_connect(remote).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        far.shutdown(Shutdown::Write).unwrap();
+        poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();
+        let client = Socket::from(TcpStream::connect(remote).unwrap());
+        let now = Instant::now();
+        let mut attempt = Attempt {
+            remote,
+            socket,
+            sent: 0,
+            connected: false,
+            since: now,
+            until: now,
+        };
+        let mut buffer = Vec::new();
+        let mut cx = TurnContext::new(now, Ready::ALL, &mut buffer);
+        let advance = attempt.advance(&client, &mut b"GET /".to_vec(), Speaks::Other, &mut cx);
+        assert!(matches!(advance, Advance::Relay { answer } if answer.is_empty()));
+        assert_eq!(attempt.sent, 5);
+    }
+}
