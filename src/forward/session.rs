@@ -153,6 +153,8 @@ impl ForwardSession {
         match read(&client, cx, KEPT) {
             Ok(Some([])) | Err(_) => Step::Next(Stage::Over),
             Ok(Some(bytes)) => {
+                // Before the choice: one made in between is then seen as a new one.
+                self.epoch = self.route.epoch();
                 let speaks = match bytes.first() {
                     Some(4 | 5) => Speaks::Socks,
                     _ => Speaks::Other,
@@ -166,7 +168,6 @@ impl ForwardSession {
                     client_closed: false,
                     give_up: now + self.settings.connect_timeout * DIALS,
                 });
-                self.epoch = self.route.epoch();
                 self.next_candidate(&mut dial, now);
                 Step::Next(self.dialling(client, dial, now))
             }
