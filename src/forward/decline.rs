@@ -54,7 +54,7 @@ impl Decline {
     }
 
     pub(super) fn turn(&mut self, client: &Socket, cx: &mut TurnContext<'_>) -> Turn {
-        loop {
+        for _ in 0..READS_A_TURN {
             match write_all_now(client, &mut self.unsent) {
                 Ok(true) => {}
                 Ok(false) => return self.wait(cx),
@@ -72,6 +72,7 @@ impl Decline {
                 Ok(None) => return self.wait(cx),
             }
         }
+        Turn::Again
     }
 
     fn wait(&self, cx: &TurnContext<'_>) -> Turn {
@@ -92,8 +93,40 @@ impl Decline {
     }
 }
 
+/// A client that never stops sending gets no more than that at once: no more than its request comes in.
+const READS_A_TURN: usize = 16;
+
 /// How long a client may take to send its request to a forwarder that can't serve it anyway.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to close after the refusal.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::engine::Ready;
+
+    /// The clock stands still during a turn, so a turn that lasts as long as the client sends has no time limit.
+    #[test]
+    fn client_that_never_stops_sending_gets_a_turn_at_a_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = Socket::from(listener.accept().unwrap().0);
+        client.set_nonblocking(true).unwrap();
+        let now = Instant::now();
+        let mut decline = Decline::new(&[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, 0, 80], now);
+        let mut buffer = Vec::new();
+        sender.write_all(&[0; 64 * 1024]).unwrap();
+        poll(&mut [PollFd::new(&client, PollFlags::IN)], None).unwrap();
+        let mut cx = TurnContext::new(now, Ready::ALL, &mut buffer);
+        assert_eq!(decline.turn(&client, &mut cx), Turn::Again);
+        let mut cx = TurnContext::new(now + CLOSE_LIMIT, Ready::ALL, &mut buffer);
+        assert_eq!(decline.turn(&client, &mut cx), Turn::Done);
+    }
+}
