@@ -345,7 +345,7 @@ fn close(client: Socket, mut unsent: Vec<u8>, until: Instant, cx: &mut TurnConte
         Err(_) => return Step::Next(Stage::Over),
     }
     let late = cx.now >= until;
-    loop {
+    for _ in 0..READS_A_TURN {
         match read(&client, cx, DISCARDED) {
             Ok(Some([])) | Err(_) => return Step::Next(Stage::Over),
             _ if late => return Step::Next(Stage::Over),
@@ -360,6 +360,12 @@ fn close(client: Socket, mut unsent: Vec<u8>, until: Instant, cx: &mut TurnConte
             }
         }
     }
+    let stage = Stage::Closing {
+        client,
+        unsent,
+        until,
+    };
+    Step::Stay(stage, Turn::Again)
 }
 
 /// RFC 1928 §6. A time-out is "host unreachable", as most servers say it.
@@ -471,3 +477,40 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a refused client still sends is read in pieces of this size and dropped.
 const DISCARDED: usize = 4096;
+
+/// A refused client that never stops sending gets no more than that many of them at once.
+const READS_A_TURN: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    /// The clock stands still during a turn, so a turn that lasts as long as the client sends has no time limit.
+    #[test]
+    fn refused_client_that_never_stops_sending_gets_a_turn_at_a_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = Socket::from(listener.accept().unwrap().0);
+        client.set_nonblocking(true).unwrap();
+        sender.write_all(&[0; 256 * 1024]).unwrap();
+        poll(&mut [PollFd::new(&client, PollFlags::IN)], None).unwrap();
+        let now = Instant::now();
+        let until = now + CLOSE_LIMIT;
+        let mut buffer = Vec::new();
+        let mut cx = TurnContext::new(now, Ready::ALL, &mut buffer);
+        let Step::Stay(Stage::Closing { client, unsent, .. }, turn) =
+            close(client, Vec::new(), until, &mut cx)
+        else {
+            panic!("not closing any more");
+        };
+        assert_eq!(turn, Turn::Again);
+        let mut cx = TurnContext::new(until, Ready::ALL, &mut buffer);
+        let step = close(client, unsent, until, &mut cx);
+        assert!(matches!(step, Step::Next(Stage::Over)));
+    }
+}
