@@ -406,6 +406,13 @@ impl Forwarder {
 
     /// Takes in what sessions found out about remotes: a failure counts at once.
     fn take_reports(&mut self, cx: &mut Cx<'_>) {
+        // Before the failures: it may have waited here for a while, and would make good a failure that came after it.
+        if let Some((remote, at)) = self.route.last_answer()
+            && self.answer_seen != Some(at)
+        {
+            self.answer_seen = Some(at);
+            self.discovery.borrow_mut().table.live_success(remote, at);
+        }
         let reports: Vec<Report> = self.reports.try_iter().take(REPORTS_A_TURN).collect();
         if reports.len() == REPORTS_A_TURN {
             cx.wake(self.steering);
@@ -434,12 +441,6 @@ impl Forwarder {
                 );
             }
             discovery.wake_prober(cx);
-        }
-        if let Some((remote, at)) = self.route.last_answer()
-            && self.answer_seen != Some(at)
-        {
-            self.answer_seen = Some(at);
-            self.discovery.borrow_mut().table.live_success(remote, at);
         }
     }
 

@@ -388,8 +388,12 @@ impl Table {
     }
 
     /// Live traffic got an answer through `address`: as good as a probe for a valid one, which need not be probed for a
-    /// while; an address with another status is probed at once.
+    /// while; an address with another status is probed at once. `now` is when the answer came: one that is only told after
+    /// peers fell silent is no evidence of anything since.
     pub fn live_success(&mut self, address: SocketAddr, now: Instant) {
+        if self.first_doubt.is_some_and(|doubt| now < doubt) {
+            return;
+        }
         if !address.ip().to_canonical().is_loopback() {
             self.evidence(now);
         }
@@ -1609,6 +1613,24 @@ mod tests {
         // The next client is sent elsewhere all the same.
         assert_eq!(world.best(), [at(2), at(3), at(1)]);
         assert_eq!(world.due(), [at(1), at(2), at(3)]);
+    }
+
+    #[test]
+    fn an_answer_from_before_the_silence_proves_nothing() {
+        let mut world = World::all_valid(2);
+        world.pass(60.0);
+        let answered = world.now;
+        world.pass(1.0);
+        world.due();
+        world.pass(5.0);
+        world.record(at(1), SILENT);
+        world.record(at(2), SILENT);
+        assert!(world.table.link_down());
+        world.table.live_success(at(1), answered);
+        assert!(world.table.link_down());
+        world.table.live_success(at(1), world.now);
+        assert!(!world.table.link_down());
+        world.check();
     }
 
     #[test]
