@@ -4,6 +4,8 @@
 //! - [`Peer`]: what a probe or a forwarder can meet: SOCKS5 servers, other servers, and the silent, slow and dying kinds.
 //! - [`Target`]: where a proxy connects to: echo, source, sink, and one that the test drives itself.
 //! - [`socks5_connect`], [`exchange`], [`observe`], [`reset`]: the client's side.
+//! - [`Netns`]: network namespaces, for what loopback can't do: lost packets, links that go down, clients from elsewhere.
+//! - [`Daemon`], [`program`]: other people's programs.
 //! - [`Pattern`]: seeded bytes, so that any byte of a long transfer can be verified without storing it.
 //!
 //! Everything listens on loopback at port 0 unless a test names an address, every wait has a limit, and everything ends on drop.
@@ -16,19 +18,23 @@
 )]
 
 mod client;
+mod netns;
 mod pattern;
 mod peer;
 mod program;
 mod target;
+mod tools;
 
 pub use client::{
     Observed, connect, exchange, expect_end, observe, reset, socks5_connect, socks5_connect_name,
     socks5_request,
 };
+pub use netns::Netns;
 pub use pattern::{Chunks, End, Pattern, Received};
 pub use peer::{Behaviour, Peer, Step, Unanswering, dead_address};
 pub use program::{Launch, RpcError, Signal, Sockhop};
 pub use target::Target;
+pub use tools::{Daemon, need_root, program};
 
 use std::time::{Duration, Instant};
 

@@ -17,6 +17,8 @@ use tempfile::TempDir;
 
 pub use rustix::process::Signal;
 
+use super::netns::Netns;
+use super::tools::program;
 use super::{SOON, wait_until};
 
 /// The binary that cargo built for this test.
@@ -28,6 +30,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     open_files: Option<u64>,
+    namespace: Option<String>,
     input: Vec<u8>,
     control: Option<Control>,
 }
@@ -70,6 +73,7 @@ impl Launch {
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: Vec::new(),
             open_files: None,
+            namespace: None,
             input: Vec::new(),
             control: None,
         }
@@ -80,6 +84,12 @@ impl Launch {
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().into());
         self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args(self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        arguments.into_iter().fold(self, Self::arg)
     }
 
     /// A variable in the program's environment.
@@ -93,6 +103,13 @@ impl Launch {
     #[must_use]
     pub fn open_files(mut self, limit: u64) -> Self {
         self.open_files = Some(limit);
+        self
+    }
+
+    /// Run in this network namespace. The control socket is reached from everywhere: it is a file.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Netns) -> Self {
+        self.namespace = Some(namespace.name().to_owned());
         self
     }
 
@@ -155,10 +172,16 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.open_files {
-            None => Command::new(PROGRAM),
-            Some(limit) => {
-                // `exec` keeps the process id, so that signals and /proc still mean the program.
+        // What stands before the program becomes the program, so that signals and /proc still mean it.
+        let mut command = match (self.open_files, &self.namespace) {
+            (None, None) => Command::new(PROGRAM),
+            (Some(_), Some(_)) => panic!("a limit of open files in a namespace: no test needs it"),
+            (None, Some(namespace)) => {
+                let mut ip = Command::new(program("ip"));
+                ip.args(["netns", "exec", namespace, PROGRAM]);
+                ip
+            }
+            (Some(limit), None) => {
                 let mut shell = Command::new("sh");
                 shell.args([
                     "-c",

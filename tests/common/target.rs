@@ -1,6 +1,6 @@
 //! Where a proxy connects to.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,9 @@ use socket2::SockRef;
 
 use super::pattern::{Chunks, Pattern, Received};
 use super::wait_until;
+
+/// A free port of loopback.
+const LOOPBACK: &str = "127.0.0.1:0";
 
 /// A server on loopback that ends on drop, with all of its connections.
 #[derive(Debug)]
@@ -31,7 +34,12 @@ struct Connections {
 impl Target {
     /// Sends everything back, and finishes when the other side does.
     pub fn echo() -> Self {
-        Self::serve(|stream| {
+        Self::echo_at(LOOPBACK)
+    }
+
+    /// The same at an address of the test's choice: in a network namespace every port is free.
+    pub fn echo_at(address: &str) -> Self {
+        Self::serve(address, |stream| {
             if copy(&stream, &stream).is_ok() {
                 let _ = stream.shutdown(Shutdown::Write);
             }
@@ -41,11 +49,20 @@ impl Target {
     /// Sends `length` bytes of the pattern, finishes, and waits for the other side's end.
     pub fn source(pattern: &Pattern, length: u64, chunks: Chunks) -> Self {
         let pattern = pattern.clone();
-        Self::serve(move |stream| {
+        Self::serve(LOOPBACK, move |stream| {
             if pattern.send(&stream, length, chunks).is_ok() {
                 let _ = stream.shutdown(Shutdown::Write);
                 let _ = copy(&stream, io::sink());
             }
+        })
+    }
+
+    /// A web server: `GET /N` answers with the first N bytes of the pattern, then closes.
+    pub fn http(pattern: &Pattern) -> Self {
+        let pattern = pattern.clone();
+        Self::serve(LOOPBACK, move |stream| {
+            // Whoever leaves early is the test's to notice.
+            let _ = answer_http(&stream, &pattern);
         })
     }
 
@@ -55,7 +72,7 @@ impl Target {
     pub fn sink(pattern: &Pattern) -> (Self, Receiver<Received>) {
         let (reports, received) = channel();
         let pattern = pattern.clone();
-        let target = Self::serve(move |mut stream| {
+        let target = Self::serve(LOOPBACK, move |mut stream| {
             let _ = reports.send(pattern.receive(&stream, u64::MAX));
             let _ = stream.write_all(&[1]);
         });
@@ -65,7 +82,7 @@ impl Target {
     /// Hands every accepted connection to the test.
     pub fn manual() -> (Self, Receiver<TcpStream>) {
         let (streams, accepted) = channel();
-        let target = Self::accept(move |stream, _| {
+        let target = Self::accept(LOOPBACK, move |stream, _| {
             let _ = stream.set_nodelay(true);
             let _ = streams.send(stream);
         });
@@ -92,9 +109,9 @@ impl Target {
         wait_until(limit, || self.open() == count)
     }
 
-    fn serve(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    fn serve(address: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let serve = Arc::new(serve);
-        Self::accept(move |stream, connections| {
+        Self::accept(address, move |stream, connections| {
             let (Ok(handle), serve) = (stream.try_clone(), Arc::clone(&serve)) else {
                 return;
             };
@@ -116,8 +133,11 @@ impl Target {
         })
     }
 
-    fn accept(taken: impl Fn(TcpStream, &Arc<Mutex<Connections>>) + Send + 'static) -> Self {
-        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").expect("listen on loopback"));
+    fn accept(
+        address: &str,
+        taken: impl Fn(TcpStream, &Arc<Mutex<Connections>>) + Send + 'static,
+    ) -> Self {
+        let listener = Arc::new(TcpListener::bind(address).expect("listen"));
         let address = listener.local_addr().expect("own address");
         let connections = Arc::new(Mutex::new(Connections::default()));
         let accepting = thread::spawn({
@@ -153,6 +173,28 @@ impl Drop for Target {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+fn answer_http(mut stream: &TcpStream, pattern: &Pattern) -> io::Result<()> {
+    let mut lines = BufReader::new(stream).lines();
+    let request = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
+    // The rest of the head ends with an empty line.
+    while lines
+        .next()
+        .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+    {}
+    let length: u64 = request
+        .strip_prefix("GET /")
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|path| path.parse().ok())
+        .ok_or(io::ErrorKind::InvalidData)?;
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
+    pattern.send(stream, length, Chunks::Fixed(64 * 1024))?;
+    stream.shutdown(Shutdown::Write)?;
+    copy(stream, io::sink()).map(drop)
 }
 
 /// Copies until the end by plain reads and writes, whatever the platform's `io::copy` would do.
