@@ -58,9 +58,9 @@ impl Target {
     }
 
     /// A web server: `GET /N` answers with the first N bytes of the pattern, then closes.
-    pub fn http(pattern: &Pattern) -> Self {
+    pub fn http(address: &str, pattern: &Pattern) -> Self {
         let pattern = pattern.clone();
-        Self::serve(LOOPBACK, move |stream| {
+        Self::serve(address, move |stream| {
             // Whoever leaves early is the test's to notice.
             let _ = answer_http(&stream, &pattern);
         })

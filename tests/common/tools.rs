@@ -7,8 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+};
 use tempfile::TempDir;
 
 use super::{SOON, wait_until};
@@ -51,11 +54,15 @@ pub fn need_root() {
     );
 }
 
+/// How long a server may take to end in order.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// A server that runs until the end of the test; its output is printed when the test fails.
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
     child: Child,
+    killed: bool,
     /// For its files; its output is in `log`.
     directory: TempDir,
 }
@@ -80,34 +87,48 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("start {name}: {error}"));
-        let mut daemon = Self {
+        let daemon = Self {
             name: name.to_owned(),
             child,
+            killed: false,
             directory,
         };
-        let is_up = wait_until(SOON, || {
-            let ended = daemon.child.try_wait().expect("wait").is_some();
-            ended || TcpStream::connect_timeout(&listening, SOON).is_ok()
-        });
-        let ended = daemon.child.try_wait().expect("wait");
-        assert!(
-            is_up && ended.is_none(),
-            "{name} does not listen on {listening}: {ended:?}"
-        );
+        let listens = || TcpStream::connect_timeout(&listening, SOON).is_ok();
+        wait_until(SOON, || daemon.has_ended() || listens());
+        assert!(!daemon.has_ended(), "{name} ended at once");
+        assert!(listens(), "{name} does not listen on {listening}");
         daemon
     }
 
-    /// Kills it and its children.
+    /// Kills it and its children, without a chance to say goodbye.
     pub fn kill(&mut self) {
-        // The group is there as long as its leader has not been waited for.
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
+        // Once its leader has been waited for, the group's number may be somebody else's.
+        if !std::mem::replace(&mut self.killed, true) {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+
+    /// Lets it end in order, so that it waits for its children: where nobody reaps orphans they would be left as zombies.
+    fn end(&mut self) {
+        if !self.killed {
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            wait_until(GOODBYE, || self.has_ended());
+        }
+        self.kill();
+    }
+
+    /// Asked without taking its number from it.
+    fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let id = WaitId::Pid(Pid::from_child(&self.child));
+        !matches!(waitid(id, options), Ok(None))
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
         if thread::panicking() {
             let log = fs::read(self.directory.path().join("log")).unwrap_or_default();
             eprintln!("--- output of {}:", self.name);
