@@ -1,4 +1,39 @@
-//! sockhop: SOCKS proxies on overlay networks, found, chosen and forwarded to.
+//! sockhop: SOCKS proxies on overlay networks, found, chosen and forwarded to. No async runtime.
+//!
+//! # Map
+//!
+//! Uses point downwards only. `wire` and `handshake` know no socket, clock, thread or log; [`server`], [`forward`] and
+//! [`discovery`] do not know each other, [`daemon`] joins them.
+//!
+//! ```text
+//! main, cli, demo       flags to settings or one request; text and JSON on stdout, log on stderr
+//!    daemon             what joins the parts into a running forwarder
+//!    control            the local socket: messages, serving end, asking end
+//!    forward  server    a client's session: dial, fail over, relay / answer SOCKS, connect, relay
+//!    discovery          sources, table, probes, race
+//!    listen             binding, who may connect, how many, what happens when descriptors run out
+//!    relay              two sockets: copy and splice, half-close, reset
+//!    resolver  net      name look-ups; connecting, options, own addresses
+//!    engine             reactor (waits) and workers (work); Session, Turn, Task
+//!    handshake          state machines of both sides: bytes in, bytes out
+//!    wire  proxy_uri    codecs: addresses, SOCKS 4, 4a, 5, user/password; proxy URIs
+//! ```
+//!
+//! Beside them stand the types that text is parsed into once, at the edge: [`target`], [`listen_address`],
+//! [`source_spec`], [`choice`], with [`bad_text`] as their error.
+//!
+//! # The life of one connection
+//!
+//! 1. The [`listen::Acceptor`], a task of the reactor, accepts it, checks address and limits, and makes a
+//!    [`forward::ForwardSession`] of it, which goes to a worker.
+//! 2. The worker runs the session's turns and waits in poll(2) between them. A client that says nothing is parked in the
+//!    reactor: no thread, no buffer, one descriptor.
+//! 3. With the client's first bytes the session takes the [`forward::Choice`] of its route, connects to the first
+//!    candidate and sends them. If that one refuses, resets, closes or stays silent, the next candidate gets the same.
+//! 4. The remote's first answer byte makes it a [`relay::Relay`]: from there on bytes are only passed on, copied while
+//!    there are few, spliced while there are many. Idle, it is parked: two descriptors and a few hundred bytes.
+//! 5. It ends when both sides have, or with a reset that is passed on, or when a limit is over. A failure that came
+//!    before the first answer was reported; discovery and choice follow it at once.
 #![cfg_attr(
     not(test),
     warn(

@@ -116,6 +116,7 @@ fn status_has_the_documented_fields() {
             "candidates": {
                 "valid": 1, "authentication-required": 0, "not-a-proxy": 0, "not-listening": 0, "unknown": 0
             },
+            "sources": [{"name": "remote", "error": null}, {"name": "flag", "error": null}],
             "uptime_s": null,
             "last_error": null,
         })

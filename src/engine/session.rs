@@ -19,7 +19,7 @@ pub trait Session: Send {
     fn interests<'a>(&'a self, interests: &mut Interests<'a>);
 
     /// Whether something outside (a disconnect, a switch of the remote) concerns this session. Asked before each turn,
-    /// before it is parked, and of every parked session on [`Handle::sweep`](super::Handle::sweep).
+    /// before it is parked, and of every parked session on [`Mailbox::sweep`](super::Mailbox::sweep).
     fn standing(&self) -> Standing {
         Standing::Keep
     }
