@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Weak;
 use std::time::{Duration, Instant};
 
 use super::probe::Probe;
@@ -39,7 +40,8 @@ impl Error for NoWinner {}
 
 /// A race under way. Dropping this lets it run.
 pub struct Race {
-    state: Shared<State>,
+    /// Weak, because whoever is told of the winner may be the one who holds this.
+    state: Weak<RefCell<State>>,
     task: TaskId,
 }
 
@@ -85,12 +87,16 @@ impl Race {
                 state: Shared::clone(&state),
             }),
         );
+        let state = Shared::downgrade(&state);
         Self { state, task }
     }
 
     /// Ends it without a winner, and without a word to whoever waits for one.
     pub fn cancel(self, cx: &mut Cx<'_>) {
-        let on_winner = self.state.borrow_mut().end(cx);
+        let on_winner = self
+            .state
+            .upgrade()
+            .and_then(|state| state.borrow_mut().end(cx));
         cx.cancel(self.task);
         drop(on_winner);
     }
