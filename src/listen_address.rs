@@ -24,6 +24,12 @@ impl ListenAddress {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         SOCKS_PORT,
     ));
+
+    /// Whether other machines can reach it.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        matches!(self, Self::Tcp(address) if !address.ip().to_canonical().is_loopback())
+    }
 }
 
 /// Parses `[::]:1080`, `127.0.0.1:1080`, `1080` (both families), an address alone (port 1080) and `unix:PATH`.
@@ -120,6 +126,22 @@ mod tests {
             assert_eq!(parsed.to_string(), canonical, "{text}");
         }
         assert_eq!("[::]:1080".parse(), Ok(ListenAddress::DEFAULT));
+    }
+
+    #[test]
+    fn other_machines_reach_all_but_loopback_and_paths() {
+        for (text, exposed) in [
+            ("[::]:1080", true),
+            ("0.0.0.0:1080", true),
+            ("192.168.0.1:1080", true),
+            ("127.0.0.2:1080", false),
+            ("[::1]:1080", false),
+            ("[::ffff:127.0.0.1]:1080", false),
+            ("unix:/run/x.sock", false),
+        ] {
+            let address: ListenAddress = text.parse().expect(text);
+            assert_eq!(address.is_exposed(), exposed, "{text}");
+        }
     }
 
     #[test]

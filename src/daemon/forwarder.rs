@@ -27,7 +27,7 @@ use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
 use crate::listen_address::ListenAddress;
 use crate::net::OwnListeners;
 use crate::resolver::Resolver;
-use crate::target::HostPort;
+use crate::target::{HostPort, SOCKS_PORT};
 
 /// The state of a running forwarder. Lives on the reactor thread, shared by the tasks that change it.
 pub(super) struct Forwarder {
@@ -188,7 +188,27 @@ impl Forwarder {
             Mode::Automatic => drop(self.bind_all()?),
             Mode::Manual => {}
         }
+        self.warn_of_exposure();
         Ok(())
+    }
+
+    /// Said once, at the start: what others can reach should be meant to be.
+    fn warn_of_exposure(&self) {
+        let who = match &self.settings.allow {
+            None => "clients in private ranges may connect (--allow)".to_owned(),
+            Some(allowed) if allowed.is_empty() => return,
+            Some(allowed) => {
+                let ranges: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+                format!("clients in {} may connect", ranges.join(", "))
+            }
+        };
+        for address in &self.settings.listen {
+            if address.is_exposed() {
+                log::warn!(
+                    "other machines can reach {address}: {who}; --listen 127.0.0.1:{SOCKS_PORT} is for this machine alone"
+                );
+            }
+        }
     }
 
     fn explicit(&self, remotes: Vec<HostPort>, now: Instant) -> Explicit {
