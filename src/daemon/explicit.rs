@@ -142,10 +142,16 @@ impl Remote {
     fn take_in(&mut self, answer: Result<Vec<SocketAddr>, ResolveError>) {
         match answer {
             Ok(addresses) => {
-                if self.error.take().is_some() || self.addresses != addresses {
-                    log::info!("remote {} is {}", self.name, Listed(&addresses));
+                let recovered = self.error.take().is_some();
+                // Name servers hand out the same addresses in turns: that is no change, and must cut no stream.
+                let same = self.addresses.len() == addresses.len()
+                    && addresses.iter().all(|one| self.addresses.contains(one));
+                if !same {
+                    self.addresses = addresses;
                 }
-                self.addresses = addresses;
+                if !same || recovered {
+                    log::info!("remote {} is {}", self.name, Listed(&self.addresses));
+                }
             }
             Err(error) => {
                 if self.error != Some(error) {
@@ -174,3 +180,41 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// How often names are looked up again.
 const REFRESH: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_same_addresses_in_another_order_are_no_change() {
+        let names = ["proxy.example:1080".parse().unwrap()];
+        let mut explicit = Explicit::new(names, Resolver::default(), Instant::now());
+        for (answer, expected) in [
+            (
+                &["10.0.0.1:1", "10.0.0.2:1"][..],
+                &["10.0.0.1:1", "10.0.0.2:1"][..],
+            ),
+            (&["10.0.0.2:1", "10.0.0.1:1"], &["10.0.0.1:1", "10.0.0.2:1"]),
+            (&["10.0.0.2:1"], &["10.0.0.2:1"]),
+            (&["10.0.0.3:1", "10.0.0.2:1"], &["10.0.0.3:1", "10.0.0.2:1"]),
+        ] {
+            explicit.remotes[0].take_in(Ok(addresses(answer)));
+            assert_eq!(explicit.addresses(), addresses(expected));
+        }
+    }
+
+    #[test]
+    fn a_look_up_that_fails_leaves_the_addresses() {
+        let names = ["proxy.example:1080".parse().unwrap()];
+        let mut explicit = Explicit::new(names, Resolver::default(), Instant::now());
+        assert!(!explicit.is_settled());
+        explicit.remotes[0].take_in(Ok(addresses(&["10.0.0.1:1"])));
+        explicit.remotes[0].take_in(Err(ResolveError::NotFound));
+        assert_eq!(explicit.addresses(), addresses(&["10.0.0.1:1"]));
+        assert!(explicit.is_settled() && explicit.error().is_some());
+    }
+}
