@@ -115,6 +115,8 @@ struct Attempt {
     sent: usize,
     connected: bool,
     since: Instant,
+    /// For the connect, and for the answer once the client has said enough to get one.
+    limit: Duration,
     until: Instant,
 }
 
@@ -214,14 +216,15 @@ impl ForwardSession {
             let Some(remote) = untried else { return };
             match start_connect(remote) {
                 Ok(socket) => {
-                    let until = now + self.settings.connect_timeout;
+                    let limit = self.settings.connect_timeout;
                     dial.attempt = Some(Attempt {
                         remote,
                         socket,
                         sent: 0,
                         connected: false,
                         since: now,
-                        until,
+                        limit,
+                        until: now + limit,
                     });
                     return;
                 }
@@ -259,15 +262,18 @@ impl ForwardSession {
             }
         }
         let failure = match attempt.advance(&client, &mut dial.kept, dial.speaks, cx) {
-            Advance::Wait if attempt.is_late(cx.now, dial.choice.patience) => {
-                if attempt.connected {
-                    DialFailure::Silent
-                } else {
+            Advance::Wait if attempt.is_late(cx.now, &dial.kept, dial.choice.patience) => {
+                if !attempt.connected {
                     DialFailure::ConnectTimedOut
+                } else if says_half_a_greeting(&dial.kept) {
+                    log::debug!("{}: did not finish its greeting, closed", self.client);
+                    return Step::Next(Stage::Over);
+                } else {
+                    DialFailure::Silent
                 }
             }
             Advance::Wait => {
-                let until = attempt.deadline(dial.choice.patience);
+                let until = attempt.deadline(&dial.kept, dial.choice.patience);
                 return Step::Stay(Stage::Dialling { client, dial }, Turn::Wait { until });
             }
             Advance::ClientLeft => return self.client_left(attempt.remote),
@@ -477,7 +483,13 @@ impl Attempt {
             match read(client, cx, KEPT.saturating_sub(kept.len())) {
                 // A SOCKS client does not end its side before it has an answer.
                 Ok(Some([])) | Err(_) => return Advance::ClientLeft,
-                Ok(Some(bytes)) => kept.extend_from_slice(bytes),
+                Ok(Some(bytes)) => {
+                    kept.extend_from_slice(bytes);
+                    if self.connected {
+                        // Only now there may be something to answer.
+                        self.until = cx.now + self.limit;
+                    }
+                }
                 Ok(None) => return Advance::Wait,
             }
         }
@@ -504,12 +516,30 @@ impl Attempt {
         Ok(())
     }
 
-    fn deadline(&self, patience: Patience) -> Option<Instant> {
-        (!self.connected || patience == Patience::Limited).then_some(self.until)
+    /// Silence counts against the remote only where it owes an answer. In SOCKS 4 the first one comes when it has
+    /// reached the target, which takes as long as it takes; in SOCKS 5 it owes one for a whole greeting.
+    fn deadline(&self, kept: &[u8], patience: Patience) -> Option<Instant> {
+        match (kept, patience) {
+            _ if !self.connected => Some(self.until),
+            ([4, ..], _) => None,
+            _ if says_half_a_greeting(kept) => Some(self.since + FIRST_BYTES_LIMIT),
+            (_, Patience::Limited) => Some(self.until),
+            (_, Patience::Unlimited) => None,
+        }
     }
 
-    fn is_late(&self, now: Instant, patience: Patience) -> bool {
-        self.deadline(patience).is_some_and(|until| now >= until)
+    fn is_late(&self, now: Instant, kept: &[u8], patience: Patience) -> bool {
+        self.deadline(kept, patience)
+            .is_some_and(|until| now >= until)
+    }
+}
+
+/// Whether a SOCKS 5 client has yet to send the rest of its greeting (RFC 1928 §3).
+fn says_half_a_greeting(kept: &[u8]) -> bool {
+    match kept {
+        [5] => true,
+        [5, count, methods @ ..] => methods.len() < usize::from(*count),
+        _ => false,
     }
 }
 
@@ -538,7 +568,7 @@ const KEPT: usize = 1024;
 /// What is read of a remote's first answer at once.
 const ANSWER: usize = 4096;
 
-/// A client that says nothing: browsers open connections ahead and use them within seconds.
+/// A client that says nothing, or half a greeting: browsers open connections ahead and use them within seconds.
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(60);
 
 /// A client waits for at most so many connect time-outs in all, however many candidates there are.
