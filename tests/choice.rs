@@ -635,3 +635,145 @@ fn a_client_that_says_nothing_costs_the_remote_nothing() {
     }
     assert_eq!(remote.accepted(), 11);
 }
+
+#[test]
+fn a_socks4_client_may_wait_for_its_target_longer_than_for_the_remote() {
+    let echo = Target::echo();
+    // SOCKS 4 has no greeting: the first answer comes when the proxy has reached the target, or has given up.
+    let slow = || {
+        Peer::scripted(vec![
+            Step::Read(9),
+            Step::Wait(Duration::from_secs(1)),
+            Step::Send(vec![0, 0x5A, 0, 0, 0, 0, 0, 0]),
+        ])
+    };
+    let remotes = [slow(), slow()];
+    let more = ["--no-probing", "--connect-timeout", "200ms"];
+    let sockhop = forward("--remote", &addresses(&remotes), &more);
+    let client = connect(sockhop.wait_listening(SOON)).unwrap();
+    let [high, low] = echo.address().port().to_be_bytes();
+    (&client)
+        .write_all(&[4, 1, high, low, 127, 0, 0, 1, 0])
+        .unwrap();
+    assert_eq!(
+        observe(&client, SOON),
+        Observed::Bytes(vec![0, 0x5A, 0, 0, 0, 0, 0, 0])
+    );
+    assert_eq!((remotes[0].accepted(), remotes[1].accepted()), (1, 0));
+}
+
+#[test]
+fn when_all_remotes_have_died_the_first_that_comes_back_is_used() {
+    let echo = Target::echo();
+    let mut peers = valid_peers(2);
+    let list = addresses(&peers);
+    let more = ["--probe-interval", "1s", "--connect-timeout", "500ms"];
+    let sockhop = forward("--peer", &list, &more);
+    let listener = sockhop.wait_listening(SOON);
+    for peer in &peers {
+        sockhop.wait_peer(peer.address(), "valid", SOON);
+    }
+    for peer in &mut peers {
+        peer.kill();
+    }
+    let error = socks5_connect(listener, echo.address()).unwrap_err();
+    assert!(error.to_string().contains("[05, 01, 00, 01]"), "{error}");
+    for peer in &list {
+        sockhop.wait_peer(*peer, "not-listening", SOON);
+    }
+    let status = sockhop.status();
+    let lost = status["remote"].as_str().unwrap().to_owned();
+    assert!(
+        status["reason"]
+            .as_str()
+            .unwrap()
+            .contains("no other is valid"),
+        "{status}"
+    );
+    assert!(
+        status["listening"][0].is_string(),
+        "the listener was closed: {status}"
+    );
+    let other = *list.iter().find(|peer| peer.to_string() != lost).unwrap();
+    let _back = Peer::at(other, Behaviour::Valid(ZERO));
+    sockhop.wait_status(remote_is(other), SOON);
+    client_is_served(listener, &echo);
+}
+
+#[test]
+fn the_own_listener_is_refused_as_a_remote_under_every_name() {
+    let remote = Peer::valid(ZERO);
+    let arguments = [
+        "--no-probing",
+        "--listen",
+        "[::]:0",
+        "--remote",
+        &remote.address().to_string(),
+    ];
+    let sockhop = Sockhop::forward(&arguments).start();
+    let port = sockhop.wait_listening(SOON).port();
+    for host in [
+        "127.0.0.1",
+        "127.0.0.2",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "localhost",
+        "0.0.0.0",
+    ] {
+        let error = sockhop
+            .control("connect", json!({"remote": format!("{host}:{port}")}))
+            .expect_err(host);
+        assert_eq!(error.code, -32002, "{host}: {error}");
+    }
+    // All is as before.
+    assert_eq!(sockhop.status()["remote"], remote.address().to_string());
+    client_is_served((Ipv4Addr::LOCALHOST, port).into(), &Target::echo());
+}
+
+#[test]
+fn a_connect_that_fails_leaves_everything_as_it_was() {
+    let (remote, echo) = (Peer::valid(ZERO), Target::echo());
+    let more = ["--no-probing", "--on-switch", "cut"];
+    let sockhop = forward("--remote", &[remote.address()], &more);
+    let listener = sockhop.wait_listening(SOON);
+    let stream = client_is_served(listener, &echo);
+    for bad in ["no-such-host.invalid", "127.0.0.1:0", &listener.to_string()] {
+        sockhop
+            .control("connect", json!({"remote": bad}))
+            .expect_err(bad);
+    }
+    assert_eq!(exchange(&stream, b"still here").unwrap(), b"still here");
+    assert_eq!(sockhop.status()["remote"], remote.address().to_string());
+    client_is_served(listener, &echo);
+}
+
+#[test]
+fn a_slow_client_is_not_held_against_the_remote() {
+    let echo = Target::echo();
+    let peers = valid_peers(2);
+    let more = ["--connect-timeout", "200ms"];
+    let sockhop = forward("--peer", &addresses(&peers), &more);
+    let listener = sockhop.wait_listening(SOON);
+    for peer in &peers {
+        sockhop.wait_peer(peer.address(), "valid", SOON);
+    }
+    let remote = sockhop.status()["remote"].take();
+    let mut client = connect(listener).unwrap();
+    for part in opening(echo.address())[..3].chunks(1) {
+        client.write_all(part).unwrap();
+        // Longer than a remote may take to answer.
+        assert_eq!(
+            part == [0],
+            observe(&client, Duration::from_millis(500)) != Observed::Silent
+        );
+    }
+    client.write_all(&opening(echo.address())[3..]).unwrap();
+    let mut answer = [0; 10];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..2], [5, 0]);
+    let status = sockhop.status();
+    assert_eq!(
+        (&status["remote"], &status["last_error"]),
+        (&remote, &Value::Null)
+    );
+}
