@@ -33,13 +33,6 @@ impl ListenAddress {
 }
 
 /// Parses `[::]:1080`, `127.0.0.1:1080`, `1080` (both families), an address alone (port 1080) and `unix:PATH`.
-impl ListenAddress {
-    /// Whether other machines can reach it.
-    pub fn is_exposed(&self) -> bool {
-        matches!(self, Self::Tcp(address) if !address.ip().to_canonical().is_loopback())
-    }
-}
-
 impl FromStr for ListenAddress {
     type Err = BadText;
 

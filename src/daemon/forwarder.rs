@@ -166,18 +166,6 @@ impl Forwarder {
 
     /// Connects to the remotes of the settings, at the start.
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) -> Result<(), BindError> {
-        for address in &self.settings.listen {
-            if address.is_exposed() {
-                log::warn!(
-                    "{address} can be reached from other machines; {} may use it{}",
-                    match self.settings.allow {
-                        Some(_) => "the ranges of --allow",
-                        None => "this machine and private addresses",
-                    },
-                    ", --listen 127.0.0.1:1080 keeps it to this machine"
-                );
-            }
-        }
         match self.settings.mode {
             Mode::Explicit => {
                 self.listen(cx)?;

@@ -241,11 +241,16 @@ impl ForwardSession {
     fn failed(&self, dial: &mut Dial, remote: SocketAddr, started: Instant, failure: DialFailure) {
         log::debug!("{}: remote {remote}: {failure}", self.client);
         dial.tried.push(remote);
-        self.route.report(Report {
-            remote,
-            started,
-            failure,
-        });
+        // Remotes are chosen for their SOCKS 5. Many know nothing else and close when they hear SOCKS 4: that must not
+        // take the remote away from everybody.
+        let is_hung_up = matches!(failure, DialFailure::ClosedEarly | DialFailure::Reset(_));
+        if !(is_hung_up && dial.kept.first() == Some(&4)) {
+            self.route.report(Report {
+                remote,
+                started,
+                failure,
+            });
+        }
     }
 
     fn dial(&mut self, client: Socket, mut dial: Box<Dial>, cx: &mut TurnContext<'_>) -> Step {
@@ -599,6 +604,7 @@ mod tests {
             sent: 0,
             connected: false,
             since: now,
+            limit: Duration::ZERO,
             until: now,
         };
         let mut buffer = Vec::new();
