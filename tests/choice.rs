@@ -501,6 +501,7 @@ fn connect_works_after_every_disconnect() {
     for peer in &peers {
         sockhop.wait_peer(peer.address(), "valid", SOON);
     }
+    let before = sockhop.fds();
     for round in 0..60 {
         let parameters = match round % 3 {
             0 => Value::Null,
@@ -515,6 +516,11 @@ fn connect_works_after_every_disconnect() {
     }
     let active = |status: &Value| status["connections"]["active"] == 0;
     sockhop.wait_status(active, SOON);
+    assert!(
+        wait_until(SOON, || sockhop.fds() <= before),
+        "{} descriptors, {before} before",
+        sockhop.fds()
+    );
 }
 
 #[test]
@@ -776,4 +782,28 @@ fn a_slow_client_is_not_held_against_the_remote() {
         (&status["remote"], &status["last_error"]),
         (&remote, &Value::Null)
     );
+}
+
+#[test]
+fn a_socks4_client_that_the_remotes_do_not_understand_disturbs_nobody() {
+    let echo = Target::echo();
+    let peers = valid_peers(2);
+    let sockhop = forward("--peer", &addresses(&peers), &["--on-switch", "cut"]);
+    let listener = sockhop.wait_listening(SOON);
+    for peer in &peers {
+        sockhop.wait_peer(peer.address(), "valid", SOON);
+    }
+    let remote = sockhop.status()["remote"].take();
+    let stream = client_is_served(listener, &echo);
+    for _ in 0..3 {
+        let client = connect(listener).unwrap();
+        (&client)
+            .write_all(&[4, 1, 0, 80, 127, 0, 0, 1, 0])
+            .unwrap();
+        let refused = vec![0, 0x5B, 0, 0, 0, 0, 0, 0];
+        assert_eq!(observe(&client, SOON), Observed::Bytes(refused));
+    }
+    client_is_served(listener, &echo);
+    assert_eq!(exchange(&stream, b"still here").unwrap(), b"still here");
+    assert_eq!(sockhop.status()["remote"], remote);
 }

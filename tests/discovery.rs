@@ -392,3 +392,43 @@ fn a_peer_that_changes_is_noticed_in_a_later_round() {
     peer.behave(Behaviour::AuthRequired(2));
     sockhop.wait_peer(peer.address(), "authentication-required", SOON);
 }
+
+#[test]
+fn a_file_of_peers_may_come_later() {
+    let peer = Peer::valid(Duration::ZERO);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers");
+    let source = format!("file:{}", path.display());
+    let sockhop = Sockhop::forward(&["--peers", &source]).start();
+    sockhop.wait_log("cannot be read", SOON);
+    fs::write(&path, peer.address().to_string()).unwrap();
+    sockhop.wait_peer(peer.address(), "valid", SOON);
+    sockhop.wait_listening(SOON);
+}
+
+#[test]
+fn peers_come_from_several_sources_by_name_and_of_both_families() {
+    let six = Peer::at("[::1]:0", Behaviour::Valid(Duration::ZERO));
+    let four = Peer::valid(Duration::ZERO);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers");
+    let mapped = format!("[::ffff:127.0.0.1]:{}", four.address().port());
+    fs::write(&path, format!("{mapped}\n{}\n", six.address())).unwrap();
+    let source = format!("file:{}", path.display());
+    let name = format!("localhost:{}", four.address().port());
+    let sockhop = Sockhop::forward(&["--peer", &name, "--peers", &source]).start();
+    let from = |sources: &Value, address: SocketAddr| {
+        let sources = sources.clone();
+        move |proxies: &[Value]| {
+            let address = address.to_string();
+            proxies.iter().any(|proxy| {
+                proxy["address"] == address.as_str()
+                    && proxy["sources"] == sources
+                    && proxy["status"] == "valid"
+            })
+        }
+    };
+    sockhop.wait_proxies(from(&json!(["flag", source]), four.address()), SOON);
+    sockhop.wait_proxies(from(&json!([source]), six.address()), SOON);
+    assert_eq!(four.accepted(), 1, "one address, one probe");
+}
