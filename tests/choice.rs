@@ -807,3 +807,93 @@ fn a_socks4_client_that_the_remotes_do_not_understand_disturbs_nobody() {
     assert_eq!(exchange(&stream, b"still here").unwrap(), b"still here");
     assert_eq!(sockhop.status()["remote"], remote);
 }
+
+#[test]
+fn automatic_begins_when_probing_does() {
+    let peer = Peer::valid(ZERO);
+    let sockhop = forward("--peer", &[peer.address()], &["--no-probing"]);
+    let status = sockhop.status();
+    assert_eq!(
+        (&status["remote"], &status["listening"]),
+        (&Value::Null, &json!([]))
+    );
+    sockhop.control("probing", json!({"run": true})).unwrap();
+    client_is_served(sockhop.wait_listening(SOON), &Target::echo());
+}
+
+#[test]
+fn a_remote_that_starts_to_want_authentication_is_left_for_another() {
+    let peers = valid_peers(2);
+    let more = ["--probe-interval", "1s"];
+    let sockhop = forward("--peer", &addresses(&peers), &more);
+    let listener = sockhop.wait_listening(SOON);
+    for peer in &peers {
+        sockhop.wait_peer(peer.address(), "valid", SOON);
+    }
+    let remote = sockhop.status()["remote"].take();
+    let is_remote = |peer: &&Peer| remote == peer.address().to_string();
+    let (selected, other): (Vec<&Peer>, Vec<&Peer>) = peers.iter().partition(is_remote);
+    selected[0].behave(Behaviour::AuthRequired(0xFF));
+    sockhop.wait_status(remote_is(other[0].address()), SOON);
+    client_is_served(listener, &Target::echo());
+}
+
+#[test]
+fn a_remote_given_by_hand_is_watched_like_a_peer() {
+    let mut remotes = valid_peers(2);
+    let list = addresses(&remotes);
+    let sockhop = forward("--remote", &list, &["--probe-interval", "1s"]);
+    let row = sockhop.wait_peer(list[0], "valid", SOON);
+    assert_eq!(
+        (&row["sources"], &row["selected"]),
+        (&json!(["remote"]), &json!(true))
+    );
+    let row = sockhop.wait_peer(list[1], "valid", SOON);
+    assert_eq!(
+        (&row["sources"], &row["selected"]),
+        (&json!(["remote"]), &json!(false))
+    );
+    remotes[0].kill();
+    sockhop.wait_peer(list[0], "not-listening", SOON);
+    // It stays the first choice, since that is what was said.
+    assert_eq!(sockhop.status()["remote"], list[0].to_string());
+    client_is_served(sockhop.wait_listening(SOON), &Target::echo());
+}
+
+#[test]
+fn two_forwarders_that_point_at_each_other_stay_contained_and_recover() {
+    let (remote, echo) = (Peer::valid(ZERO), Target::echo());
+    let more = ["--no-probing", "--max-connections", "40"];
+    let one = forward("--remote", &[remote.address()], &more);
+    let at_one = one.wait_listening(SOON);
+    let two = forward("--remote", &[at_one], &more);
+    let at_two = two.wait_listening(SOON);
+    connect_to(&one, at_two);
+    let lost: Vec<_> = (0..3)
+        .map(|_| {
+            let client = connect(at_one).unwrap();
+            (&client).write_all(&opening(echo.address())).unwrap();
+            client
+        })
+        .collect();
+    // Round and round, until one of them takes no more.
+    let full = |status: &Value| status["connections"]["active"] == 40;
+    one.wait_status(full, SOON);
+    two.wait_status(
+        |status| status["connections"]["active"].as_u64() > Some(30),
+        SOON,
+    );
+    assert!(
+        one.fds() < 150 && two.fds() < 150,
+        "{} and {}",
+        one.fds(),
+        two.fds()
+    );
+    connect_to(&one, remote.address());
+    drop(lost);
+    let empty = |status: &Value| status["connections"]["active"] == 0;
+    one.wait_status(empty, SOON);
+    two.wait_status(empty, SOON);
+    client_is_served(at_one, &echo);
+    client_is_served(at_two, &echo);
+}
