@@ -597,7 +597,16 @@ fn with_no_usable_remote_a_client_is_told_in_its_own_protocol() {
     (&stream).write_all(&opening(target)).unwrap();
     let mut answer = [0; 12];
     (&stream).read_exact(&mut answer).unwrap();
-    assert_eq!(answer[..], [&[5, 0][..], &refused].concat());
+    assert_eq!(answer[..], [&[5, 0][..], &refused[..]].concat());
+
+    // With a password, which is for the remote and not looked at here.
+    let stream = connect(listener).unwrap();
+    (&stream).write_all(&[5, 1, 2]).unwrap();
+    assert_eq!(observe(&stream, SOON), Observed::Bytes(vec![5, 2]));
+    (&stream).write_all(&[1, 1, b'u', 1, b'p']).unwrap();
+    assert_eq!(observe(&stream, SOON), Observed::Bytes(vec![1, 0]));
+    (&stream).write_all(&opening(target)[3..]).unwrap();
+    assert_eq!(observe(&stream, SOON), Observed::Bytes(refused));
 
     // SOCKS4 and 4a.
     for request in [

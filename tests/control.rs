@@ -543,6 +543,67 @@ fn is_answered(sockhop: &Sockhop) {
     }
 }
 
+#[test]
+fn controllers_at_once_do_not_confuse_it() {
+    let echo = Target::echo();
+    let peers: Vec<Peer> = (0..4).map(|_| Peer::valid(ZERO)).collect();
+    let dead = dead_address().to_string();
+    let mut launch = Sockhop::forward(&["--on-switch", "cut", "--connect-timeout", "500ms"]);
+    for peer in &peers {
+        launch = launch.arg("--peer").arg(peer.address().to_string());
+    }
+    let sockhop = launch.start();
+    for peer in &peers {
+        sockhop.wait_peer(peer.address(), "valid", SOON);
+    }
+    peers[3].behave(Behaviour::Silent);
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            let (sockhop, peers, dead, echo) = (&sockhop, &peers, &dead, &echo);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed);
+                for _ in 0..100 {
+                    let peer = peers[random.usize(..4)].address().to_string();
+                    let (method, parameters) = match random.u8(..9) {
+                        0 => ("disconnect", Value::Null),
+                        1 | 2 => ("connect", Value::Null),
+                        3 | 4 => ("connect", json!({ "remote": peer })),
+                        5 => ("connect", json!({ "remote": dead })),
+                        6 => ("probing", json!({ "run": random.bool() })),
+                        7 => ("proxies", Value::Null),
+                        _ => ("status", Value::Null),
+                    };
+                    // Any coded error will do, but no silence.
+                    let answer = sockhop.control(method, parameters);
+                    assert!(!answer.is_err_and(|error| error.code == -32603), "{method}");
+                    // A client in between, whatever becomes of it.
+                    let status = sockhop.status();
+                    if let Some(listener) = status["listening"][0].as_str()
+                        && let Ok(stream) = connect(listener.parse().unwrap())
+                    {
+                        let [high, low] = echo.address().port().to_be_bytes();
+                        let opening = [5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, high, low];
+                        let _ = (&stream).write_all(&opening);
+                    }
+                }
+            });
+        }
+    });
+    let remote = json!({"remote": peers[0].address().to_string()});
+    sockhop.control("connect", remote).unwrap();
+    let listener = sockhop.wait_listening(SOON);
+    let client = socks5_connect(listener, echo.address()).unwrap();
+    assert_eq!(exchange(&client, b"hello").unwrap(), b"hello");
+    sockhop.control("probing", json!({"run": false})).unwrap();
+    sockhop.control("disconnect", Value::Null).unwrap();
+    for peer in &peers {
+        assert!(peer.wait_open(0, SOON), "a connection was left open");
+    }
+    sockhop.wait_status(|status| status["connections"]["active"] == 0, SOON);
+    let log = sockhop.log();
+    assert!(!log.iter().any(|line| line.contains("panicked")), "{log:?}");
+}
+
 // During a race.
 
 #[test]

@@ -83,6 +83,11 @@ fn each_kind_of_peer_has_its_status_and_reason() {
             "timed out after connecting",
         ),
         (
+            Peer::answers_after(ms(2500)),
+            "not-listening",
+            "timed out after connecting",
+        ),
+        (
             Peer::drips(ms(1500)),
             "not-listening",
             "timed out after connecting",
@@ -109,7 +114,7 @@ fn each_kind_of_peer_has_its_status_and_reason() {
     let candidates = sockhop.status()["candidates"].take();
     assert_eq!(
         candidates,
-        json!({"valid": 4, "authentication-required": 2, "not-a-proxy": 7, "not-listening": 5, "unknown": 0})
+        json!({"valid": 4, "authentication-required": 2, "not-a-proxy": 7, "not-listening": 6, "unknown": 0})
     );
 }
 
