@@ -623,7 +623,10 @@ impl Table {
         let delay = match reason {
             // These last, and there may be many of them.
             Reason::OwnAddress => self.settings.interval,
-            Reason::NoRoute if entry.status != Status::Valid => self.settings.interval,
+            // So may this, or the network is just about to come up: as long again as it has been unknown.
+            Reason::NoRoute if entry.status != Status::Valid => now
+                .saturating_duration_since(self.instant(entry.since))
+                .clamp(SOON.min(self.settings.interval), self.settings.interval),
             _ => SOON.min(self.settings.interval),
         };
         let due = self.later(now, delay);
@@ -1162,7 +1165,7 @@ mod tests {
                     reason: Reason::NoRoute,
                 },
                 Status::Unknown,
-                60.0,
+                5.0,
                 0,
             ),
         ];
@@ -1224,6 +1227,16 @@ mod tests {
         let waits: Vec<f64> = (0..4).map(|_| world.probe(at(1), finding)).collect();
         assert_eq!(waits, [0.0, 60.0, 60.0, 60.0]);
         assert_eq!(world.best(), []);
+    }
+
+    #[test]
+    fn an_address_without_a_route_is_asked_less_and_less() {
+        let mut world = World::new(1);
+        let reason = Reason::NoRoute;
+        let delays: Vec<f64> = (0..7)
+            .map(|_| world.probe(at(1), Finding::Local { reason }))
+            .collect();
+        assert_eq!(delays, [0.0, 5.0, 5.0, 10.0, 20.0, 40.0, 60.0]);
     }
 
     #[test]
