@@ -324,6 +324,28 @@ fn own_link_down_changes_nothing_and_works_again_when_it_is_up() {
 
 #[test]
 #[ignore = "needs root for network namespaces"]
+fn started_before_its_network_it_finds_its_peer_soon_after() {
+    let home = Netns::new();
+    let far = Far::new(&home, 1, Duration::ZERO);
+    let link = home.link_to(&far.netns);
+    home.ip(&format!("link set {link} down"));
+    let sockhop = Sockhop::forward(&["--peer", "10.77.1.2"])
+        .inside(&home)
+        .start();
+    let has_no_route = |proxies: &[Value]| {
+        proxies
+            .iter()
+            .any(|one| one["reason"] == "no route from here")
+    };
+    sockhop.wait_proxies(has_no_route, SOON);
+    thread::sleep(Duration::from_secs(2));
+    home.ip(&format!("link set {link} up"));
+    let forwarder = sockhop.wait_listening(SOON);
+    works(&home, forwarder);
+}
+
+#[test]
+#[ignore = "needs root for network namespaces"]
 fn silence_from_everybody_is_taken_for_our_own_link() {
     let home = Netns::new();
     let fars = [1, 2, 3]
@@ -583,6 +605,45 @@ fn forwarders_pointed_at_each_other_refuse_the_loop_and_recover() {
         wait_until(SOON, is_way_out),
         "no way out after the loop was undone"
     );
+}
+
+#[test]
+#[ignore = "needs root for network namespaces"]
+fn ring_of_three_forwarders_is_bounded_and_falls_apart_without_its_client() {
+    // Each knows only the next one, so no peer rule finds it out.
+    let spaces = [Netns::new(), Netns::new(), Netns::new()];
+    for (one, next) in [(0, 1), (1, 2), (2, 0)] {
+        let end = |number| format!("10.79.{one}.{number}/24");
+        spaces[one].cable(&spaces[next], &[&end(1)], &[&end(2)]);
+    }
+    let most = 100;
+    let ring = [0, 1, 2].map(|one| {
+        Sockhop::forward(&["--listen=0.0.0.0:1080", "--no-probing"])
+            .arg(format!("--remote=10.79.{one}.2"))
+            .arg(format!("--max-connections={most}"))
+            .inside(&spaces[one])
+            .start()
+    });
+    for sockhop in &ring {
+        sockhop.wait_listening(SOON);
+    }
+    let quiet = ring.each_ref().map(Sockhop::fds);
+    let client = spaces[0].inside(|| connect(at("127.0.0.1:1080"))).unwrap();
+    (&client).write_all(&[5, 1, 0]).unwrap();
+    ring[0].wait_status(|status| status["connections"]["active"] == most, SOON);
+    for (sockhop, quiet) in ring.iter().zip(quiet) {
+        assert!(sockhop.fds() <= quiet + 2 * most + 10, "{}", sockhop.fds());
+    }
+    let before = ring.each_ref().map(Sockhop::cpu_ticks);
+    thread::sleep(Duration::from_secs(1));
+    for (sockhop, before) in ring.iter().zip(before) {
+        assert!(sockhop.cpu_ticks() - before <= 20, "busy for nothing");
+    }
+
+    drop(client);
+    for sockhop in &ring {
+        sockhop.wait_status(|status| status["connections"]["active"] == 0, SOON);
+    }
 }
 
 #[test]
