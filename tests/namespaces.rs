@@ -1,6 +1,7 @@
 //! What loopback can't show: lost packets, unreachable hosts, links that go down, clients and forwarders elsewhere.
 //!
 //! Every test makes its own network of namespaces: `home`, where the program runs, with a cable to each of the others.
+#![cfg(target_os = "linux")]
 
 mod common;
 

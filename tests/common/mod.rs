@@ -18,6 +18,7 @@
 )]
 
 mod client;
+#[cfg(target_os = "linux")]
 mod netns;
 mod pattern;
 mod peer;
@@ -29,6 +30,7 @@ pub use client::{
     Observed, connect, exchange, expect_end, observe, reset, socks5_connect, socks5_connect_name,
     socks5_request,
 };
+#[cfg(target_os = "linux")]
 pub use netns::Netns;
 pub use pattern::{Chunks, End, Pattern, Received};
 pub use peer::{Behaviour, Peer, Step, Unanswering, dead_address};

@@ -17,7 +17,6 @@ use tempfile::TempDir;
 
 pub use rustix::process::Signal;
 
-use super::netns::Netns;
 use super::tools::program;
 use super::{SOON, wait_until};
 
@@ -107,8 +106,9 @@ impl Launch {
     }
 
     /// Run in this network namespace. The control socket is reached from everywhere: it is a file.
+    #[cfg(target_os = "linux")]
     #[must_use]
-    pub fn inside(mut self, namespace: &Netns) -> Self {
+    pub fn inside(mut self, namespace: &super::Netns) -> Self {
         self.namespace = Some(namespace.name().to_owned());
         self
     }
