@@ -38,8 +38,9 @@ Clients speak SOCKS to the proxy through the forwarder, so they also
 authenticate to it by themselves where it wants that.
 
 Give --allow once for each range of clients, for example --allow 10.0.0.0/8
---allow ::1; it replaces the default. Clients that are peers are refused
-unless a range of --allow has them.
+--allow fd00::/8; it replaces the default. This machine may always connect.
+A client whose address is a peer's is refused unless --allow names exactly
+that address.
 
 -v shows each connection, -vv each message; -q shows warnings and errors only,
 -qq errors only."
