@@ -325,6 +325,8 @@ impl ForwardSession {
         }
         self.epoch = epoch;
         dial.choice = self.route.choice();
+        // A client that has waited long for a remote without a time limit gets the new one's whole time.
+        dial.give_up = now + self.settings.connect_timeout * DIALS;
         let stays = dial
             .attempt
             .as_ref()
