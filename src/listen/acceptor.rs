@@ -108,7 +108,6 @@ impl Acceptor {
 
     fn resumed(&mut self) {
         if self.paused.take().is_some() {
-            self.retry_after = RETRY_FIRST;
             log::info!("accepting connections on {} again", self.listener.bound());
         }
     }
@@ -173,7 +172,8 @@ impl Task for Acceptor {
             }
             match accept(self.listener.socket()) {
                 Ok((socket, address)) => {
-                    self.resumed();
+                    // Others may wait behind it: the episode is over when nobody does.
+                    self.retry_after = RETRY_FIRST;
                     self.take_in(socket, address, cx);
                 }
                 Err(error) => match Errno::from_io_error(&error) {
