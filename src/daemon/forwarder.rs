@@ -50,6 +50,8 @@ pub(super) struct Forwarder {
     pending: Option<PendingConnect>,
     reports: Receiver<Report>,
     answer_seen: Option<Instant>,
+    /// Named remotes that turned out to be own listeners, said once.
+    looping: Vec<SocketAddr>,
     /// A listener that could not be bound when a peer became valid is tried again then.
     next_bind: Option<Instant>,
 }
@@ -104,6 +106,7 @@ impl Forwarder {
             pending: None,
             reports: parts.reports,
             answer_seen: None,
+            looping: Vec::new(),
             next_bind: None,
         }
     }
@@ -365,6 +368,7 @@ impl Forwarder {
             log::info!("remote is {first} (named by hand)");
         }
         self.mode = Mode::Explicit;
+        self.looping.clear();
         self.plan = Plan::Explicit(explicit);
         self.apply_explicit(cx);
         cx.wake(self.steering);
@@ -388,14 +392,18 @@ impl Forwarder {
             candidates,
             patience,
         };
+        if self.looping != own {
+            for address in &own {
+                let what = format!(
+                    "remote {address} is a listener of this program: not used, it would loop"
+                );
+                log::error!("{what}");
+                self.note_error(what);
+            }
+            self.looping = own;
+        }
         if *self.route.choice() == choice {
             return;
-        }
-        for address in own {
-            let what =
-                format!("remote {address} is a listener of this program: not used, it would loop");
-            log::error!("{what}");
-            self.note_error(what);
         }
         let selected = choice.candidates.first().copied();
         self.watch_by_hand(choice.candidates.clone(), cx);
