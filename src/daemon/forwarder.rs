@@ -585,7 +585,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// What a failed connection says about the remote; nothing if the fault is here.
 fn finding_of(failure: &DialFailure) -> Option<Finding> {
-    use crate::discovery::status::{Phase, Reason};
+    use crate::discovery::status::{FirstBytes, Phase, Reason};
     Some(match failure {
         DialFailure::Local(_) => return None,
         DialFailure::Connect(error) => {
@@ -594,6 +594,13 @@ fn finding_of(failure: &DialFailure) -> Option<Finding> {
         DialFailure::Reset(error) => Finding::from_error(error, Stage::Established, Duration::ZERO),
         DialFailure::ConnectTimedOut => Finding::timed_out(Phase::Connecting),
         DialFailure::Silent => Finding::timed_out(Phase::Greeting),
+        DialFailure::NoProxy(answer) => {
+            let reason = match answer.as_slice() {
+                [5, method, ..] => Reason::Answered(*method),
+                other => Reason::Sent(FirstBytes::new(other)),
+            };
+            Finding::answered(reason, Duration::ZERO)
+        }
         DialFailure::ClosedEarly => Finding::answered(Reason::ClosedEarly(0), Duration::ZERO),
     })
 }

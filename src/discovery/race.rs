@@ -45,13 +45,22 @@ pub struct Race {
     task: TaskId,
 }
 
+struct Runner {
+    probe: TaskId,
+    started: Instant,
+}
+
 struct State {
     discovery: Shared<Discovery>,
     task: TaskId,
     waiting: VecDeque<SocketAddr>,
-    running: HashMap<SocketAddr, TaskId>,
+    running: HashMap<SocketAddr, Runner>,
+    /// How many may be asked at once.
+    most: usize,
     asked: usize,
     apart: Duration,
+    /// How long one may take while others have not been asked yet.
+    share: Duration,
     next_start: Instant,
     until: Instant,
     on_winner: Option<OnWinner>,
@@ -65,10 +74,17 @@ impl Race {
         on_winner: OnWinner,
         cx: &mut Cx<'_>,
     ) -> Self {
-        let timeout = discovery.borrow().probe_settings().timeout;
+        let (timeout, most) = {
+            let discovery = discovery.borrow();
+            (discovery.probe_settings().timeout, discovery.most_probes())
+        };
         // All are started in the first half of the time, so that the last still has the other half.
         let count = u32::try_from(peers.len()).unwrap_or(u32::MAX).max(1);
         let apart = (timeout / 2 / count).min(APART);
+        // With more peers than can be asked at once, silent ones must not keep the others from being asked.
+        let rounds = u32::try_from(peers.len().div_ceil(most))
+            .unwrap_or(u32::MAX)
+            .max(1);
         let task = cx.reserve();
         let state = Shared::new(RefCell::new(State {
             discovery: Shared::clone(discovery),
@@ -76,7 +92,9 @@ impl Race {
             asked: peers.len(),
             waiting: peers.into(),
             running: HashMap::new(),
+            most,
             apart,
+            share: timeout / rounds,
             next_start: cx.now,
             until: cx.now + timeout,
             on_winner: Some(on_winner),
@@ -106,8 +124,8 @@ impl State {
     /// Closes the losers; who is to be told, if nobody was told yet.
     fn end(&mut self, cx: &mut Cx<'_>) -> Option<OnWinner> {
         self.waiting.clear();
-        for (_, probe) in self.running.drain() {
-            cx.cancel(probe);
+        for (_, runner) in self.running.drain() {
+            cx.cancel(runner.probe);
         }
         self.on_winner.take()
     }
@@ -133,12 +151,44 @@ impl State {
             }
         });
         let discovery = self.discovery.borrow();
-        let id = cx.spawn(Box::new(Probe::new(
+        let probe = cx.spawn(Box::new(Probe::new(
             address,
             discovery.probe_settings(),
             on_finding,
         )));
-        self.running.insert(address, id);
+        let started = cx.now;
+        self.running.insert(address, Runner { probe, started });
+    }
+
+    /// Closes those that have had their share of the time, if others wait for their place.
+    fn make_room(&mut self, cx: &mut Cx<'_>) {
+        if self.waiting.is_empty() || self.running.len() < self.most {
+            return;
+        }
+        let late = |runner: &Runner| cx.now >= runner.started + self.share;
+        let over: Vec<SocketAddr> = self
+            .running
+            .iter()
+            .filter(|(_, runner)| late(runner))
+            .map(|(address, _)| *address)
+            .collect();
+        for runner in over
+            .iter()
+            .filter_map(|address| self.running.remove(address))
+        {
+            cx.cancel(runner.probe);
+        }
+    }
+
+    /// When something has to be done though nobody answers.
+    fn next(&self) -> Instant {
+        let oldest = self.running.values().map(|runner| runner.started).min();
+        let next = match oldest {
+            _ if self.waiting.is_empty() => self.until,
+            Some(oldest) if self.running.len() >= self.most => oldest + self.share,
+            _ => self.next_start,
+        };
+        next.min(self.until)
     }
 }
 
@@ -153,9 +203,10 @@ impl Task for Starter {
         if state.on_winner.is_none() {
             return Next::Done;
         }
-        let most = state.discovery.borrow().most_probes();
+        state.make_room(cx);
         // Without anybody left to wait for, the next one starts before its time.
-        while state.running.len() < most && (cx.now >= state.next_start || state.running.is_empty())
+        while state.running.len() < state.most
+            && (cx.now >= state.next_start || state.running.is_empty())
         {
             let Some(address) = state.waiting.pop_front() else {
                 break;
@@ -171,12 +222,7 @@ impl Task for Starter {
             }
             return Next::Done;
         }
-        let next = if state.waiting.is_empty() || state.running.len() >= most {
-            state.until
-        } else {
-            state.next_start
-        };
-        Next::Wait(Some(next.min(state.until)))
+        Next::Wait(Some(state.next()))
     }
 }
 

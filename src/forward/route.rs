@@ -60,6 +60,8 @@ pub enum DialFailure {
     Reset(io::Error),
     /// It did not answer in time.
     Silent,
+    /// It answered this, which no SOCKS 5 proxy that takes the client does.
+    NoProxy(Vec<u8>),
 }
 
 impl std::fmt::Display for DialFailure {
@@ -71,6 +73,10 @@ impl std::fmt::Display for DialFailure {
             Self::ClosedEarly => f.write_str("closed before it answered"),
             Self::Reset(error) => write!(f, "broke off before it answered: {error}"),
             Self::Silent => f.write_str("connected, but did not answer in time"),
+            Self::NoProxy(answer) if answer.starts_with(&[5]) => {
+                f.write_str("accepts no client without authentication any more")
+            }
+            Self::NoProxy(_) => f.write_str("answered as something else than a SOCKS 5 proxy"),
         }
     }
 }

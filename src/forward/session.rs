@@ -161,8 +161,17 @@ impl ForwardSession {
                     Some(4 | 5) => Speaks::Socks,
                     _ => Speaks::Other,
                 };
+                let mut kept = bytes.to_vec();
+                // A client that is gone already: dialling for it would let a circle of forwarders chase its own tail.
+                if speaks == Speaks::Socks && kept.len() < KEPT {
+                    match read(&client, cx, KEPT - kept.len()) {
+                        Ok(Some([])) | Err(_) => return Step::Next(Stage::Over),
+                        Ok(Some(more)) => kept.extend_from_slice(more),
+                        Ok(None) => {}
+                    }
+                }
                 let mut dial = Box::new(Dial {
-                    kept: bytes.to_vec(),
+                    kept,
                     speaks,
                     choice: self.route.choice(),
                     tried: Vec::new(),
@@ -282,6 +291,12 @@ impl ForwardSession {
                 return Step::Stay(Stage::Dialling { client, dial }, Turn::Wait { until });
             }
             Advance::ClientLeft => return self.client_left(attempt.remote),
+            Advance::Relay { answer }
+                if dial.choice.patience == Patience::Limited
+                    && is_no_proxy(&dial.kept, &answer) =>
+            {
+                DialFailure::NoProxy(answer)
+            }
             Advance::Relay { answer } => {
                 if !answer.is_empty() {
                     self.route.answered(attempt.remote, cx.now);
@@ -538,6 +553,20 @@ impl Attempt {
     fn is_late(&self, now: Instant, kept: &[u8], patience: Patience) -> bool {
         self.deadline(kept, patience)
             .is_some_and(|until| now >= until)
+    }
+}
+
+/// Whether the first answer shows that this is not, or not any more, a SOCKS 5 proxy that takes this client: it speaks
+/// something else, or accepts no method though "no authentication" was offered (RFC 1928 §3).
+fn is_no_proxy(kept: &[u8], answer: &[u8]) -> bool {
+    match (kept, answer) {
+        (_, []) => false,
+        ([5, count, methods @ ..], [5, 0xFF, ..]) => methods
+            .iter()
+            .take(usize::from(*count))
+            .any(|method| *method == 0),
+        ([5, ..], [version, ..]) => *version != 5,
+        _ => false,
     }
 }
 
