@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::net::is_shortage;
+
 /// What an address is, as far as probes know. The order is that of the lists shown to users: useful ones first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
@@ -360,14 +362,6 @@ impl Finding {
             Self::Local { .. } => Status::Unknown,
         }
     }
-}
-
-/// Out of descriptors (process or system), socket buffers, or memory.
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The table's size per address rests on this one.

@@ -25,7 +25,7 @@ use super::decline::Decline;
 use super::route::{Choice, DialFailure, Epoch, Patience, Report, Route};
 use crate::engine::{BUFFER, Interests, Key, Ready, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::{Client, Slot};
-use crate::net::{ConnectFailure, read_some, start_connect};
+use crate::net::{ConnectFailure, is_shortage, read_some, start_connect};
 use crate::relay::{Moved, Relay, RelaySettings};
 
 /// What the sessions of one forwarder have in common.
@@ -96,6 +96,8 @@ struct Dial {
     /// Candidates that failed this client.
     tried: Vec<SocketAddr>,
     attempt: Option<Attempt>,
+    /// There was no descriptor for an attempt: when to ask for one again.
+    retry: Option<Instant>,
     /// The client is gone, but what it sent is to be delivered.
     client_closed: bool,
     /// No candidate is tried after this.
@@ -176,6 +178,7 @@ impl ForwardSession {
                     choice: self.route.choice(),
                     tried: Vec::new(),
                     attempt: None,
+                    retry: None,
                     client_closed: false,
                     give_up: now + self.settings.connect_timeout * DIALS,
                 });
@@ -195,7 +198,7 @@ impl ForwardSession {
 
     /// The stage after a candidate was looked for: with none, the client is told.
     fn dialling(&self, client: Socket, dial: Box<Dial>, now: Instant) -> Stage {
-        if dial.attempt.is_some() {
+        if dial.attempt.is_some() || dial.retry.is_some() {
             return Stage::Dialling { client, dial };
         }
         log::debug!(
@@ -215,6 +218,7 @@ impl ForwardSession {
     /// Starts to connect to the best candidate that has not failed this client.
     fn next_candidate(&self, dial: &mut Dial, now: Instant) {
         dial.attempt = None;
+        dial.retry = None;
         while now < dial.give_up {
             let untried = dial
                 .choice
@@ -235,6 +239,10 @@ impl ForwardSession {
                         limit,
                         until: now + limit,
                     });
+                    return;
+                }
+                Err(ConnectFailure::Local(error)) if is_shortage(&error) => {
+                    dial.retry = Some(now + SHORTAGE_RETRY);
                     return;
                 }
                 Err(ConnectFailure::Local(error)) => {
@@ -265,6 +273,15 @@ impl ForwardSession {
     fn dial(&mut self, client: Socket, mut dial: Box<Dial>, cx: &mut TurnContext<'_>) -> Step {
         self.follow_choice(&mut dial, cx.now);
         let Some(attempt) = &mut dial.attempt else {
+            if let Some(at) = dial.retry {
+                if cx.now < at {
+                    return Step::Stay(
+                        Stage::Dialling { client, dial },
+                        Turn::Wait { until: Some(at) },
+                    );
+                }
+                self.next_candidate(&mut dial, cx.now);
+            }
             return Step::Next(self.dialling(client, dial, cx.now));
         };
         let listens = listens(dial.speaks, &dial.kept);
@@ -413,11 +430,8 @@ impl Session for ForwardSession {
                 interests.watch(CLIENT, client.as_fd(), Want::READ)
             }
             Stage::Dialling { client, dial } => {
-                let want = if listens(dial.speaks, &dial.kept) {
-                    Want::READ
-                } else {
-                    Want::ERRORS
-                };
+                let listens = dial.attempt.is_some() && listens(dial.speaks, &dial.kept);
+                let want = if listens { Want::READ } else { Want::ERRORS };
                 if !dial.client_closed {
                     interests.watch(CLIENT, client.as_fd(), want);
                 }
@@ -606,6 +620,9 @@ const ANSWER: usize = 4096;
 
 /// A client that says nothing, or half a greeting: browsers open connections ahead and use them within seconds.
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(60);
+
+/// How soon a descriptor is asked for again when there was none.
+const SHORTAGE_RETRY: Duration = Duration::from_millis(100);
 
 /// A client waits for at most so many connect time-outs in all, however many candidates there are.
 const DIALS: u32 = 3;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use socket2::Socket;
@@ -71,6 +71,8 @@ pub struct Acceptor {
     serve: Serve,
     watched: bool,
     paused: Option<Pause>,
+    /// After connections ran out: when accepting goes on.
+    breath: Option<Instant>,
     retry_after: Duration,
 }
 
@@ -92,6 +94,7 @@ impl Acceptor {
             serve,
             watched: false,
             paused: None,
+            breath: None,
             retry_after: RETRY_FIRST,
         }
     }
@@ -154,6 +157,13 @@ impl Task for Acceptor {
                 return Next::Wait(Some(cx.now + RETRY_MOST));
             }
             self.watched = true;
+        }
+        if self.paused == Some(Pause::Full) {
+            let until = *self.breath.get_or_insert(cx.now + BREATH);
+            if cx.now < until {
+                return Next::Wait(Some(until));
+            }
+            self.breath = None;
         }
         for _ in 0..ACCEPTS_A_TURN {
             if !self.intake.limits.has_room() {
@@ -231,6 +241,10 @@ impl std::fmt::Display for Shown {
 
 /// Connections accepted before other things get their turn.
 const ACCEPTS_A_TURN: usize = 64;
+
+/// Connections often end in numbers. When all places were taken, those that end in this time are waited for, so that a
+/// circle of forwarders, which ends from its head, does not grow at its tail at the same speed for ever.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// How soon accepting is tried again when the system ran out of something; doubled each time up to the most.
 const RETRY_FIRST: Duration = Duration::from_millis(50);

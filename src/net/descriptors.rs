@@ -1,5 +1,8 @@
 //! How many descriptors there are, and what they are for.
 
+use std::io;
+
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the limit of open descriptors (RLIMIT_NOFILE) to the hard limit and says what it is now.
@@ -18,6 +21,14 @@ pub fn raise_descriptor_limit() -> usize {
         .and_then(|n| usize::try_from(n).ok())
         .unwrap_or(MOST_DESCRIPTORS)
         .min(MOST_DESCRIPTORS)
+}
+
+/// Out of descriptors (process or system), socket buffers, or memory.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// How a process's descriptors are shared out.

@@ -8,7 +8,7 @@ mod own_listeners;
 mod transfer;
 
 pub use connect::{ConnectFailure, finish_connect, start_connect};
-pub use descriptors::{DescriptorBudget, raise_descriptor_limit};
+pub use descriptors::{DescriptorBudget, is_shortage, raise_descriptor_limit};
 pub use local_address::{canonical, is_local};
 pub use options::tune;
 pub use own_listeners::OwnListeners;
