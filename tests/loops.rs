@@ -128,3 +128,39 @@ fn two_forwarders_that_feed_each_other_stay_bounded_and_recover() {
         forwarder.wait_status(|status| status["connections"]["active"] == 0, SOON);
     }
 }
+
+#[test]
+fn a_circle_of_forwarders_ends_when_its_client_leaves() {
+    let peer = Peer::valid(Duration::ZERO);
+    let start = |remote: SocketAddr| {
+        let remote = remote.to_string();
+        let limits = [
+            "--remote",
+            &remote,
+            "--no-probing",
+            "--max-connections",
+            "50",
+        ];
+        Sockhop::forward(&limits).start()
+    };
+    let a = start(peer.address());
+    let at_a = a.wait_listening(SOON);
+    let b = start(at_a);
+    let at_b = b.wait_listening(SOON);
+    a.control("connect", json!({"remote": at_b.to_string()}))
+        .unwrap();
+    let looped = connect(at_a).unwrap();
+    (&looped).write_all(&[5, 1, 0]).unwrap();
+    let full = |status: &serde_json::Value| status["connections"]["active"].as_u64() >= Some(49);
+    a.wait_status(full, SOON);
+    b.wait_status(full, SOON);
+    drop(looped);
+    // The end runs round the circle as the beginning did; nothing may run on behind it.
+    for forwarder in [&a, &b] {
+        forwarder.wait_status(|status| status["connections"]["active"] == 0, SOON);
+    }
+    let total = |forwarder: &Sockhop| forwarder.status()["connections"]["total"].as_u64();
+    let before = (total(&a), total(&b));
+    assert!(a.fds() < 40 && b.fds() < 40);
+    assert_eq!((total(&a), total(&b)), before);
+}

@@ -274,6 +274,9 @@ impl ForwardSession {
         self.follow_choice(&mut dial, cx.now);
         let Some(attempt) = &mut dial.attempt else {
             if let Some(at) = dial.retry {
+                if cx.ready.hung_up(CLIENT) {
+                    return Step::Next(Stage::Over);
+                }
                 if cx.now < at {
                     return Step::Stay(
                         Stage::Dialling { client, dial },
