@@ -1,5 +1,6 @@
 //! Forwarding a client's bytes to a remote proxy, and to the next one when it fails.
 
+mod attempt;
 mod decline;
 mod route;
 mod session;

@@ -12,7 +12,6 @@
 //! before costs the client nothing. What is kept is bounded by [`KEPT`]: a client that sends more, or does not speak
 //! SOCKS, gets plain forwarding as soon as a remote has taken its bytes.
 
-use std::io::{self, Write as _};
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -21,11 +20,15 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::attempt::{
+    Advance, Attempt, FIRST_BYTES_LIMIT, KEPT, Speaks, is_no_proxy, listens, read,
+    says_half_a_greeting,
+};
 use super::decline::Decline;
 use super::route::{Choice, DialFailure, Epoch, Patience, Report, Route};
-use crate::engine::{BUFFER, Interests, Key, Ready, Session, Standing, Turn, TurnContext, Want};
+use crate::engine::{Interests, Key, Ready, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::{Client, Slot};
-use crate::net::{ConnectFailure, is_shortage, read_some, start_connect};
+use crate::net::{ConnectFailure, is_shortage, start_connect};
 use crate::relay::{Moved, Relay, RelaySettings};
 
 /// What the sessions of one forwarder have in common.
@@ -102,24 +105,6 @@ struct Dial {
     client_closed: bool,
     /// No candidate is tried after this.
     give_up: Instant,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Speaks {
-    Socks,
-    Other,
-}
-
-struct Attempt {
-    remote: SocketAddr,
-    socket: Socket,
-    /// Of the kept bytes.
-    sent: usize,
-    connected: bool,
-    since: Instant,
-    /// For the connect, and for the answer once the client has said enough to get one.
-    limit: Duration,
-    until: Instant,
 }
 
 /// What a stage has come to.
@@ -230,15 +215,7 @@ impl ForwardSession {
             match start_connect(remote) {
                 Ok(socket) => {
                     let limit = self.settings.connect_timeout;
-                    dial.attempt = Some(Attempt {
-                        remote,
-                        socket,
-                        sent: 0,
-                        connected: false,
-                        since: now,
-                        limit,
-                        until: now + limit,
-                    });
+                    dial.attempt = Some(Attempt::new(remote, socket, limit, now));
                     return;
                 }
                 Err(ConnectFailure::Local(error)) if is_shortage(&error) => {
@@ -470,198 +447,11 @@ impl Session for ForwardSession {
     }
 }
 
-/// How far an attempt has come.
-enum Advance {
-    Wait,
-    ClientLeft,
-    /// From here on bytes are only passed on. The answer is what was read of the remote so far.
-    Relay {
-        answer: Vec<u8>,
-    },
-    Failed(DialFailure),
-}
-
-impl Attempt {
-    fn advance(
-        &mut self,
-        client: &Socket,
-        kept: &mut Vec<u8>,
-        speaks: Speaks,
-        cx: &mut TurnContext<'_>,
-    ) -> Advance {
-        loop {
-            match self.send(kept) {
-                Ok(()) => {}
-                Err(error) if self.connected => return Advance::Failed(DialFailure::Reset(error)),
-                Err(error) => return Advance::Failed(DialFailure::Connect(error)),
-            }
-            let sent = self.connected && self.sent == kept.len();
-            if sent && speaks == Speaks::Other {
-                // Whatever the remote does from here on, its end included, is for the client.
-                return Advance::Relay { answer: Vec::new() };
-            }
-            if self.connected {
-                match read(&self.socket, cx, ANSWER) {
-                    Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly),
-                    Ok(Some(answer)) => {
-                        return Advance::Relay {
-                            answer: answer.to_vec(),
-                        };
-                    }
-                    Ok(None) => {}
-                    Err(error) => return Advance::Failed(DialFailure::Reset(error)),
-                }
-                if sent && kept.len() >= KEPT {
-                    return Advance::Relay { answer: Vec::new() };
-                }
-            }
-            if !listens(speaks, kept) {
-                // What the client sends waits in the kernel.
-                return Advance::Wait;
-            }
-            match read(client, cx, KEPT.saturating_sub(kept.len())) {
-                // A SOCKS client does not end its side before it has an answer.
-                Ok(Some([])) | Err(_) => return Advance::ClientLeft,
-                Ok(Some(bytes)) => {
-                    kept.extend_from_slice(bytes);
-                    if self.connected {
-                        // Only now there may be something to answer.
-                        self.until = cx.now + self.limit;
-                    }
-                }
-                Ok(None) => return Advance::Wait,
-            }
-        }
-    }
-
-    /// Sends what can be sent of the kept bytes. That the connect has ended shows in the first write that is taken.
-    fn send(&mut self, kept: &[u8]) -> io::Result<()> {
-        while let Some(rest) = kept.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            match (&self.socket).write(rest) {
-                Ok(count) => {
-                    self.connected = true;
-                    self.sent += count;
-                }
-                Err(error) => {
-                    return match error.kind() {
-                        io::ErrorKind::Interrupted => continue,
-                        io::ErrorKind::WouldBlock => Ok(()),
-                        io::ErrorKind::NotConnected if !self.connected => Ok(()),
-                        _ => Err(error),
-                    };
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Silence counts against the remote only where it owes an answer. In SOCKS 4 the first one comes when it has
-    /// reached the target, which takes as long as it takes; in SOCKS 5 it owes one for a whole greeting.
-    fn deadline(&self, kept: &[u8], patience: Patience) -> Option<Instant> {
-        match (kept, patience) {
-            _ if !self.connected => Some(self.until),
-            ([4, ..], _) => None,
-            _ if says_half_a_greeting(kept) => Some(self.since + FIRST_BYTES_LIMIT),
-            (_, Patience::Limited) => Some(self.until),
-            (_, Patience::Unlimited) => None,
-        }
-    }
-
-    fn is_late(&self, now: Instant, kept: &[u8], patience: Patience) -> bool {
-        self.deadline(kept, patience)
-            .is_some_and(|until| now >= until)
-    }
-}
-
-/// Whether the first answer shows that this is not, or not any more, a SOCKS 5 proxy that takes this client: it speaks
-/// something else, or accepts no method though "no authentication" was offered (RFC 1928 §3).
-fn is_no_proxy(kept: &[u8], answer: &[u8]) -> bool {
-    match (kept, answer) {
-        (_, []) => false,
-        ([5, count, methods @ ..], [5, 0xFF, ..]) => methods
-            .iter()
-            .take(usize::from(*count))
-            .any(|method| *method == 0),
-        ([5, ..], [version, ..]) => *version != 5,
-        _ => false,
-    }
-}
-
-/// Whether a SOCKS 5 client has yet to send the rest of its greeting (RFC 1928 §3).
-fn says_half_a_greeting(kept: &[u8]) -> bool {
-    match kept {
-        [5] => true,
-        [5, count, methods @ ..] => methods.len() < usize::from(*count),
-        _ => false,
-    }
-}
-
-/// Whether more of the client's first bytes are read before the remote has answered.
-fn listens(speaks: Speaks, kept: &[u8]) -> bool {
-    speaks == Speaks::Socks && kept.len() < KEPT
-}
-
-/// Reads at most `limit` bytes into the worker's buffer: `None` when there is nothing, an empty slice at the end.
-fn read<'a>(
-    socket: &Socket,
-    cx: &'a mut TurnContext<'_>,
-    limit: usize,
-) -> io::Result<Option<&'a [u8]>> {
-    let limit = limit.min(BUFFER);
-    read_some(socket, cx.buffer().get_mut(..limit).unwrap_or_default())
-}
-
 const CLIENT: Key = 0;
 const REMOTE: Key = 1;
-
-/// What is kept of a client's first bytes: a SOCKS handshake fits in (greeting 257, user and password 513, request
-/// 262 bytes at most), a flood does not.
-const KEPT: usize = 1024;
-
-/// What is read of a remote's first answer at once.
-const ANSWER: usize = 4096;
-
-/// A client that says nothing, or half a greeting: browsers open connections ahead and use them within seconds.
-const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(60);
 
 /// How soon a descriptor is asked for again when there was none.
 const SHORTAGE_RETRY: Duration = Duration::from_millis(100);
 
 /// A client waits for at most so many connect time-outs in all, however many candidates there are.
 const DIALS: u32 = 3;
-
-#[cfg(test)]
-mod tests {
-    use std::net::{Shutdown, TcpListener, TcpStream};
-
-    use rustix::event::{PollFd, PollFlags, poll};
-
-    use super::*;
-
-    /// Some servers end their side first and then take what comes.
-    #[test]
-    fn plain_remote_that_ends_its_side_at_once_still_gets_the_bytes() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let remote = listener.local_addr().unwrap();
-        let socket = start_connect(remote).unwrap();
-        let (far, _) = listener.accept().unwrap();
-        far.shutdown(Shutdown::Write).unwrap();
-        poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();
-        let client = Socket::from(TcpStream::connect(remote).unwrap());
-        let now = Instant::now();
-        let mut attempt = Attempt {
-            remote,
-            socket,
-            sent: 0,
-            connected: false,
-            since: now,
-            limit: Duration::ZERO,
-            until: now,
-        };
-        let mut buffer = Vec::new();
-        let mut cx = TurnContext::new(now, Ready::ALL, &mut buffer);
-        let advance = attempt.advance(&client, &mut b"GET /".to_vec(), Speaks::Other, &mut cx);
-        assert!(matches!(advance, Advance::Relay { answer } if answer.is_empty()));
-        assert_eq!(attempt.sent, 5);
-    }
-}
