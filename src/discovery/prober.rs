@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::probe::{Probe, ProbeSettings};
 use super::source::{Source, SourceThread, SourceUpdate};
-use super::status::{Finding, Reason};
+use super::status::{Finding, Reason, Status};
 use super::table::{SourceId, Table, TableSettings};
 use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId};
 
@@ -175,7 +175,14 @@ impl Discovery {
     pub fn record(&mut self, address: SocketAddr, finding: Finding, cx: &mut Cx<'_>) {
         let before = self.table.generation();
         if let Some(change) = self.table.record(address, finding, cx.now) {
-            log::info!(
+            // A proxy that comes or goes is news. Of a network with a thousand peers most never are one.
+            let news = change.to == Status::Valid || change.from == Status::Valid;
+            log::log!(
+                if news {
+                    log::Level::Info
+                } else {
+                    log::Level::Debug
+                },
                 "peer {address}: {} ({}), was {}",
                 change.to,
                 change.reason,

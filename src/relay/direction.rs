@@ -338,9 +338,11 @@ const SMALL_CHUNK: usize = 16 * 1024;
 const FULL_READS: u8 = 3;
 
 /// A splice that moved less than this is short: one copy of it would have cost less than the two calls.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const SHORT_MOVE: usize = 8 * 1024;
 
 /// Short moves in a row before a direction copies again.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const SHORT_MOVES: u8 = 3;
 
 /// Bytes that one direction may move in one turn, so that a turn ends within a millisecond or so.
