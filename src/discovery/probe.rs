@@ -125,7 +125,7 @@ impl Probe {
 
 fn judge(error: HandshakeError, answer: &[u8], latency: Duration) -> Finding {
     let reason = match error {
-        HandshakeError::NotSocks(bytes) => Reason::Sent(FirstBytes::new(bytes.as_bytes())),
+        HandshakeError::NotSocks(bytes) => Reason::Sent(bytes),
         HandshakeError::NoAcceptableMethod => Reason::Answered(0xFF),
         HandshakeError::AuthenticationRequired => Reason::Answered(0x02),
         HandshakeError::MethodNotOffered(method) => Reason::Answered(method.0),

@@ -15,7 +15,7 @@ use std::fmt;
 use super::Partial;
 use crate::wire::socks5::{self, Greeting, Method, MethodSelection};
 use crate::wire::user_password::{self, Status};
-use crate::wire::{Address, BoundAddress, Credentials, DecodeError, socks4};
+use crate::wire::{Address, BoundAddress, Credentials, DecodeError, FirstBytes, socks4};
 
 /// The asking side of one connection.
 #[derive(Clone, Debug)]
@@ -100,13 +100,6 @@ pub enum Refusal {
     Socks5(socks5::ReplyCode),
     /// From a SOCKS4 proxy.
     Socks4(socks4::ReplyCode),
-}
-
-/// The first bytes a peer sent, up to 8. `Display` quotes them as text if they are text, else in hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct FirstBytes {
-    bytes: [u8; 8],
-    length: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -431,46 +424,6 @@ impl fmt::Display for HandshakeError {
 
 impl Error for HandshakeError {}
 
-impl FirstBytes {
-    /// Keeps as much as it can hold.
-    #[must_use]
-    pub fn new(input: &[u8]) -> Self {
-        let mut bytes = [0; 8];
-        for (slot, byte) in bytes.iter_mut().zip(input) {
-            *slot = *byte;
-        }
-        let length = input.len().min(bytes.len());
-        Self { bytes, length }
-    }
-
-    /// The bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for FirstBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.as_bytes();
-        let is_text = |byte: &u8| byte.is_ascii_graphic() || b" \r\n\t".contains(byte);
-        if !bytes.is_empty() && bytes.iter().all(is_text) {
-            return write!(f, "\"{}\"", bytes.escape_ascii());
-        }
-        for (at, byte) in bytes.iter().enumerate() {
-            let space = if at == 0 { "" } else { " " };
-            write!(f, "{space}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for FirstBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FirstBytes({self})")
-    }
-}
-
 /// Whether the very first byte of the peer is the right one. Decided before anything else is looked at, so the
 /// error has all that came with it.
 fn check_first_byte(partial: &Partial, input: &[u8], expected: u8) -> Result<(), HandshakeError> {
@@ -732,7 +685,7 @@ mod tests {
             assert_eq!(error.to_string(), shown);
         }
         let error = failure(socks4(socks4::Command::Connect), b"\x05\xff");
-        assert_eq!(error.to_string(), "sent 05 ff");
+        assert_eq!(error.to_string(), "sent 05 FF");
     }
 
     #[test]

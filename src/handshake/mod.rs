@@ -43,7 +43,7 @@ use crate::wire::DecodeError;
 pub mod client;
 pub mod server;
 
-pub use client::{Client, FirstBytes, Goal, HandshakeError, Outcome, Refusal};
+pub use client::{Client, Goal, HandshakeError, Outcome, Refusal};
 pub use server::{Event, Methods, Policy, Server, ServerError};
 
 /// The beginning of a message whose rest has not come yet.

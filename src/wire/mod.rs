@@ -14,12 +14,14 @@ use std::error::Error;
 use std::fmt;
 
 pub mod address;
+mod first_bytes;
 mod reader;
 pub mod socks4;
 pub mod socks5;
 pub mod user_password;
 
 pub use address::{Address, AddressError, BoundAddress, BoundName, Host, Name, NameError};
+pub use first_bytes::FirstBytes;
 pub use user_password::{Credentials, CredentialsError};
 
 /// What is wrong with received bytes.
