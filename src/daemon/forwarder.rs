@@ -322,7 +322,7 @@ impl Forwarder {
         let before = self.remote().map(|(_, name)| name);
         if before.as_deref() != Some(&selected.to_string()) {
             match before {
-                Some(before) => log::info!("remote is now {selected} ({why}), was {before}"),
+                Some(before) => log::info!("remote is now {selected}, was {before}: {why}"),
                 None => log::info!("remote is {selected} ({why})"),
             }
         }
@@ -494,8 +494,8 @@ impl Forwarder {
                 match best {
                     Some(best) if !good && best != selected => {
                         let why = match row {
-                            Some(row) => format!("the other: {}, {}", row.status, row.reason),
-                            None => "the other is gone".into(),
+                            Some(row) => format!("{} ({})", row.status, row.reason),
+                            None => "no source names it any more".into(),
                         };
                         self.select(best, &why, cx);
                     }
