@@ -140,6 +140,30 @@ fn when_the_remote_dies_no_client_notices() {
 }
 
 #[test]
+fn a_peer_that_came_back_is_found_by_a_client_before_a_probe() {
+    let echo = Target::echo();
+    let mut peers = valid_peers(2);
+    let sockhop = forward("--peer", &addresses(&peers), &[]);
+    let listener = sockhop.wait_listening(SOON);
+    for peer in &peers {
+        sockhop.wait_peer(peer.address(), "valid", SOON);
+    }
+    let remote = sockhop.status()["remote"].take();
+    if remote == peers[1].address().to_string() {
+        peers.swap(0, 1);
+    }
+    let first = peers[0].address();
+    peers[0].kill();
+    client_is_served(listener, &echo);
+    sockhop.wait_peer(first, "not-listening", SOON);
+    // Its next probe is seconds away.
+    let _back = Peer::at(&first.to_string(), Behaviour::Valid(ZERO));
+    peers[1].kill();
+    client_is_served(listener, &echo);
+    sockhop.wait_peer(first, "valid", SOON);
+}
+
+#[test]
 fn a_remote_that_stops_being_a_proxy_costs_no_client_anything() {
     let echo = Target::echo();
     let turns = [

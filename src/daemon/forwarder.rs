@@ -54,6 +54,9 @@ pub(super) struct Forwarder {
     looping: Vec<SocketAddr>,
     /// A listener that could not be bound when a peer became valid is tried again then.
     next_bind: Option<Instant>,
+    /// While nobody is valid: when those that were are asked again.
+    next_look: Option<Instant>,
+    look_pause: Duration,
 }
 
 enum Plan {
@@ -108,6 +111,8 @@ impl Forwarder {
             answer_seen: None,
             looping: Vec::new(),
             next_bind: None,
+            next_look: None,
+            look_pause: LOOK_FIRST,
         }
     }
 
@@ -345,9 +350,18 @@ impl Forwarder {
             .table
             .valid_best_first()
             .filter(|peer| *peer != selected && !own.is_own(*peer));
-        let candidates = std::iter::once(selected)
+        let mut candidates: Vec<SocketAddr> = std::iter::once(selected)
             .chain(others.take(STAND_INS))
             .collect();
+        // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
+        let missing = FEW.saturating_sub(candidates.len());
+        if missing > 0 {
+            let lost = discovery.table.lost_latest_first(FEW);
+            let lost = lost
+                .into_iter()
+                .filter(|peer| *peer != selected && !own.is_own(*peer));
+            candidates.extend(lost.take(missing));
+        }
         Choice {
             candidates,
             patience: Patience::Limited,
@@ -460,6 +474,25 @@ impl Forwarder {
         }
     }
 
+    /// With nobody valid left, those that were are asked again soon, then less and less often.
+    fn look_for_lost(&mut self, best: Option<SocketAddr>, cx: &mut Cx<'_>) {
+        if best.is_some() || !matches!(self.plan, Plan::Automatic { .. }) {
+            self.next_look = None;
+            self.look_pause = LOOK_FIRST;
+            return;
+        }
+        if self.next_look.is_some_and(|at| cx.now < at) {
+            return;
+        }
+        let mut discovery = self.discovery.borrow_mut();
+        if discovery.is_running() {
+            discovery.table.probe_lost_now(cx.now);
+            discovery.wake_prober(cx);
+        }
+        self.next_look = Some(cx.now + self.look_pause);
+        self.look_pause = (self.look_pause * 2).min(self.settings.probe_interval);
+    }
+
     /// Follows the table in automatic mode.
     fn follow_table(&mut self, cx: &mut Cx<'_>) {
         let discovery = Shared::clone(&self.discovery);
@@ -468,6 +501,7 @@ impl Forwarder {
             .table
             .valid_best_first()
             .find(|peer| !self.own.borrow().is_own(*peer));
+        self.look_for_lost(best, cx);
         match (&self.plan, best) {
             (Plan::Idle, Some(best)) if self.mode == Mode::Automatic && self.race.is_none() => {
                 if self.next_bind.is_some_and(|at| cx.now < at) {
@@ -624,6 +658,7 @@ impl Task for Steering {
         Next::Wait(
             next.into_iter()
                 .chain(forwarder.next_bind)
+                .chain(forwarder.next_look)
                 .chain([tick])
                 .min(),
         )
@@ -632,6 +667,12 @@ impl Task for Steering {
 
 /// Stand-ins that a client's first bytes may be tried on; more would outlast its patience.
 const STAND_INS: usize = 15;
+
+/// Candidates that there should be; with fewer valid ones, peers that were valid are added.
+const FEW: usize = 4;
+
+/// How soon peers that were valid are asked again when nobody is left.
+const LOOK_FIRST: Duration = Duration::from_secs(1);
 
 /// Reports taken in before other tasks get their turn.
 const REPORTS_A_TURN: usize = 256;

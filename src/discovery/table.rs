@@ -503,6 +503,33 @@ impl Table {
         }
     }
 
+    /// Addresses that were valid and are not listening now, those that were so last first; at most `limit`. Who has nobody
+    /// better may try them: they can be back before a probe has seen it.
+    ///
+    /// Looks at every entry: meant for when few are valid.
+    #[must_use]
+    pub fn lost_latest_first(&self, limit: usize) -> Vec<SocketAddr> {
+        let mut lost: Vec<&Entry> = self.lost().map(|(_, entry)| entry).collect();
+        lost.sort_by_key(|entry| (std::cmp::Reverse(entry.last_valid), entry.key));
+        let lost = lost.into_iter().take(limit);
+        lost.map(|entry| entry.key.address()).collect()
+    }
+
+    /// Makes every address due that was valid and is not listening now: nobody else is left.
+    pub fn probe_lost_now(&mut self, now: Instant) {
+        let tick = self.tick(now);
+        let lost: Vec<usize> = self.lost().map(|(id, _)| id).collect();
+        for id in lost.into_iter().filter_map(|id| u32::try_from(id).ok()) {
+            self.modify(id, |entry| entry.due = entry.due.min(tick));
+        }
+    }
+
+    fn lost(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.status == Status::NotListening && entry.last_valid.is_set())
+    }
+
     /// Names the remote in use, which is probed every quarter of the interval (5 s at least), also when it is dead.
     pub fn set_selected(&mut self, selected: Option<SocketAddr>, now: Instant) {
         let selected = selected.map(Key::new);

@@ -840,3 +840,27 @@ fn random_events_keep_the_books_in_order() {
         println!("seed {seed} passed");
     }
 }
+
+#[test]
+fn those_that_were_valid_are_known_and_can_be_asked_at_once() {
+    let mut world = World::all_valid(4);
+    for n in [2, 1] {
+        world.pass(1.0);
+        world
+            .table
+            .live_failure(at(n), Reason::Refused, world.now, world.now);
+    }
+    world.record(
+        at(3),
+        Finding::answered(Reason::Answered(0xFF), Duration::ZERO),
+    );
+    assert_eq!(world.best(), [at(4)]);
+    // Number 3 listens, and has its own status; the others were valid at the same time and are ordered by address.
+    assert_eq!(world.table.lost_latest_first(9), [at(1), at(2)]);
+    assert_eq!(world.table.lost_latest_first(1), [at(1)]);
+    world.table.probe_lost_now(world.now);
+    let mut due = world.due();
+    due.sort();
+    assert_eq!(due, [at(1), at(2)]);
+    world.check();
+}
