@@ -157,7 +157,7 @@ fn a_peer_that_came_back_is_found_by_a_client_before_a_probe() {
     client_is_served(listener, &echo);
     sockhop.wait_peer(first, "not-listening", SOON);
     // Its next probe is seconds away.
-    let _back = Peer::at(&first.to_string(), Behaviour::Valid(ZERO));
+    let _back = Peer::at(first.to_string(), Behaviour::Valid(ZERO));
     peers[1].kill();
     client_is_served(listener, &echo);
     sockhop.wait_peer(first, "valid", SOON);
