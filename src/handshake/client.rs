@@ -282,6 +282,24 @@ impl Client {
         }
     }
 
+    /// How many bytes may be read now without taking one from behind the handshake; 0 when nothing is awaited. What
+    /// comes while the proxy waits for us can't be from behind it, so then this is more than the message has.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        let length = match &self.state {
+            State::AwaitMethod { goal, .. } | State::AwaitAuthStatus { goal } => match goal {
+                Goal::Greet => MethodSelection::LEN,
+                _ => FirstBytes::LIMIT,
+            },
+            State::AwaitReply { version, .. } | State::Paused(version, _) => match version {
+                Version::Socks4 => socks4::Reply::LEN,
+                Version::Socks5 => socks5_reply_length(&self.partial.0),
+            },
+            State::Start(_) | State::Finished(_) | State::Failed(_) => return 0,
+        };
+        length.saturating_sub(self.partial.len()).max(1)
+    }
+
     /// The error if the proxy closes now. If the handshake has failed already, that failure.
     #[must_use]
     pub fn closed(&self) -> HandshakeError {
@@ -466,6 +484,16 @@ fn decode_socks5_reply(input: &[u8]) -> Result<Option<(Answer, usize)>, DecodeEr
     Ok(decoded.map(|(reply, length)| (Ok(reply.bound), length)))
 }
 
+/// The length of a reply that begins so; of one whose length is not known yet, the least that it can have.
+fn socks5_reply_length(start: &[u8]) -> usize {
+    match *start {
+        [_, _, _, socks5::IPV4, ..] => 4 + 4 + 2,
+        [_, _, _, socks5::IPV6, ..] => 4 + 16 + 2,
+        [_, _, _, socks5::NAME, length, ..] => 4 + 1 + usize::from(length) + 2,
+        _ => 4 + 1 + 2,
+    }
+}
+
 fn decode_socks4_reply(input: &[u8]) -> Result<Option<(Answer, usize)>, DecodeError> {
     if let [socks4::REPLY_VERSION, code, ..] = *input
         && socks4::ReplyCode(code) != socks4::ReplyCode::GRANTED
@@ -526,6 +554,43 @@ mod tests {
         assert_eq!(client.feed(&[], &mut Vec::new()), Err(error));
         assert_eq!(client.feed(OK_REPLY, &mut Vec::new()), Err(error));
         error
+    }
+
+    /// Feeds it no more than it wants, and gives what it left of `answers` when it was done.
+    fn fed_as_wanted<'a>(client: &mut Client, mut answers: &'a [u8]) -> &'a [u8] {
+        client.start(&mut Vec::new());
+        while client.outcome().is_none() {
+            let (now, later) = answers.split_at(client.wanted().min(answers.len()));
+            assert_eq!(client.feed(now, &mut Vec::new()), Ok(now.len()));
+            answers = later;
+        }
+        answers
+    }
+
+    #[test]
+    fn what_is_wanted_is_never_from_behind_the_handshake() {
+        for reply in [
+            &b"\x05\0\0\x01\xc0\0\x02\x01\x0f\xa0"[..],
+            b"\x05\0\0\x03\0\x0f\xa0",
+            b"\x05\0\0\x03\x01a\x0f\xa0",
+            b"\x05\0\0\x03\x05abcde\x0f\xa0",
+            b"\x05\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x0f\xa0",
+        ] {
+            let behind = [reply, b"payload"].concat();
+            let mut client = connecting(&[&[5, 0]]);
+            assert_eq!(fed_as_wanted(&mut client, &behind), b"payload");
+            assert_eq!(client.wanted(), 0);
+
+            let mut binding = fed(Client::new(Goal::Bind(target()), None), &[&[5, 0]]);
+            let both = [reply, &behind].concat();
+            assert_eq!(fed_as_wanted(&mut binding, &both), behind);
+            assert_eq!(binding.wanted(), 7, "of the second reply");
+        }
+        let mut client = socks4(socks4::Command::Connect);
+        let reply = b"\0\x5a\0\0\0\0\0\0payload";
+        assert_eq!(fed_as_wanted(&mut client, reply), b"payload");
+        let mut client = Client::new(Goal::Greet, ada());
+        assert_eq!(fed_as_wanted(&mut client, b"\x05\x02\x01\0more"), b"more");
     }
 
     /// Each turn: what the proxy answers, and what the client must send after it.

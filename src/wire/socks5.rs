@@ -370,9 +370,9 @@ pub(super) fn length_byte(length: usize) -> u8 {
 }
 
 // Address types, RFC 1928 §4.
-const IPV4: u8 = 1;
-const NAME: u8 = 3;
-const IPV6: u8 = 4;
+pub(crate) const IPV4: u8 = 1;
+pub(crate) const NAME: u8 = 3;
+pub(crate) const IPV6: u8 = 4;
 
 #[cfg(test)]
 mod tests {
