@@ -2,8 +2,8 @@
 //!
 //! # Map
 //!
-//! Uses point downwards only. `wire` and `handshake` know no socket, clock, thread or log; [`server`], [`forward`] and
-//! [`discovery`] do not know each other, [`daemon`] joins them.
+//! Uses point downwards only. `wire` and `handshake` know no socket, clock, thread or log; [`server`], [`client`],
+//! [`forward`] and [`discovery`] do not know each other, [`daemon`] joins them.
 //!
 //! ```text
 //! main, cli, demo       flags to settings or one request; text and JSON on stdout, log on stderr
@@ -12,6 +12,7 @@
 //!    forward  server    a client's session: dial, fail over, relay / answer SOCKS, connect, relay
 //!    discovery          sources, table, probes, race
 //!    listen             binding, who may connect, how many, what happens when descriptors run out
+//!    client             blocking: through one proxy or a chain of them, for programs and `sockhop dial`
 //!    relay              two sockets: copy and splice, half-close, reset
 //!    resolver  net      name look-ups; connecting, options, own addresses
 //!    engine             reactor (waits) and workers (work); Session, Turn, Task
@@ -59,6 +60,7 @@ pub mod listen_address;
 pub mod source_spec;
 pub mod target;
 
+pub mod client;
 pub mod discovery;
 pub mod forward;
 pub mod listen;

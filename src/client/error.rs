@@ -1,0 +1,251 @@
+//! Why there is no connection, and whose fault that is.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use super::NegotiationError;
+use crate::handshake::{self, HandshakeError, Refusal};
+use crate::net::ConnectFailure;
+use crate::resolver::ResolveError;
+use crate::wire::socks4::{self, RequestError};
+use crate::wire::{Address, AddressError, socks5};
+
+/// Why a client has no connection. Never holds user or password.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The text of the target is no address. Nothing was sent.
+    BadTarget(AddressError),
+    /// Nothing can be connected to at port 0. Nothing was sent.
+    PortZero(Address),
+    /// A SOCKS4 proxy can't be asked for this address. Nothing was sent to it.
+    Unaskable(Address, RequestError),
+    /// A name that is looked up here has no address, or no IPv4 address where SOCKS4 needs one.
+    Lookup(Whose, Address, ResolveError),
+    /// No connection to the first proxy.
+    Connect(Address, ConnectFailure),
+    /// The deadline passed while this was awaited of this proxy; for [`Phase::Lookup`] it is the address with the name.
+    TimedOut(Address, Phase),
+    /// The connection to the proxy failed while this was awaited.
+    Broken(Address, handshake::client::Phase, io::Error),
+    /// What the proxy said is not what a proxy says, or it wants other credentials, or it closed early.
+    Handshake(Address, HandshakeError),
+    /// The proxy understood and does not do it.
+    Refused {
+        /// Which one.
+        proxy: Address,
+        /// What it was asked for.
+        target: Address,
+        /// Whether that is the target, or the next proxy of a chain.
+        whose: Whose,
+        /// Its code.
+        refusal: Refusal,
+    },
+    /// The system failed on an open connection: no descriptor, no memory.
+    System(io::Error),
+}
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// What was asked for can't be asked for.
+    Caller,
+    /// This machine.
+    Here,
+    /// A proxy, or the way to it.
+    Proxy,
+    /// The target, or the way to it from the last proxy; or that proxy's rules forbid it.
+    Target,
+}
+
+/// Whose address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// A proxy's.
+    Proxy,
+    /// The target's.
+    Target,
+}
+
+/// What a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Addresses of a name.
+    Lookup,
+    /// The connection to the first proxy.
+    Connect,
+    /// A message of a proxy.
+    Handshake(handshake::client::Phase),
+}
+
+impl ClientError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::BadTarget(_) | Self::PortZero(_) | Self::Unaskable(..) => Fault::Caller,
+            Self::Lookup(_, _, ResolveError::Local(_) | ResolveError::QueueFull)
+            | Self::Connect(_, ConnectFailure::Local(_))
+            | Self::System(_) => Fault::Here,
+            Self::Lookup(Whose::Target, ..) => Fault::Target,
+            Self::Refused { whose, refusal, .. } => match whose {
+                Whose::Target if is_about_target(*refusal) => Fault::Target,
+                _ => Fault::Proxy,
+            },
+            Self::Lookup(Whose::Proxy, ..)
+            | Self::Connect(..)
+            | Self::TimedOut(..)
+            | Self::Broken(..)
+            | Self::Handshake(..) => Fault::Proxy,
+        }
+    }
+
+    /// Whether the same proxy may reach another address of the same target.
+    pub(super) fn is_unreached(&self) -> bool {
+        match self {
+            Self::Refused { refusal, .. } => match *refusal {
+                Refusal::Socks5(code) => matches!(
+                    code,
+                    socks5::ReplyCode::GENERAL_FAILURE
+                        | socks5::ReplyCode::NETWORK_UNREACHABLE
+                        | socks5::ReplyCode::HOST_UNREACHABLE
+                        | socks5::ReplyCode::CONNECTION_REFUSED
+                        | socks5::ReplyCode::TTL_EXPIRED
+                        | socks5::ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED
+                ),
+                Refusal::Socks4(code) => code == socks4::ReplyCode::REJECTED,
+            },
+            _ => false,
+        }
+    }
+
+    pub(super) fn of_negotiation(
+        error: NegotiationError,
+        proxy: &Address,
+        target: &Address,
+        whose: Whose,
+    ) -> Self {
+        let proxy = proxy.clone();
+        match error {
+            NegotiationError::Handshake(HandshakeError::Refused(refusal)) => Self::Refused {
+                proxy,
+                target: target.clone(),
+                whose,
+                refusal,
+            },
+            NegotiationError::Handshake(error) => Self::Handshake(proxy, error),
+            NegotiationError::TimedOut(phase) => Self::TimedOut(proxy, Phase::Handshake(phase)),
+            NegotiationError::Broken(phase, error) => Self::Broken(proxy, phase, error),
+        }
+    }
+}
+
+/// Some codes tell of the proxy: it does not know the command or the type of address (RFC 1928 §6), or it could not
+/// find out who we are (SOCKS4, 92 and 93).
+fn is_about_target(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::Socks5(code) => !matches!(
+            code,
+            socks5::ReplyCode::COMMAND_NOT_SUPPORTED
+                | socks5::ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED
+        ),
+        Refusal::Socks4(code) => !matches!(
+            code,
+            socks4::ReplyCode::NO_IDENTD | socks4::ReplyCode::OTHER_USER
+        ),
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadTarget(_) => write!(f, "bad target"),
+            Self::PortZero(address) => {
+                write!(f, "nothing can be connected to at port 0: {address}")
+            }
+            Self::Unaskable(address, _) => write!(f, "cannot ask for {address}"),
+            Self::Lookup(Whose::Proxy, address, _) => write!(f, "proxy {address}"),
+            Self::Lookup(Whose::Target, address, _) => write!(f, "target {address}"),
+            Self::Connect(proxy, _) => write!(f, "proxy {proxy}: cannot connect"),
+            Self::TimedOut(address, Phase::Lookup) => {
+                write!(f, "{address}: name look-up timed out")
+            }
+            Self::TimedOut(proxy, phase) => {
+                write!(f, "proxy {proxy}: timed out waiting for the {phase}")
+            }
+            Self::Broken(proxy, phase, _) => {
+                write!(f, "proxy {proxy}: connection lost waiting for the {phase}")
+            }
+            Self::Handshake(proxy, _) => write!(f, "proxy {proxy}"),
+            Self::Refused {
+                proxy,
+                target,
+                whose,
+                refusal,
+            } => {
+                match whose {
+                    Whose::Target if is_about_target(*refusal) => write!(f, "target {target}: ")?,
+                    Whose::Target => {}
+                    Whose::Proxy => write!(f, "next proxy {target}: ")?,
+                }
+                write!(f, "proxy {proxy}: ")?;
+                HandshakeError::Refused(*refusal).fmt(f)
+            }
+            Self::System(_) => write!(f, "the connection to the proxy cannot be used"),
+        }
+    }
+}
+
+impl Error for ClientError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::BadTarget(error) => Some(error),
+            Self::Unaskable(_, error) => Some(error),
+            Self::Lookup(_, _, error) => Some(error),
+            Self::Connect(_, failure) => Some(failure.error()),
+            Self::Broken(_, _, error) | Self::System(error) => Some(error),
+            Self::Handshake(_, error) => Some(error),
+            Self::PortZero(_) | Self::TimedOut(..) | Self::Refused { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lookup => f.pad("name look-up"),
+            Self::Connect => f.pad("connection"),
+            Self::Handshake(phase) => phase.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_tell_whose_fault_they_are() {
+        let socks5 = |code| Refusal::Socks5(socks5::ReplyCode(code));
+        let socks4 = |code| Refusal::Socks4(socks4::ReplyCode(code));
+        let fault = |whose, refusal| {
+            let error = ClientError::Refused {
+                proxy: "192.0.2.1:1080".parse().unwrap(),
+                target: "example.org:80".parse().unwrap(),
+                whose,
+                refusal,
+            };
+            error.fault()
+        };
+        for code in 1..=6 {
+            assert_eq!(fault(Whose::Target, socks5(code)), Fault::Target);
+            assert_eq!(fault(Whose::Proxy, socks5(code)), Fault::Proxy);
+        }
+        for code in [7, 8] {
+            assert_eq!(fault(Whose::Target, socks5(code)), Fault::Proxy);
+        }
+        assert_eq!(fault(Whose::Target, socks4(91)), Fault::Target);
+        assert_eq!(fault(Whose::Target, socks4(92)), Fault::Proxy);
+        assert_eq!(fault(Whose::Target, socks4(93)), Fault::Proxy);
+    }
+}

@@ -1,0 +1,138 @@
+//! TCP under a deadline.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::Socket;
+
+use crate::net::{ConnectFailure, finish_connect, start_connect};
+
+/// A non-blocking stream whose reads and writes wait, but not longer than until the deadline.
+pub(super) struct Until<'a> {
+    pub(super) stream: &'a TcpStream,
+    pub(super) deadline: Instant,
+}
+
+impl Until<'_> {
+    fn wait(
+        &self,
+        flags: PollFlags,
+        mut call: impl FnMut() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            match call() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => return other,
+            }
+            if wait(&[self.stream.as_fd()], flags, self.deadline)?.is_empty() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut stream = self.stream;
+        self.wait(PollFlags::IN, || stream.read(buffer))
+    }
+}
+
+impl Write for Until<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stream = self.stream;
+        self.wait(PollFlags::OUT, || stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Connects to the first of the addresses that answers. Each gets a head start before the next is tried beside it
+/// (RFC 8305 §5), so a silent one costs little. The stream is non-blocking.
+///
+/// # Errors
+/// Why the last one failed that did; `None` when the deadline came first.
+pub(super) fn connect_any(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<TcpStream, Option<ConnectFailure>> {
+    let mut waiting = addresses.iter();
+    let mut pending: Vec<Socket> = Vec::new();
+    let mut next_start = Instant::now();
+    let mut failure = None;
+    loop {
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(None);
+        }
+        if pending.is_empty() || now >= next_start {
+            match waiting.next().map(|address| start_connect(*address)) {
+                Some(Ok(socket)) => {
+                    pending.push(socket);
+                    next_start = now + HEAD_START;
+                }
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    continue;
+                }
+                None if pending.is_empty() => return Err(failure),
+                None => next_start = deadline,
+            }
+        }
+        let descriptors: Vec<_> = pending.iter().map(AsFd::as_fd).collect();
+        let ready = wait(&descriptors, PollFlags::OUT, next_start.min(deadline))
+            .map_err(|error| Some(ConnectFailure::Local(error)))?;
+        // The last first: removing one moves those behind it.
+        for at in ready.into_iter().rev() {
+            let Some(socket) = pending.get(at) else {
+                continue;
+            };
+            match finish_connect(socket) {
+                Ok(true) => return Ok(pending.swap_remove(at).into()),
+                Ok(false) => {}
+                Err(error) => {
+                    pending.swap_remove(at);
+                    failure = Some(error);
+                    next_start = now;
+                }
+            }
+        }
+    }
+}
+
+/// The places of the descriptors that something can be done with; none when the deadline has passed.
+fn wait(
+    descriptors: &[BorrowedFd<'_>],
+    flags: PollFlags,
+    deadline: Instant,
+) -> io::Result<Vec<usize>> {
+    let mut polled: Vec<_> = descriptors
+        .iter()
+        .map(|descriptor| PollFd::new(descriptor, flags))
+        .collect();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Beyond what the system can count it is forever.
+        let limit = Timespec::try_from(left).ok();
+        match poll(&mut polled, limit.as_ref()) {
+            Ok(0) if left.is_zero() => return Ok(Vec::new()),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let ready = polled.iter().enumerate();
+    Ok(ready
+        .filter(|(_, polled)| !polled.revents().is_empty())
+        .map(|(at, _)| at)
+        .collect())
+}
+
+/// The "connection attempt delay" that RFC 8305 §5 recommends.
+const HEAD_START: Duration = Duration::from_millis(250);
