@@ -136,9 +136,10 @@ fn accept(listener: &UnixListener) -> UnixStream {
     }
 }
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "forward",
     "probe",
+    "dial",
     "status",
     "proxies",
     "connect",
@@ -200,6 +201,14 @@ fn wrong_usage_is_told_on_stderr_and_ends_with_2() {
         ("probing restart", "\"restart\" is neither of the two"),
         ("probe", "no address to probe"),
         ("connect a b", "unrecognized argument: b"),
+        ("dial", "no HOST:PORT to connect to"),
+        ("dial socks5://a:secret@b", "no HOST:PORT to connect to"),
+        ("dial a:1 socks5://a:secret@b", "no HOST:PORT to connect to"),
+        ("dial a:1 b:2", "PROXY: the scheme is missing"),
+        (
+            "dial socks5://u@b a:1",
+            "PROXY: the password can't be empty",
+        ),
         ("forward", "nobody to forward to"),
     ] {
         let (status, stdout, stderr) = run(line);
@@ -313,6 +322,8 @@ fn malformed_values_are_quoted_beside_a_right_one() {
         ("probe a:b", "ADDRESS: \"b\"", "10.1.2.3:1080"),
         ("probe a --timeout=1", "--timeout: \"1\"", "5s"),
         ("probe a --target=b", "--target: \"b\"", "example.org:443"),
+        ("dial socks5://a b", "HOST:PORT: \"b\"", "example.org:443"),
+        ("dial socks5://a b:1 --timeout=5", "--timeout: \"5\"", "5s"),
         ("connect [::1", "ADDRESS: \"[::1\"", "[407::1]:1080"),
     ] {
         let (status, stdout, stderr) = run(line);

@@ -16,6 +16,7 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     NotDone,
+    NotDoneBeyond,
     WrongUsage,
 }
 
@@ -29,7 +30,16 @@ impl Failure {
         }
     }
 
-    /// The same without an error value.
+    /// The proxy did its part, but what is behind it did not: exit status 3.
+    pub fn beyond(error: &(dyn Error + 'static)) -> Self {
+        Self {
+            kind: Kind::NotDoneBeyond,
+            text: chain(error),
+            hint: None,
+        }
+    }
+
+    /// The same as [`Failure::not_done`] without an error value.
     pub fn because(text: impl Into<String>) -> Self {
         Self {
             kind: Kind::NotDone,
@@ -56,6 +66,7 @@ impl Failure {
         match self.kind {
             Kind::NotDone => 1,
             Kind::WrongUsage => 2,
+            Kind::NotDoneBeyond => 3,
         }
     }
 

@@ -1,17 +1,19 @@
 //! The command line: text to typed settings or one request, results to stdout, everything else to stderr.
 //!
 //! One file a command. [`parse`] gives a [`Command`] to run, [`finish`] turns its end into an exit status:
-//! 0 done, 1 not done, 2 wrong usage.
+//! 0 done, 1 not done, 2 wrong usage, and 3 where a command distinguishes it: the proxy did its part, its target did not.
 
 mod arguments;
 mod ask;
 mod connect;
 mod demo;
+mod dial;
 mod disconnect;
 mod failure;
 mod forward;
 mod link;
 mod output;
+mod pipe;
 mod probe;
 mod probing;
 mod proxies;
@@ -61,6 +63,7 @@ struct Program {
 enum Subcommand {
     Forward(forward::Forward),
     Probe(probe::Probe),
+    Dial(dial::Dial),
     Status(status::Status),
     Proxies(proxies::Proxies),
     Connect(connect::Connect),
@@ -122,6 +125,7 @@ impl Command {
             Asked::Text(text) => output::print(&text),
             Asked::Command(Subcommand::Forward(forward)) => forward.run(),
             Asked::Command(Subcommand::Probe(probe)) => probe.run(),
+            Asked::Command(Subcommand::Dial(dial)) => dial.run(),
             Asked::Command(Subcommand::Status(status)) => status.run(),
             Asked::Command(Subcommand::Proxies(proxies)) => proxies.run(),
             Asked::Command(Subcommand::Connect(connect)) => connect.run(),
@@ -196,7 +200,7 @@ mod tests {
     #[test]
     fn every_help_fits_a_terminal_and_has_an_example() {
         let commands = Program::get_args_info().commands;
-        assert_eq!(commands.len(), 8);
+        assert_eq!(commands.len(), 9);
         for command in commands.iter().map(|known| Some(known.name)).chain([None]) {
             let help = help_of(command);
             assert!(help.contains("Examples:"), "{command:?}");
