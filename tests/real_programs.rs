@@ -3,13 +3,18 @@
 mod common;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Daemon, Pattern, SOON, Sockhop, Target, need_root, program, wait_until};
+use common::{
+    Daemon, Pattern, SOON, Sockhop, Target, connect, dead_address, exchange, need_root, program,
+    wait_until,
+};
 use serde_json::json;
+use sockhop::client::{self, Dialer, Fault};
 use tempfile::TempDir;
 
 /// A web server on both loopback addresses, since `localhost` may be either.
@@ -199,7 +204,7 @@ fn refusals_of_the_server_reach_curl_and_cost_the_forwarder_nothing() {
     let forwarder = sockhop.wait_listening(SOON);
     let code = |proxy: &str, url: &str| curl(proxy, &[url]).output().expect("curl").status.code();
     // 97 is curl's code for a proxy that could not be talked into it.
-    let dead = format!("http://{}/1", common::dead_address());
+    let dead = format!("http://{}/1", dead_address());
     assert_eq!(code(&format!("socks5h://{forwarder}"), &dead), Some(97));
     let url = web.url("localhost", 1000);
     assert_eq!(code(&format!("socks4a://{forwarder}"), &url), Some(97));
@@ -394,6 +399,85 @@ fn browser_like_load_loses_nothing() {
     let status = sockhop.wait_status(|status| status["connections"]["active"] == 0, SOON);
     assert_eq!(status["connections"]["total"], 440);
     assert_eq!(status["last_error"], json!(null));
+}
+
+/// That an echo server is reached so.
+#[track_caller]
+fn assert_reached(proxy: &str, target: &str) {
+    let stream = client::connect(&proxy.parse().expect(proxy), target)
+        .unwrap_or_else(|error| panic!("{proxy}: {error:?}"));
+    assert_eq!(exchange(&stream, b"hello").expect(proxy), b"hello");
+}
+
+#[track_caller]
+fn assert_fault(proxy: &str, target: &str, fault: Fault) {
+    let error = client::connect(&proxy.parse().expect(proxy), target).expect_err(proxy);
+    assert_eq!(error.fault(), fault, "{proxy}: {error:?}");
+}
+
+#[test]
+#[ignore = "needs microsocks"]
+fn the_client_goes_through_microsocks_with_user_and_password() {
+    let (echo, at) = (Target::echo(), free_port());
+    let _server = microsocks(at, &["-u", "ada", "-P", "p@ss"]);
+    let target = echo.address().to_string();
+    let named = format!("localhost:{}", echo.address().port());
+    for scheme in ["socks5", "socks5h"] {
+        assert_reached(&format!("{scheme}://ada:p%40ss@{at}"), &target);
+    }
+    assert_reached(&format!("socks5://ada:p%40ss@{at}"), &named);
+    assert_fault(&format!("socks5://ada:wrong@{at}"), &target, Fault::Proxy);
+    assert_fault(&format!("socks5://{at}"), &target, Fault::Proxy);
+    let dead = dead_address().to_string();
+    assert_fault(&format!("socks5://ada:p%40ss@{at}"), &dead, Fault::Target);
+}
+
+#[test]
+#[ignore = "needs danted, microsocks"]
+fn the_client_goes_through_dante_and_lets_somebody_in() {
+    let (echo, at, other) = (Target::echo(), free_port(), free_port());
+    let _servers = (dante(at, "none"), microsocks(other, &[]));
+    let target = echo.address().to_string();
+    for scheme in ["socks4", "socks5", "socks5h"] {
+        assert_reached(&format!("{scheme}://{at}"), &target);
+        let dead = dead_address().to_string();
+        assert_fault(&format!("{scheme}://{at}"), &dead, Fault::Target);
+    }
+    let parse = |text: String| text.parse().expect("a proxy");
+    let chain = Dialer::new(parse(format!("socks5://{at}")))
+        .through(parse(format!("socks5h://{other}")))
+        .through(parse(format!("socks4://{at}")));
+    let stream = chain.connect(&echo.address().into()).expect("a chain");
+    assert_eq!(exchange(&stream, b"hello").expect("echo"), b"hello");
+
+    for scheme in ["socks4", "socks5"] {
+        let dialer = Dialer::new(parse(format!("{scheme}://{at}")));
+        let peer = "127.0.0.1:0".parse().expect("an address");
+        let binding = dialer.bind(&peer).expect(scheme);
+        let caller = connect(binding.address().expect("an address")).expect("let in");
+        let (near, who) = binding.accept(SOON).expect(scheme);
+        let from = caller.local_addr().expect("own address");
+        assert_eq!(who.to_string(), from.to_string());
+        (&near).write_all(b"hello").expect("write");
+        let mut heard = [0; 5];
+        (&caller).read_exact(&mut heard).expect("read");
+        assert_eq!(&heard, b"hello");
+    }
+}
+
+#[test]
+#[ignore = "needs danted, unshare, root"]
+fn the_client_authenticates_to_dante() {
+    let (echo, at) = (Target::echo(), free_port());
+    let _server = dante_with_user(at);
+    let target = echo.address().to_string();
+    assert_reached(&format!("socks5h://somebody:secret@{at}"), &target);
+    assert_fault(
+        &format!("socks5h://somebody:wrong@{at}"),
+        &target,
+        Fault::Proxy,
+    );
+    assert_fault(&format!("socks5h://{at}"), &target, Fault::Proxy);
 }
 
 /// A client that runs meanwhile, and does not outlive the test.
