@@ -231,7 +231,7 @@ fn what_no_proxy_says_has_errors_of_its_own() {
         (sends(&[5, 2]), "wants user and password"),
         (sends(&[5, 0xff]), "accepts none of the offered methods"),
         (sends(&[4, 0]), "sent 04 00"),
-        (sends(&[0, 90, 0, 0, 0, 0, 0, 0]), "sent 00 5a"),
+        (sends(&[0, 90, 0, 0, 0, 0, 0, 0]), "sent 00 5A"),
         (
             sends(&[&[5, 0][..], &REPLY].concat()),
             "sent more than its answer",
