@@ -12,12 +12,14 @@ use socket2::{Domain, Socket, Type};
 
 use super::page::PageSession;
 use crate::engine::{Cx, Mailbox, Next, Reactor, Task};
-use crate::handshake::{Methods, Policy};
+use crate::handshake::Socks4;
 use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener, Serve};
 use crate::listen_address::ListenAddress;
 use crate::relay::{Pipes, RelaySettings};
 use crate::resolver::Resolver;
-use crate::server::{ServerSession, ServerSettings};
+use crate::server::rules::Rules;
+use crate::server::users::Users;
+use crate::server::{ServerSession, ServerSettings, ServerStats};
 
 /// The running peers. They end when this is dropped.
 pub struct Peers {
@@ -147,17 +149,18 @@ impl Task for Build {
         });
         let resolver = Resolver::default();
         for (listener, kind) in self.servers.drain(..) {
-            let proxy = |answer_delay, methods| {
+            let proxy = |answer_delay, users| {
                 let settings = Arc::new(ServerSettings {
-                    policy: Policy {
-                        methods,
-                        ..Policy::default()
-                    },
+                    users,
+                    socks4: Socks4::Allowed,
+                    // The page is on loopback, as everything here.
+                    rules: Rules::allow_all(),
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
                     answer_delay,
                     relay: Arc::clone(&relay),
                     resolver: resolver.clone(),
+                    stats: ServerStats::default(),
                 });
                 let serve: Serve = Rc::new(move |client| {
                     Box::new(ServerSession::new(
@@ -169,9 +172,9 @@ impl Task for Build {
                 serve
             };
             let serve: Serve = match kind {
-                Kind::Proxy(delay) => proxy(delay, Methods::None),
+                Kind::Proxy(delay) => proxy(delay, None),
                 // Nobody has a password for it, so nobody gets past the greeting.
-                Kind::Locked => proxy(Duration::ZERO, Methods::UserPassword),
+                Kind::Locked => proxy(Duration::ZERO, Some(Users::default())),
                 Kind::Page => Rc::new(|client| Box::new(PageSession::new(client, Instant::now()))),
             };
             cx.spawn(Box::new(Acceptor::new(listener, intake.clone(), serve)));

@@ -44,7 +44,7 @@ pub mod client;
 pub mod server;
 
 pub use client::{Client, Goal, HandshakeError, Outcome, Refusal};
-pub use server::{Event, Methods, Policy, Server, ServerError};
+pub use server::{Event, Methods, Policy, Request, Server, ServerError, Socks4};
 
 /// The beginning of a message whose rest has not come yet.
 #[derive(Clone, Debug, Default)]
@@ -98,7 +98,7 @@ mod tests {
 
     const PASSWORD: Policy = Policy {
         methods: Methods::UserPassword,
-        socks4: server::Socks4::Allowed,
+        socks4: Socks4::Allowed,
     };
 
     fn ada() -> Credentials {

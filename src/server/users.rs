@@ -48,12 +48,13 @@ impl FromStr for User {
     }
 }
 
-/// The users of a server. Clones share them.
-#[derive(Clone)]
+/// The users of a server; by default nobody. Clones share them.
+#[derive(Clone, Default)]
 pub struct Users {
     shared: Arc<Mutex<State>>,
 }
 
+#[derive(Default)]
 struct State {
     fixed: Vec<Credentials>,
     file: Option<UsersFile>,
@@ -492,7 +493,7 @@ mod tests {
         ] {
             fs::write(&path, text).unwrap();
             later += CHECK_EVERY;
-            let mut right = |password| {
+            let right = |password| {
                 let judgement = users.judge(&request(b"ada", password), None, later);
                 judgement.verdict == Verdict::Right
             };

@@ -1,0 +1,233 @@
+//! Connecting to one of several addresses: a little apart, the first that answers wins.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use socket2::Socket;
+
+use super::OTHERS;
+use crate::engine::{Interests, MAX_INTERESTS, Want};
+use crate::net::{ConnectFailure, finish_connect, start_connect};
+use crate::wire::socks5::ReplyCode;
+
+/// Attempts at the addresses of one destination (RFC 8305 §4 and §5, in short).
+pub(super) struct Dial {
+    waiting: VecDeque<SocketAddr>,
+    /// The oldest first.
+    attempts: Vec<Attempt>,
+    /// When the next one starts, though none has failed.
+    next: Instant,
+    failure: Option<ReplyCode>,
+}
+
+struct Attempt {
+    socket: Socket,
+    since: Instant,
+}
+
+/// What became of it.
+pub(super) enum Dialled {
+    /// Connected.
+    Connected(Socket),
+    /// Every address has failed; the most telling reason.
+    Failed(ReplyCode),
+    /// Not yet: to be looked at again then, or when one of the sockets is ready.
+    Pending(Option<Instant>),
+}
+
+impl Dial {
+    /// Will connect to one of these, which have been checked, in their order but with both families in turns.
+    pub(super) fn new(addresses: Vec<SocketAddr>, now: Instant) -> Self {
+        Self {
+            waiting: in_turns(addresses),
+            attempts: Vec::new(),
+            next: now,
+            failure: None,
+        }
+    }
+
+    pub(super) fn turn(&mut self, now: Instant) -> Dialled {
+        let mut place = 0;
+        while let Some(attempt) = self.attempts.get(place) {
+            match finish_connect(&attempt.socket) {
+                Ok(true) => return Dialled::Connected(self.attempts.swap_remove(place).socket),
+                Ok(false) => place += 1,
+                Err(failure) => {
+                    self.attempts.remove(place);
+                    self.failed(&failure);
+                    self.next = now;
+                }
+            }
+        }
+        while !self.waiting.is_empty() && now >= self.next {
+            if self.attempts.len() >= MOST_ATTEMPTS {
+                let oldest = self.attempts.first().map_or(now, |attempt| attempt.since);
+                let until = oldest + PATIENCE;
+                if now < until {
+                    self.next = until;
+                    break;
+                }
+                self.attempts.remove(0);
+            }
+            let Some(address) = self.waiting.pop_front() else {
+                break;
+            };
+            match start_connect(address) {
+                Ok(socket) => {
+                    self.attempts.push(Attempt { socket, since: now });
+                    self.next = now + APART;
+                }
+                Err(failure) => self.failed(&failure),
+            }
+        }
+        if self.attempts.is_empty() && self.waiting.is_empty() {
+            return Dialled::Failed(self.failure.unwrap_or(ReplyCode::HOST_UNREACHABLE));
+        }
+        Dialled::Pending((!self.waiting.is_empty()).then_some(self.next))
+    }
+
+    fn failed(&mut self, failure: &ConnectFailure) {
+        let code = reply_code(failure);
+        if self.failure.is_none_or(|other| tells(code) > tells(other)) {
+            self.failure = Some(code);
+        }
+    }
+
+    pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        for (key, attempt) in (OTHERS..).zip(&self.attempts) {
+            interests.watch(key, attempt.socket.as_fd(), Want::WRITE);
+        }
+    }
+}
+
+/// In their order, but families in turns, since a family may be down as a whole (RFC 8305 §4).
+fn in_turns(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (one, other): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut all = VecDeque::new();
+    loop {
+        let pair = (one.next(), other.next());
+        if pair == (None, None) {
+            return all;
+        }
+        all.extend(pair.0.into_iter().chain(pair.1));
+    }
+}
+
+/// RFC 1928 §6. A time-out is "host unreachable", as most servers say it.
+fn reply_code(failure: &ConnectFailure) -> ReplyCode {
+    match Errno::from_io_error(failure.error()) {
+        Some(Errno::CONNREFUSED) => ReplyCode::CONNECTION_REFUSED,
+        Some(Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT) => {
+            ReplyCode::NETWORK_UNREACHABLE
+        }
+        Some(Errno::HOSTUNREACH | Errno::TIMEDOUT | Errno::HOSTDOWN) => ReplyCode::HOST_UNREACHABLE,
+        Some(Errno::ACCESS | Errno::PERM) => ReplyCode::NOT_ALLOWED,
+        _ => ReplyCode::GENERAL_FAILURE,
+    }
+}
+
+/// How much a code tells of the destination: who refused was there; a family without a route says little.
+fn tells(code: ReplyCode) -> u8 {
+    match code {
+        ReplyCode::CONNECTION_REFUSED => 4,
+        ReplyCode::HOST_UNREACHABLE => 3,
+        ReplyCode::NOT_ALLOWED => 2,
+        ReplyCode::NETWORK_UNREACHABLE => 1,
+        _ => 0,
+    }
+}
+
+/// Between the starts of two attempts (RFC 8305 §8).
+const APART: Duration = Duration::from_millis(250);
+
+/// At the same time, one descriptor each.
+const MOST_ATTEMPTS: usize = 4;
+
+/// An attempt that has had this time makes room for another one: a SYN and its second repetition went unanswered.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// All of them fit behind the client's.
+const _: () = assert!(OTHERS as usize + MOST_ATTEMPTS <= MAX_INTERESTS);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn addresses(texts: &str) -> Vec<SocketAddr> {
+        texts.split(' ').map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        for (given, expected) in [
+            ("[1::]:1 [2::]:1 1.1.1.1:1", "[1::]:1 1.1.1.1:1 [2::]:1"),
+            (
+                "1.1.1.1:1 2.2.2.2:1 3.3.3.3:1 [1::]:1",
+                "1.1.1.1:1 [1::]:1 2.2.2.2:1 3.3.3.3:1",
+            ),
+            ("1.1.1.1:1", "1.1.1.1:1"),
+        ] {
+            assert_eq!(in_turns(addresses(given)), addresses(expected), "{given}");
+        }
+    }
+
+    /// Turns until something comes of it, with a clock that jumps to what is waited for.
+    fn dial(addresses: Vec<SocketAddr>) -> Dialled {
+        let mut now = Instant::now();
+        let mut dial = Dial::new(addresses, now);
+        for _ in 0..2000 {
+            match dial.turn(now) {
+                Dialled::Pending(next) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    now = next.map_or(now, |next| next.max(now));
+                }
+                done => return done,
+            }
+        }
+        panic!("nothing came of it");
+    }
+
+    #[test]
+    fn a_dead_address_is_passed_over_and_all_dead_are_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        closed
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        let dead = closed.local_addr().unwrap().as_socket().unwrap();
+        let Dialled::Connected(socket) = dial(vec![dead, dead, dead, dead, dead, open]) else {
+            panic!("not connected");
+        };
+        assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(open));
+        let failed = dial(vec![dead, dead]);
+        assert!(matches!(
+            failed,
+            Dialled::Failed(ReplyCode::CONNECTION_REFUSED)
+        ));
+    }
+
+    #[test]
+    fn codes_by_cause() {
+        for (errno, code) in [
+            (Errno::CONNREFUSED, 5),
+            (Errno::NETUNREACH, 3),
+            (Errno::HOSTUNREACH, 4),
+            (Errno::TIMEDOUT, 4),
+            (Errno::PERM, 2),
+            (Errno::MFILE, 1),
+        ] {
+            let failure = ConnectFailure::Remote(errno.into());
+            assert_eq!(reply_code(&failure), ReplyCode(code), "{errno}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The first stage of a session: what the client says until it has made its request.
+
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use socket2::Socket;
+
+use super::settings::ServerSettings;
+use super::users::Verdict;
+use super::{CLIENT, read};
+use crate::engine::{Interests, TurnContext, Want};
+use crate::handshake::{Event, Request, Server, ServerError};
+use crate::net::write_all_now;
+
+/// A client that has not made its request yet.
+pub(super) struct Opening {
+    pub(super) client: Socket,
+    pub(super) server: Server,
+    pub(super) unsent: Vec<u8>,
+    /// Read, but not part of the handshake so far. Behind the request: the client's payload.
+    pub(super) unread: Vec<u8>,
+    address: Option<SocketAddr>,
+    until: Instant,
+    held: Option<Hold>,
+}
+
+/// The client has to wait until then.
+struct Hold {
+    until: Instant,
+    /// For this, or else before anything is read.
+    verdict: Option<Verdict>,
+}
+
+/// What an opening has come to.
+pub(super) enum Opened {
+    /// Wait, until then at the latest.
+    Not(Instant),
+    /// This is the request.
+    Request(Request),
+    /// The handshake has failed; what is unsent is still to be sent.
+    Failed(ServerError),
+    /// The client closed, or its connection broke.
+    Left,
+    /// The time is over.
+    TimedOut,
+}
+
+impl Opening {
+    pub(super) fn new(
+        client: Socket,
+        address: Option<SocketAddr>,
+        settings: &ServerSettings,
+        now: Instant,
+    ) -> Self {
+        let delay = settings.answer_delay;
+        Self {
+            client,
+            server: Server::new(settings.policy()),
+            unsent: Vec::new(),
+            unread: Vec::new(),
+            address,
+            until: now + settings.handshake_timeout,
+            held: (!delay.is_zero()).then(|| Hold {
+                until: now + delay,
+                verdict: None,
+            }),
+        }
+    }
+
+    /// Goes on with the handshake. The name of a user who turned out to be one goes into `user`.
+    pub(super) fn turn(
+        &mut self,
+        settings: &ServerSettings,
+        user: &mut Option<Box<str>>,
+        cx: &mut TurnContext<'_>,
+    ) -> Opened {
+        if cx.now >= self.until {
+            return Opened::TimedOut;
+        }
+        match &self.held {
+            Some(hold) if cx.now < hold.until => {
+                // It can only have gone: nothing is read meanwhile.
+                if cx.ready.hung_up(CLIENT) {
+                    return Opened::Left;
+                }
+                return Opened::Not(hold.until.min(self.until));
+            }
+            _ => {}
+        }
+        if let Some(Hold {
+            verdict: Some(verdict),
+            ..
+        }) = self.held.take()
+        {
+            self.pronounce(verdict, user);
+        }
+        loop {
+            let fed = self.server.feed(&self.unread, &mut self.unsent);
+            match fed {
+                Ok(taken) => drop(self.unread.drain(..taken)),
+                Err(error) => return Opened::Failed(error),
+            }
+            match self.server.event() {
+                Some(Event::Request(request)) => return Opened::Request(request.clone()),
+                Some(Event::Credentials(credentials)) => {
+                    let ip = self.address.map(|address| address.ip().to_canonical());
+                    let Some(users) = &settings.users else {
+                        self.pronounce(Verdict::Wrong, user);
+                        continue;
+                    };
+                    let judgement = users.judge(credentials, ip, cx.now);
+                    if judgement.delay.is_zero() {
+                        self.pronounce(judgement.verdict, user);
+                        continue;
+                    }
+                    let until = cx.now + judgement.delay;
+                    self.held = Some(Hold {
+                        until,
+                        verdict: Some(judgement.verdict),
+                    });
+                    return Opened::Not(until.min(self.until));
+                }
+                None => {}
+            }
+            match write_all_now(&self.client, &mut self.unsent) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => return Opened::Left,
+            }
+            match read(&self.client, cx, Server::MAX_MESSAGE) {
+                Ok(Some([])) | Err(_) => return Opened::Left,
+                Ok(Some(input)) => self.unread.extend_from_slice(input),
+                Ok(None) => break,
+            }
+        }
+        Opened::Not(self.until)
+    }
+
+    fn pronounce(&mut self, verdict: Verdict, user: &mut Option<Box<str>>) {
+        match verdict {
+            Verdict::Right => {
+                if let Some(Event::Credentials(credentials)) = self.server.event() {
+                    *user = Some(String::from_utf8_lossy(credentials.user()).into());
+                }
+                self.server.accept(&mut self.unsent);
+            }
+            Verdict::Wrong => self.server.reject(&mut self.unsent),
+        }
+    }
+
+    /// Takes out what is to be sent yet, with an answer in HTTP for those who speak that.
+    pub(super) fn last_words(&mut self, error: ServerError) -> Vec<u8> {
+        if error == ServerError::Http {
+            return HTTP_ANSWER.to_vec();
+        }
+        mem::take(&mut self.unsent)
+    }
+
+    pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        let want = match self.held {
+            // What comes meanwhile stays in the kernel.
+            Some(_) => Want::ERRORS,
+            None => Want {
+                read: true,
+                write: !self.unsent.is_empty(),
+            },
+        };
+        interests.watch(CLIENT, self.client.as_fd(), want);
+    }
+}
+
+/// For a browser that was told a wrong kind of proxy.
+const HTTP_ANSWER: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 45\r\n\
+      Connection: close\r\n\r\nThis is a SOCKS port: it does not speak HTTP\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_in_http_has_the_length_it_says() {
+        let text = String::from_utf8(HTTP_ANSWER.to_vec()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let length = format!("Content-Length: {}", body.len());
+        assert!(head.contains(&length), "{length}");
+        assert_eq!(body.lines().count(), 1);
+    }
+}

@@ -1,0 +1,68 @@
+//! A client that has made its request and waits for the reply.
+
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use socket2::Socket;
+
+use super::opening::Opening;
+use super::{CLIENT, read};
+use crate::engine::{Interests, TurnContext, Want};
+use crate::handshake::Server;
+
+/// A client whose destination is looked up or connected to.
+pub(super) struct Pending {
+    pub(super) client: Socket,
+    pub(super) server: Server,
+    pub(super) unsent: Vec<u8>,
+    /// Came behind the request.
+    pub(super) payload: Vec<u8>,
+    /// For the reply.
+    pub(super) until: Instant,
+    half_closed: bool,
+}
+
+impl Pending {
+    pub(super) fn new(opening: Opening, until: Instant) -> Self {
+        Self {
+            client: opening.client,
+            server: opening.server,
+            unsent: opening.unsent,
+            payload: opening.unread,
+            until,
+            half_closed: false,
+        }
+    }
+
+    /// Takes what the client sends meanwhile; whether it has left. One that ends its side without having sent any payload
+    /// has: what could it still want? With payload it may wait for the answer to that.
+    pub(super) fn has_left(&mut self, cx: &mut TurnContext<'_>) -> bool {
+        while self.listens() {
+            match read(&self.client, cx, MOST_PAYLOAD) {
+                Ok(Some([])) => {
+                    self.half_closed = true;
+                    return self.payload.is_empty();
+                }
+                Ok(Some(bytes)) => self.payload.extend_from_slice(bytes),
+                Ok(None) => break,
+                Err(_) => return true,
+            }
+        }
+        cx.ready.hung_up(CLIENT)
+    }
+
+    fn listens(&self) -> bool {
+        !self.half_closed && self.payload.len() < MOST_PAYLOAD
+    }
+
+    pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        let want = match self.listens() {
+            true => Want::READ,
+            false => Want::ERRORS,
+        };
+        interests.watch(CLIENT, self.client.as_fd(), want);
+    }
+}
+
+/// A client that sends more before it has the reply waits. Twice that is kept at most.
+const MOST_PAYLOAD: usize = 4096;

@@ -1,0 +1,85 @@
+//! What the sessions of one server share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::rules::Rules;
+use super::users::Users;
+use crate::handshake::{Methods, Policy, Socks4};
+use crate::relay::RelaySettings;
+use crate::resolver::Resolver;
+
+/// What the sessions of one server have in common.
+pub struct ServerSettings {
+    /// Who may use it. `None`: everybody who gets in.
+    pub users: Option<Users>,
+    /// Whether SOCKS4 and 4a are answered. Never where there are users, since these versions know no passwords.
+    pub socks4: Socks4,
+    /// Where clients may go.
+    pub rules: Rules,
+    /// For the whole handshake.
+    pub handshake_timeout: Duration,
+    /// For the look-up and all addresses of a destination together.
+    pub connect_timeout: Duration,
+    /// Waited before the greeting is answered. For demonstrations: the latency of a far-away peer.
+    pub answer_delay: Duration,
+    /// For the relays.
+    pub relay: Arc<RelaySettings>,
+    /// Looks up names.
+    pub resolver: Resolver,
+    /// Counts what happens.
+    pub stats: ServerStats,
+}
+
+impl ServerSettings {
+    pub(super) fn policy(&self) -> Policy {
+        let methods = match self.users {
+            Some(_) => Methods::UserPassword,
+            None => Methods::None,
+        };
+        Policy {
+            methods,
+            socks4: self.socks4,
+        }
+    }
+}
+
+/// What happened since the start. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct ServerStats {
+    shared: Arc<Mutex<ServerCounts>>,
+}
+
+/// The numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerCounts {
+    /// Bytes from clients to destinations.
+    pub up: u64,
+    /// Bytes from destinations to clients.
+    pub down: u64,
+    /// Clients that were let in and then refused, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+impl ServerStats {
+    /// The numbers now, live connections included.
+    #[must_use]
+    pub fn counts(&self) -> ServerCounts {
+        self.lock().clone()
+    }
+
+    pub(super) fn moved(&self, up: u64, down: u64) {
+        let mut counts = self.lock();
+        counts.up += up;
+        counts.down += down;
+    }
+
+    pub(super) fn refused(&self, reason: &'static str) {
+        *self.lock().refused.entry(reason).or_default() += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ServerCounts> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
