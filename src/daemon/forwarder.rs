@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Receiver;
 
 use super::explicit::Explicit;
+use super::runtime::warn_of_exposure;
 use super::settings::Settings;
 use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
@@ -27,7 +28,7 @@ use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
 use crate::listen_address::ListenAddress;
 use crate::net::OwnListeners;
 use crate::resolver::Resolver;
-use crate::target::{HostPort, SOCKS_PORT};
+use crate::target::HostPort;
 
 /// The state of a running forwarder. Lives on the reactor thread, shared by the tasks that change it.
 pub(super) struct Forwarder {
@@ -184,27 +185,8 @@ impl Forwarder {
             Mode::Automatic => drop(self.bind_all()?),
             Mode::Manual => {}
         }
-        self.warn_of_exposure();
+        warn_of_exposure(&self.settings.listen, self.settings.allow.as_deref());
         Ok(())
-    }
-
-    /// Said once, at the start: what others can reach should be meant to be.
-    fn warn_of_exposure(&self) {
-        let who = match &self.settings.allow {
-            None => "clients in private ranges may connect (--allow)".to_owned(),
-            Some(allowed) if allowed.is_empty() => return,
-            Some(allowed) => {
-                let ranges: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-                format!("clients in {} may connect", ranges.join(", "))
-            }
-        };
-        for address in &self.settings.listen {
-            if address.is_exposed() {
-                log::warn!(
-                    "other machines can reach {address}: {who}; --listen 127.0.0.1:{SOCKS_PORT} is for this machine alone"
-                );
-            }
-        }
     }
 
     fn explicit(&self, remotes: Vec<HostPort>, now: Instant) -> Explicit {

@@ -4,7 +4,8 @@ pub(crate) mod answers;
 mod explicit;
 mod forwarder;
 mod requests;
+mod runtime;
 pub mod settings;
 mod start;
 
-pub use start::{Daemon, StartError};
+pub use runtime::{Daemon, StartError};

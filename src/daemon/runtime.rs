@@ -1,0 +1,240 @@
+//! What every daemon is run by: a reactor, the control socket, limits, and how it starts.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+
+use ipnet::IpNet;
+
+use super::settings::{ControlPath, Settings};
+use super::start;
+use crate::control::path::default_path;
+use crate::control::server::{ControlSocket, ControlSocketError};
+use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
+use crate::listen::{BindError, Limits};
+use crate::listen_address::ListenAddress;
+use crate::net::{DescriptorBudget, OwnListeners, raise_descriptor_limit};
+use crate::relay::Pipes;
+use crate::target::SOCKS_PORT;
+
+/// A daemon that can be run.
+pub struct Daemon {
+    reactor: Reactor,
+    failure: Rc<RefCell<Option<StartError>>>,
+}
+
+/// What a daemon is built with.
+pub(super) struct Means {
+    pub(super) budget: DescriptorBudget,
+    pub(super) control: Option<ControlSocket>,
+}
+
+impl Daemon {
+    /// A forwarder. Takes what it needs of the system; the limit of open descriptors is raised.
+    ///
+    /// # Errors
+    /// The control socket is in use, or the system refuses something.
+    pub fn new(settings: Settings) -> Result<Self, StartError> {
+        let (workers, control) = (settings.workers, settings.control.clone());
+        Self::with(workers, &control, move |means, cx| {
+            start::build(settings, means, cx)
+        })
+    }
+
+    fn with(
+        workers: usize,
+        control: &ControlPath,
+        build: impl FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError> + 'static,
+    ) -> Result<Self, StartError> {
+        let budget = DescriptorBudget::share(raise_descriptor_limit());
+        // First, while there is one thread: binding it sets the process's umask for a moment.
+        let control = bind_control(control)?;
+        let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
+        // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
+        let failure = Rc::new(RefCell::new(None));
+        let means = Means { budget, control };
+        let build = Build {
+            build: Some(Box::new(move |cx| build(means, cx))),
+            failure: Rc::clone(&failure),
+        };
+        reactor.spawn(Box::new(build));
+        Ok(Self { reactor, failure })
+    }
+
+    /// Stops it from any thread: [`Mailbox::stop`].
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox {
+        self.reactor.mailbox()
+    }
+
+    /// Runs until SIGTERM, SIGINT or [`Mailbox::stop`].
+    ///
+    /// # Errors
+    /// What keeps it from starting. Once it runs, it goes on whatever happens.
+    pub fn run(self) -> Result<(), StartError> {
+        self.reactor.run().map_err(StartError::System)?;
+        self.failure.take().map_or(Ok(()), Err)
+    }
+}
+
+/// Why a daemon could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A listener could not be bound.
+    Bind(BindError),
+    /// The control socket could not be bound.
+    Control(ControlSocketError),
+    /// A source of peers could not be started.
+    Source(String, io::Error),
+    /// The system gave no epoll instance, thread or descriptor.
+    System(io::Error),
+}
+
+impl StartError {
+    /// What to do about it, when that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bind(error) => error.hint(),
+            Self::Control(error) => Some(error.hint()),
+            Self::Source(..) | Self::System(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(f),
+            Self::Control(error) => error.fmt(f),
+            Self::Source(name, _) => write!(f, "cannot start the source {name}"),
+            Self::System(_) => f.write_str("cannot start"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Bind(error) => error.source(),
+            Self::Control(error) => error.source(),
+            Self::Source(_, error) | Self::System(error) => Some(error),
+        }
+    }
+}
+
+/// A default path that can't be used (no such folder, not ours) costs the control socket only; one that was given is
+/// meant.
+fn bind_control(path: &ControlPath) -> Result<Option<ControlSocket>, StartError> {
+    match path {
+        ControlPath::None => Ok(None),
+        ControlPath::At(path) => ControlSocket::bind(path)
+            .map(Some)
+            .map_err(StartError::Control),
+        ControlPath::Default => match ControlSocket::bind(&default_path()) {
+            Ok(socket) => Ok(Some(socket)),
+            Err(error) if error.is_unusable_path() => {
+                let cause = error.source().map(ToString::to_string).unwrap_or_default();
+                log::warn!(
+                    "{error}: {cause}; going on without one, choose another path with --control"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(StartError::Control(error)),
+        },
+    }
+}
+
+/// The first task: builds the others and ends.
+struct Build {
+    build: Option<BuildOthers>,
+    failure: Rc<RefCell<Option<StartError>>>,
+}
+
+type BuildOthers = Box<dyn FnOnce(&mut Cx<'_>) -> Result<(), StartError>>;
+
+impl Task for Build {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        if let Some(build) = self.build.take()
+            && let Err(error) = build(cx)
+        {
+            *self.failure.borrow_mut() = Some(error);
+            cx.stop();
+        }
+        Next::Done
+    }
+}
+
+/// Ends on SIGTERM and SIGINT; `reload` is for SIGHUP.
+pub(super) fn catch_signals(
+    cx: &mut Cx<'_>,
+    mut reload: impl FnMut() + 'static,
+) -> Result<(), StartError> {
+    let signals = Signals::catch(move |signal, cx| match signal {
+        Signal::Stop => {
+            log::info!("told to end");
+            cx.stop();
+        }
+        Signal::Reload => reload(),
+    });
+    cx.spawn(Box::new(signals.map_err(StartError::System)?));
+    Ok(())
+}
+
+/// The limits that were asked for, as far as descriptors allow.
+pub(super) fn limits(
+    max_connections: Option<usize>,
+    max_per_client: Option<usize>,
+    budget: DescriptorBudget,
+    cx: &Cx<'_>,
+) -> Limits {
+    let most = match max_connections {
+        Some(most) if most > budget.connections => {
+            log::warn!(
+                "--max-connections {most} needs more descriptors than the system allows: {} it is (`ulimit -n`)",
+                budget.connections
+            );
+            budget.connections
+        }
+        Some(most) => most,
+        None => budget.connections,
+    };
+    Limits::new(most, max_per_client, cx.mailbox())
+}
+
+/// Pipes, unless splice(2) is not wanted.
+pub(super) fn pipes(splice: bool, budget: DescriptorBudget) -> Pipes {
+    Pipes::new(if splice { budget.pipes } else { 0 })
+}
+
+/// The listeners whose port is known before they are bound.
+pub(super) fn own_listeners(listen: &[ListenAddress]) -> OwnListeners {
+    listen
+        .iter()
+        .filter_map(|address| match address {
+            ListenAddress::Tcp(address) if address.port() != 0 => Some(*address),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Said once, at the start: what others can reach should be meant to be.
+pub(super) fn warn_of_exposure(listen: &[ListenAddress], allow: Option<&[IpNet]>) {
+    let who = match allow {
+        None => "clients in private ranges may connect (--allow)".to_owned(),
+        Some([]) => return,
+        Some(allowed) => {
+            let ranges: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+            format!("clients in {} may connect", ranges.join(", "))
+        }
+    };
+    for address in listen {
+        if address.is_exposed() {
+            log::warn!(
+                "other machines can reach {address}: {who}; --listen 127.0.0.1:{SOCKS_PORT} is for this machine alone"
+            );
+        }
+    }
+}
