@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! main, cli, demo       flags to settings or one request; text and JSON on stdout, log on stderr
-//!    daemon             what joins the parts into a running forwarder
+//!    daemon             what joins the parts into a running forwarder or server
 //!    control            the local socket: messages, serving end, asking end
 //!    forward  server    a client's session: dial, fail over, relay / answer SOCKS, connect, relay
 //!    discovery          sources, table, probes, race

@@ -138,6 +138,7 @@ fn accept(listener: &UnixListener) -> UnixStream {
 
 const COMMANDS: [&str; 9] = [
     "forward",
+    "serve",
     "probe",
     "dial",
     "status",

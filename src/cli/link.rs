@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, output, proxies};
 use crate::control::messages::ProxyEntry;
-use crate::daemon::settings::Settings;
+use crate::daemon::settings::{ServeSettings, Settings};
 use crate::daemon::{Daemon, answers};
 use crate::demo::{self, Audience, Ending};
 use crate::discovery::probe::ProbeSettings;
@@ -28,6 +28,13 @@ pub(super) struct ProbeRequest {
 /// Runs a forwarder until it is told to end.
 pub(super) fn daemon(settings: Settings) -> Result<(), Failure> {
     Daemon::new(settings)
+        .and_then(Daemon::run)
+        .map_err(|error| Failure::not_done(&error, error.hint()))
+}
+
+/// Runs a server until it is told to end.
+pub(super) fn server(settings: ServeSettings) -> Result<(), Failure> {
+    Daemon::server(settings)
         .and_then(Daemon::run)
         .map_err(|error| Failure::not_done(&error, error.hint()))
 }

@@ -17,6 +17,7 @@ mod pipe;
 mod probe;
 mod probing;
 mod proxies;
+mod serve;
 mod status;
 mod table;
 mod values;
@@ -39,6 +40,7 @@ pub use self::failure::Failure;
 sockhop demo
 sockhop forward --peer 407::1 --peer 407::2
 sockhop forward --remote proxy.example --listen 127.0.0.1:1080
+sockhop serve --allow 400::/7 --users-file /etc/sockhop.users
 sockhop status",
     note = "\
 \"sockhop <command> --help\" tells about a command. Durations are written 5s,
@@ -57,11 +59,11 @@ struct Program {
     command: Subcommand,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 #[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand)]
 enum Subcommand {
     Forward(forward::Forward),
+    Serve(serve::Serve),
     Probe(probe::Probe),
     Dial(dial::Dial),
     Status(status::Status),
@@ -112,6 +114,7 @@ impl Command {
     pub fn log_level(&self) -> LevelFilter {
         let (quiet_by, base) = match &self.0 {
             Asked::Command(Subcommand::Forward(forward)) => (forward.loudness(), LevelFilter::Info),
+            Asked::Command(Subcommand::Serve(serve)) => (serve.loudness(), LevelFilter::Info),
             Asked::Command(Subcommand::Probe(probe)) => (probe.loudness(), LevelFilter::Warn),
             Asked::Command(Subcommand::Demo(demo)) => (demo.loudness(), LevelFilter::Warn),
             Asked::Command(_) | Asked::Text(_) => (0, LevelFilter::Warn),
@@ -124,6 +127,7 @@ impl Command {
         match self.0 {
             Asked::Text(text) => output::print(&text),
             Asked::Command(Subcommand::Forward(forward)) => forward.run(),
+            Asked::Command(Subcommand::Serve(serve)) => serve.run(),
             Asked::Command(Subcommand::Probe(probe)) => probe.run(),
             Asked::Command(Subcommand::Dial(dial)) => dial.run(),
             Asked::Command(Subcommand::Status(status)) => status.run(),

@@ -1,4 +1,4 @@
-//! `sockhop status`: what a running forwarder does now.
+//! `sockhop status`: what a running forwarder or server does now.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use argh::{ArgsInfo, FromArgs};
 use super::Failure;
 use super::ask::Question;
 use super::table::{bytes, escape};
-use crate::control::messages::{Call, Status as Answer};
+use crate::control::messages::{AnyStatus, Call, Connections, ServerStatus, Status as Answer};
 
-/// Show what a running forwarder does.
+/// Show what a running forwarder or server does.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     subcommand,
@@ -41,7 +41,10 @@ impl Status {
             reply_timeout: self.reply_timeout.as_deref(),
             json: self.json,
         };
-        question.ask(&Call::Status, |status| text(&status))
+        question.ask(&Call::Status, |status| match status {
+            AnyStatus::Forwarder(status) => text(&status),
+            AnyStatus::Server(status) => server_text(&status),
+        })
     }
 }
 
@@ -55,23 +58,6 @@ fn text(status: &Answer) -> String {
     if let Some(reason) = &status.reason {
         remote = format!("{remote} ({reason})");
     }
-    let listening = match status.listening.as_slice() {
-        [] => "nowhere".to_owned(),
-        addresses => addresses.join(", "),
-    };
-    let mut refused = format!("{} refused", connections.refused);
-    let reasons: Vec<_> = connections
-        .refused_by_reason
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(reason, count)| format!("{reason} {count}"))
-        .collect();
-    if !reasons.is_empty() {
-        refused = format!("{refused} ({})", reasons.join(", "));
-    }
-    // A negative or absurd number, which only another program would send, is shown as 0.
-    let uptime = Duration::try_from_secs_f64(status.uptime_s.floor()).unwrap_or_default();
-
     let sources: Vec<_> = status
         .sources
         .iter()
@@ -85,7 +71,7 @@ fn text(status: &Answer) -> String {
     let mut lines = vec![
         ("remote", remote),
         ("mode", status.mode.to_string()),
-        ("listening", listening),
+        ("listening", places(&status.listening)),
         (
             "probing",
             if status.probing { "on" } else { "off" }.to_owned(),
@@ -102,13 +88,7 @@ fn text(status: &Answer) -> String {
             ),
         ),
         ("sources", sources),
-        (
-            "connections",
-            format!(
-                "{} active ({} parked), {} in total, {refused}",
-                connections.active, connections.parked, connections.total
-            ),
-        ),
+        ("connections", clients(connections)),
         (
             "bytes",
             format!(
@@ -117,14 +97,67 @@ fn text(status: &Answer) -> String {
                 bytes(status.bytes.down)
             ),
         ),
-        (
-            "running for",
-            humantime::format_duration(uptime).to_string(),
-        ),
+        ("running for", uptime(status.uptime_s)),
     ];
     if let Some(error) = &status.last_error {
         lines.push(("last error", format!("{} {}", error.at, error.what)));
     }
+    written(lines)
+}
+
+fn server_text(status: &ServerStatus) -> String {
+    let users = match status.users {
+        Some(users) => format!("{users}"),
+        None => "not asked for".to_owned(),
+    };
+    written(vec![
+        ("mode", "server".to_owned()),
+        ("listening", places(&status.listening)),
+        ("users", users),
+        ("connections", clients(&status.connections)),
+        (
+            "bytes",
+            format!(
+                "{} up, {} down",
+                bytes(status.bytes.up),
+                bytes(status.bytes.down)
+            ),
+        ),
+        ("running for", uptime(status.uptime_s)),
+    ])
+}
+
+fn places(listening: &[String]) -> String {
+    match listening {
+        [] => "nowhere".to_owned(),
+        addresses => addresses.join(", "),
+    }
+}
+
+fn clients(connections: &Connections) -> String {
+    let mut refused = format!("{} refused", connections.refused);
+    let reasons: Vec<_> = connections
+        .refused_by_reason
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if !reasons.is_empty() {
+        refused = format!("{refused} ({})", reasons.join(", "));
+    }
+    format!(
+        "{} active ({} parked), {} in total, {refused}",
+        connections.active, connections.parked, connections.total
+    )
+}
+
+/// A negative or absurd number, which only another program would send, is shown as 0.
+fn uptime(seconds: f64) -> String {
+    let uptime = Duration::try_from_secs_f64(seconds.floor()).unwrap_or_default();
+    humantime::format_duration(uptime).to_string()
+}
+
+fn written(lines: Vec<(&str, String)>) -> String {
     lines
         .into_iter()
         .map(|(name, value)| format!("{name:<12} {}\n", escape(&value)))
@@ -135,7 +168,26 @@ fn text(status: &Answer) -> String {
 mod tests {
     use super::*;
     use crate::choice::Mode;
-    use crate::control::messages::{Bytes, Candidates, Connections, LastError, SourceState};
+    use crate::control::messages::{Bytes, Candidates, LastError, Role, SourceState};
+
+    #[test]
+    fn a_server_at_work() {
+        let json = r#"{"role":"server","listening":["[::]:1080"],"users":2,"bytes":{"up":1536,"down":0},"uptime_s":1,
+            "connections":{"active":3,"parked":2,"total":9,"refused":1,"refused_by_reason":{"rules":1}}}"#;
+        let AnyStatus::Server(status) = serde_json::from_str(json).unwrap() else {
+            panic!("not a server's");
+        };
+        assert_eq!(status.role, Role::Server);
+        assert_eq!(
+            server_text(&status),
+            "mode         server\n\
+             listening    [::]:1080\n\
+             users        2\n\
+             connections  3 active (2 parked), 9 in total, 1 refused (rules 1)\n\
+             bytes        1.5 KiB up, 0 B down\n\
+             running for  1s\n"
+        );
+    }
 
     #[test]
     fn a_forwarder_at_work() {

@@ -31,7 +31,7 @@ pub const MAX_REQUEST: usize = 16 << 10;
 /// What can be asked of a forwarder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// What it does now; answered with [`Status`].
+    /// What it does now; answered with [`Status`], by a server with [`ServerStatus`].
     Status,
     /// Every known peer; answered with a list of [`ProxyEntry`].
     Proxies,
@@ -355,6 +355,8 @@ pub enum ErrorCode {
     RaceUnderWay,
     /// -32005: something else, such as `disconnect`, ended what was asked before it was done.
     Cancelled,
+    /// -32006: only a forwarder can do that, and this is a server.
+    NotAForwarder,
     /// One that this version does not know.
     Other(i64),
 }
@@ -373,6 +375,7 @@ impl From<i64> for ErrorCode {
             -32003 => Self::NotPermitted,
             -32004 => Self::RaceUnderWay,
             -32005 => Self::Cancelled,
+            -32006 => Self::NotAForwarder,
             other => Self::Other(other),
         }
     }
@@ -392,6 +395,7 @@ impl From<ErrorCode> for i64 {
             ErrorCode::NotPermitted => -32003,
             ErrorCode::RaceUnderWay => -32004,
             ErrorCode::Cancelled => -32005,
+            ErrorCode::NotAForwarder => -32006,
             ErrorCode::Other(number) => number,
         }
     }
@@ -424,6 +428,41 @@ pub struct Status {
     pub uptime_s: f64,
     /// The last thing that an admin should have seen in the log.
     pub last_error: Option<LastError>,
+}
+
+/// What a server does now. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Tells this answer from a forwarder's.
+    pub role: Role,
+    /// Open listeners.
+    pub listening: Vec<String>,
+    /// How many users there are. `None`: nobody has to authenticate.
+    pub users: Option<u64>,
+    /// Clients.
+    pub connections: Connections,
+    /// Bytes carried since the start.
+    pub bytes: Bytes,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+}
+
+/// What answers, where it is no forwarder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// `sockhop serve`.
+    Server,
+}
+
+/// The answer to `status`, of whatever answers.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum AnyStatus {
+    /// A server's: it has a role.
+    Server(ServerStatus),
+    /// A forwarder's.
+    Forwarder(Status),
 }
 
 /// A source of peers.

@@ -149,6 +149,6 @@ impl From<status::Status> for PeerStatus {
 }
 
 /// Rounded to a thousandth, so that JSON stays readable.
-fn seconds(duration: Duration) -> f64 {
+pub(super) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

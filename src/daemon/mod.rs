@@ -1,10 +1,11 @@
-//! The running forwarder: what joins discovery, choice, listeners, sessions and the control socket.
+//! The running forwarder or server: what joins discovery, choice, listeners, sessions and the control socket.
 
 pub(crate) mod answers;
 mod explicit;
 mod forwarder;
 mod requests;
 mod runtime;
+mod server;
 pub mod settings;
 mod start;
 

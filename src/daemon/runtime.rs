@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use ipnet::IpNet;
 
-use super::settings::{ControlPath, Settings};
-use super::start;
+use super::settings::{ControlPath, ServeSettings, Settings};
+use super::{server, start};
 use crate::control::path::default_path;
 use crate::control::server::{ControlSocket, ControlSocketError};
 use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
@@ -17,9 +17,10 @@ use crate::listen::{BindError, Limits};
 use crate::listen_address::ListenAddress;
 use crate::net::{DescriptorBudget, OwnListeners, raise_descriptor_limit};
 use crate::relay::Pipes;
+use crate::server::users::UsersFileError;
 use crate::target::SOCKS_PORT;
 
-/// A daemon that can be run.
+/// A forwarder or a server that can be run.
 pub struct Daemon {
     reactor: Reactor,
     failure: Rc<RefCell<Option<StartError>>>,
@@ -40,6 +41,17 @@ impl Daemon {
         let (workers, control) = (settings.workers, settings.control.clone());
         Self::with(workers, &control, move |means, cx| {
             start::build(settings, means, cx)
+        })
+    }
+
+    /// A server, in the same way.
+    ///
+    /// # Errors
+    /// As [`Daemon::new`].
+    pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
+        let (workers, control) = (settings.workers, settings.control.clone());
+        Self::with(workers, &control, move |means, cx| {
+            server::build(settings, means, cx)
         })
     }
 
@@ -86,6 +98,8 @@ pub enum StartError {
     Bind(BindError),
     /// The control socket could not be bound.
     Control(ControlSocketError),
+    /// The file of users cannot be used.
+    Users(UsersFileError),
     /// A source of peers could not be started.
     Source(String, io::Error),
     /// The system gave no epoll instance, thread or descriptor.
@@ -99,7 +113,7 @@ impl StartError {
         match self {
             Self::Bind(error) => error.hint(),
             Self::Control(error) => Some(error.hint()),
-            Self::Source(..) | Self::System(_) => None,
+            Self::Users(_) | Self::Source(..) | Self::System(_) => None,
         }
     }
 }
@@ -109,6 +123,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Bind(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
+            Self::Users(error) => error.fmt(f),
             Self::Source(name, _) => write!(f, "cannot start the source {name}"),
             Self::System(_) => f.write_str("cannot start"),
         }
@@ -120,6 +135,7 @@ impl Error for StartError {
         match self {
             Self::Bind(error) => error.source(),
             Self::Control(error) => error.source(),
+            Self::Users(error) => error.source(),
             Self::Source(_, error) | Self::System(error) => Some(error),
         }
     }

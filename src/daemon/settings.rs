@@ -1,4 +1,4 @@
-//! What a running forwarder is told, once, at its start.
+//! What a running forwarder or server is told, once, at its start.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -8,6 +8,8 @@ use ipnet::IpNet;
 
 use crate::choice::{Mode, OnSwitch};
 use crate::listen_address::ListenAddress;
+use crate::server::rules::Rule;
+use crate::server::users::User;
 use crate::source_spec::SourceSpec;
 use crate::target::HostPort;
 
@@ -57,6 +59,64 @@ pub struct Settings {
     pub splice: bool,
 }
 
+/// The settings of a server. `ServeSettings::default()` has every default: nobody has to authenticate, and clients get to
+/// public addresses only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeSettings {
+    /// Where clients connect; never empty.
+    pub listen: Vec<ListenAddress>,
+    /// Clients that may connect. `None`: loopback and private ranges.
+    pub allow: Option<Vec<IpNet>>,
+    /// Who may use it. Nobody here and no file: whoever may connect.
+    pub users: Vec<User>,
+    /// More users, one `name:password` a line.
+    pub users_file: Option<PathBuf>,
+    /// Where clients may go.
+    pub rules: Vec<Rule>,
+    /// Whether SOCKS4 and 4a are answered, where there are no users.
+    pub socks4: bool,
+    /// Clients at the same time, within [`CONNECTIONS`]. `None`: as many as the descriptor limit allows.
+    pub max_connections: Option<usize>,
+    /// Clients at the same time from one address, within [`CONNECTIONS`]. `None`: no limit of their own.
+    pub max_per_client: Option<usize>,
+    /// The most threads that carry bytes at the same time; within [`WORKERS`].
+    pub workers: usize,
+    /// For a look-up and the connection to a destination; within [`TIMEOUTS`].
+    pub connect_timeout: Duration,
+    /// For a client to make its request; within [`TIMEOUTS`].
+    pub handshake_timeout: Duration,
+    /// As [`Settings::idle_timeout`].
+    pub idle_timeout: Option<Duration>,
+    /// As [`Settings::half_close_timeout`].
+    pub half_close_timeout: Option<Duration>,
+    /// Where the control socket is.
+    pub control: ControlPath,
+    /// Whether splice(2) may be used, where the system has it.
+    pub splice: bool,
+}
+
+impl Default for ServeSettings {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenAddress::DEFAULT],
+            allow: None,
+            users: Vec::new(),
+            users_file: None,
+            rules: Vec::new(),
+            socks4: true,
+            max_connections: None,
+            max_per_client: None,
+            workers: DEFAULT_WORKERS,
+            connect_timeout: DESTINATION_TIMEOUT,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            half_close_timeout: HALF_CLOSE_TIMEOUT,
+            control: ControlPath::Default,
+            splice: true,
+        }
+    }
+}
+
 /// Where the control socket is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ControlPath {
@@ -101,6 +161,10 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A remote that took longer to connect to has failed.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A destination that took longer, with its look-up and all of its addresses, has failed.
+pub const DESTINATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that took longer to make its request is none.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle streams stay: a parked one costs two descriptors and little else.
 pub const IDLE_TIMEOUT: Option<Duration> = None;
 /// Half-closed streams that nobody feeds any more are mostly forgotten ones.

@@ -103,7 +103,11 @@ impl Opening {
                 Err(error) => return Opened::Failed(error),
             }
             match self.server.event() {
-                Some(Event::Request(request)) => return Opened::Request(request.clone()),
+                Some(Event::Request(request)) => {
+                    // What can't be sent now is sent with the reply.
+                    let _ = write_all_now(&self.client, &mut self.unsent);
+                    return Opened::Request(request.clone());
+                }
                 Some(Event::Credentials(credentials)) => {
                     let ip = self.address.map(|address| address.ip().to_canonical());
                     let Some(users) = &settings.users else {
@@ -115,6 +119,8 @@ impl Opening {
                         self.pronounce(judgement.verdict, user);
                         continue;
                     }
+                    // If it can't be sent now, it is sent with the verdict.
+                    let _ = write_all_now(&self.client, &mut self.unsent);
                     let until = cx.now + judgement.delay;
                     self.held = Some(Hold {
                         until,

@@ -213,7 +213,16 @@ impl Sockhop {
     ///
     /// Add to it, then [`Launch::start`].
     pub fn forward(arguments: &[&str]) -> Launch {
-        let mut launch = Launch::new(&["forward"]);
+        Self::daemon("forward", arguments)
+    }
+
+    /// The same with `sockhop serve`.
+    pub fn serve(arguments: &[&str]) -> Launch {
+        Self::daemon("serve", arguments)
+    }
+
+    fn daemon(command: &str, arguments: &[&str]) -> Launch {
+        let mut launch = Launch::new(&[command]);
         launch
             .arguments
             .extend(arguments.iter().map(OsString::from));

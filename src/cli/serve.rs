@@ -1,0 +1,329 @@
+//! `sockhop serve`: flags to settings.
+
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments of options are help text, where brackets are those of IPv6"
+)]
+
+use argh::{ArgsInfo, FromArgs};
+
+use super::{Failure, link, values};
+use crate::bad_text::BadText;
+use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
+use crate::server::rules::{Effect, Rule};
+use crate::server::users::User;
+
+/// Be a SOCKS 4, 4a and 5 server: let others use this machine's network.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "serve",
+    help_triggers("-h", "--help"),
+    usage = "[options]",
+    example = "\
+sockhop serve --allow 400::/7 --users-file /etc/sockhop.users
+sockhop serve --listen 127.0.0.1:1080
+sockhop serve --allow-dest 192.168.1.0/24:80 --deny-dest example.org",
+    note = "\
+Clients get to public addresses only, unless --allow-dest says more. DEST is
+an address, a range, or a name with everything under it, and maybe a port:
+10.0.0.0/8, 10.0.0.0/8:80, [fd00::]/8:443, example.org, example.org:443. The
+most specific rule wins: the longer prefix or name, then the one with a port,
+then --deny-dest. A name that is allowed still has to have public addresses,
+or some that a rule for addresses allows.
+
+A password that is given as an option can be seen by others on this machine:
+better is NAME:PASSWORD in the variable SOCKHOP_USER, or a file. With users,
+SOCKS4 is off, since it knows no passwords.
+
+Give --allow once for each range of clients; it replaces the default. This
+machine may always connect.
+
+-v shows each connection, -vv each message; -q shows warnings and errors only,
+-qq errors only."
+)]
+pub(super) struct Serve {
+    /// ADDR, repeatable: where clients connect, such as 127.0.0.1:1080, 1080
+    /// or unix:PATH (default [::]:1080, IPv4 included)
+    #[argh(option)]
+    listen: Vec<String>,
+
+    /// CIDR, repeatable: clients that may connect (default loopback and
+    /// private ranges)
+    #[argh(option)]
+    allow: Vec<String>,
+
+    /// NAME:PASSWORD, repeatable: a user (default none: nobody has to
+    /// authenticate)
+    #[argh(option)]
+    user: Vec<String>,
+
+    /// PATH of a file of users, one name:password a line, read again when it
+    /// changes (default none)
+    #[argh(option)]
+    users_file: Option<String>,
+
+    /// DEST, repeatable: where clients may go, besides public addresses
+    #[argh(option)]
+    allow_dest: Vec<String>,
+
+    /// DEST, repeatable: where clients may not go
+    #[argh(option)]
+    deny_dest: Vec<String>,
+
+    /// refuse SOCKS4 and SOCKS4a
+    #[argh(switch)]
+    no_socks4: bool,
+
+    /// NUMBER of clients at the same time (default as many as the limit of
+    /// descriptors allows)
+    #[argh(option)]
+    max_connections: Option<String>,
+
+    /// NUMBER of clients at the same time from one address (default no limit)
+    #[argh(option)]
+    max_per_client: Option<String>,
+
+    /// NUMBER of threads that carry bytes, at most (default 64)
+    #[argh(option)]
+    workers: Option<String>,
+
+    /// TIME for looking up and connecting to a destination (default 10s)
+    #[argh(option)]
+    connect_timeout: Option<String>,
+
+    /// TIME for a client to make its request (default 10s)
+    #[argh(option)]
+    handshake_timeout: Option<String>,
+
+    /// TIME of silence after which a stream is closed; 0 is never (default 0)
+    #[argh(option)]
+    idle_timeout: Option<String>,
+
+    /// TIME of silence after which a stream is closed that one side has ended;
+    /// 0 is never (default 60s)
+    #[argh(option)]
+    half_close_timeout: Option<String>,
+
+    /// PATH of the control socket, or none (default
+    /// $XDG_RUNTIME_DIR/sockhop.sock, else /run/sockhop.sock)
+    #[argh(option)]
+    control: Option<String>,
+
+    /// copy bytes instead of splicing them in the kernel
+    #[argh(switch)]
+    no_splice: bool,
+
+    /// log more; twice for still more
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+
+    /// log less; twice for still less
+    #[argh(switch, short = 'q')]
+    quiet: u8,
+}
+
+impl Serve {
+    pub(super) fn loudness(&self) -> i32 {
+        i32::from(self.verbose) - i32::from(self.quiet)
+    }
+
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let mut settings = self.settings()?;
+        if let Some(text) = std::env::var_os(VARIABLE) {
+            settings
+                .users
+                .push(user(VARIABLE, &text.to_string_lossy())?);
+        }
+        link::server(settings)
+    }
+
+    fn settings(&self) -> Result<ServeSettings, Failure> {
+        let default = ServeSettings::default();
+        let mut settings = ServeSettings {
+            users: self
+                .user
+                .iter()
+                .map(|text| user("--user", text))
+                .collect::<Result<_, _>>()?,
+            users_file: optional("--users-file", &self.users_file, path)?,
+            rules: rules(Effect::Allow, "--allow-dest", &self.allow_dest)?,
+            socks4: !self.no_socks4,
+            max_connections: optional("--max-connections", &self.max_connections, |text| {
+                values::number(text, &CONNECTIONS)
+            })?,
+            max_per_client: optional("--max-per-client", &self.max_per_client, |text| {
+                values::number(text, &CONNECTIONS)
+            })?,
+            workers: optional("--workers", &self.workers, |text| {
+                values::number(text, &WORKERS)
+            })?
+            .unwrap_or(default.workers),
+            connect_timeout: optional("--connect-timeout", &self.connect_timeout, |text| {
+                values::duration(text, &TIMEOUTS)
+            })?
+            .unwrap_or(default.connect_timeout),
+            handshake_timeout: optional("--handshake-timeout", &self.handshake_timeout, |text| {
+                values::duration(text, &TIMEOUTS)
+            })?
+            .unwrap_or(default.handshake_timeout),
+            idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
+                values::duration_or_never(text, &LIMITS)
+            })?
+            .unwrap_or(default.idle_timeout),
+            half_close_timeout: optional(
+                "--half-close-timeout",
+                &self.half_close_timeout,
+                |text| values::duration_or_never(text, &LIMITS),
+            )?
+            .unwrap_or(default.half_close_timeout),
+            control: optional("--control", &self.control, values::control)?
+                .unwrap_or(default.control),
+            splice: !self.no_splice,
+            listen: default.listen,
+            allow: default.allow,
+        };
+        if !self.listen.is_empty() {
+            settings.listen = values::options(NAME, "--listen", &self.listen, str::parse)?;
+        }
+        if !self.allow.is_empty() {
+            settings.allow = Some(values::options(NAME, "--allow", &self.allow, values::cidr)?);
+        }
+        let denied = rules(Effect::Deny, "--deny-dest", &self.deny_dest)?;
+        settings.rules.extend(denied);
+        Ok(settings)
+    }
+}
+
+/// A user. Nothing of the text is in the error: it may be a password.
+fn user(name: &str, text: &str) -> Result<User, Failure> {
+    text.parse()
+        .map_err(|error| Failure::usage(format!("{name}: {error}"), Some(NAME)))
+}
+
+fn path(text: &str) -> Result<std::path::PathBuf, BadText> {
+    match text {
+        "" => Err(BadText::new(text, "is not a path", "/etc/sockhop.users")),
+        _ => Ok(text.into()),
+    }
+}
+
+fn rules(effect: Effect, name: &str, texts: &[String]) -> Result<Vec<Rule>, Failure> {
+    values::options(NAME, name, texts, |text| {
+        let pattern = text.parse()?;
+        Ok(Rule { effect, pattern })
+    })
+}
+
+fn optional<T>(
+    name: &str,
+    text: &Option<String>,
+    parse: impl Fn(&str) -> Result<T, BadText>,
+) -> Result<Option<T>, Failure> {
+    values::optional(NAME, name, text.as_deref(), parse)
+}
+
+const NAME: &str = "serve";
+
+/// One more user, out of sight of `ps`.
+const VARIABLE: &str = "SOCKHOP_USER";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::daemon::settings::ControlPath;
+
+    fn settings(line: &str) -> Result<ServeSettings, String> {
+        let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
+        Serve::from_args(&["sockhop", NAME], &arguments)
+            .expect("argh takes it")
+            .settings()
+            .map_err(|failure| {
+                assert_eq!(failure.status(), 2, "{line}");
+                failure.to_string()
+            })
+    }
+
+    #[test]
+    fn without_options_everything_is_the_default() {
+        assert_eq!(settings(""), Ok(ServeSettings::default()));
+    }
+
+    #[test]
+    fn every_option_reaches_its_setting() {
+        let line = "--listen 1 --allow 10.0.0.0/8 --user a:b --user c:d:e --users-file f \
+             --allow-dest 10.0.0.0/8:80 --deny-dest example.org --no-socks4 --max-connections 10 \
+             --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
+             --half-close-timeout 0 --control h --no-splice";
+        let rule = |effect, pattern: &str| Rule {
+            effect,
+            pattern: pattern.parse().unwrap(),
+        };
+        let expected = ServeSettings {
+            listen: vec!["[::]:1".parse().unwrap()],
+            allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+            users: vec!["a:b".parse().unwrap(), "c:d:e".parse().unwrap()],
+            users_file: Some("f".into()),
+            rules: vec![
+                rule(Effect::Allow, "10.0.0.0/8:80"),
+                rule(Effect::Deny, "example.org"),
+            ],
+            socks4: false,
+            max_connections: Some(10),
+            max_per_client: Some(2),
+            workers: 3,
+            connect_timeout: Duration::from_secs(4),
+            handshake_timeout: Duration::from_secs(3),
+            idle_timeout: Some(Duration::from_secs(5)),
+            half_close_timeout: None,
+            control: ControlPath::At("h".into()),
+            splice: false,
+        };
+        assert_eq!(settings(line), Ok(expected));
+    }
+
+    #[test]
+    fn a_bad_user_is_refused_without_being_shown() {
+        for text in ["hunter2", ":hunter2", "hunter2:"] {
+            let error = settings(&format!("--user {text}")).expect_err(text);
+            assert!(error.starts_with("--user: "), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_destination_is_told_with_its_option() {
+        let error = settings("--deny-dest 10.0.0.0/33").unwrap_err();
+        assert!(
+            error.starts_with("--deny-dest: \"10.0.0.0/33\" has a prefix"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn help_shows_the_real_defaults() {
+        let flags = Serve::get_args_info().flags;
+        let default = ServeSettings::default();
+        for (name, value, range) in [
+            ("--connect-timeout", Some(default.connect_timeout), TIMEOUTS),
+            (
+                "--handshake-timeout",
+                Some(default.handshake_timeout),
+                TIMEOUTS,
+            ),
+            ("--idle-timeout", default.idle_timeout, LIMITS),
+            ("--half-close-timeout", default.half_close_timeout, LIMITS),
+        ] {
+            let flag = flags.iter().find(|flag| flag.long == name).expect(name);
+            let (_, shown) = flag.description.split_once("(default ").expect(name);
+            let shown = shown.split([',', ')']).next().expect(name);
+            assert_eq!(
+                values::duration_or_never(shown, &range),
+                Ok(value),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Building a server out of its settings, and what the control socket tells about it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::answers::seconds;
+use super::runtime::{
+    Means, StartError, catch_signals, limits, own_listeners, pipes, warn_of_exposure,
+};
+use super::settings::ServeSettings;
+use crate::control::messages::{
+    Bytes, Call, Connections, ErrorCode, ErrorObject, Role, ServerStatus,
+};
+use crate::control::server::{ControlServer, Reply};
+use crate::engine::Cx;
+use crate::handshake::Socks4;
+use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Listener, Serve};
+use crate::relay::RelaySettings;
+use crate::resolver::Resolver;
+use crate::server::rules::Rules;
+use crate::server::users::Users;
+use crate::server::{ServerSession, ServerSettings, ServerStats};
+
+/// A running server, for those who ask about it.
+struct Running {
+    listening: Vec<String>,
+    users: Option<Users>,
+    intake: Intake,
+    stats: ServerStats,
+    started: Instant,
+}
+
+/// Builds the tasks of a server.
+pub(super) fn build(
+    settings: ServeSettings,
+    means: Means,
+    cx: &mut Cx<'_>,
+) -> Result<(), StartError> {
+    let Means { budget, control } = means;
+    let users = match (&settings.users_file, settings.users.is_empty()) {
+        (None, true) => None,
+        (file, _) => {
+            let users = Users::new(settings.users, file.as_deref()).map_err(StartError::Users)?;
+            Some(users)
+        }
+    };
+    let mut listeners = Vec::new();
+    let mut own = own_listeners(&settings.listen);
+    for address in &settings.listen {
+        let listener = Listener::bind(address).map_err(StartError::Bind)?;
+        if let Bound::Tcp(address) = listener.bound() {
+            own.insert(*address);
+        }
+        listeners.push(listener);
+    }
+
+    let stats = ServerStats::default();
+    let relay = RelaySettings {
+        idle: settings.idle_timeout,
+        half_closed_idle: settings.half_close_timeout,
+        pipes: pipes(settings.splice, budget),
+    };
+    let shared = Arc::new(ServerSettings {
+        users: users.clone(),
+        socks4: if settings.socks4 {
+            Socks4::Allowed
+        } else {
+            Socks4::Refused
+        },
+        rules: Rules::new(settings.rules, own),
+        handshake_timeout: settings.handshake_timeout,
+        connect_timeout: settings.connect_timeout,
+        answer_delay: Duration::ZERO,
+        relay: Arc::new(relay),
+        resolver: Resolver::default(),
+        stats: stats.clone(),
+    });
+    let serve: Serve = Rc::new(move |client| {
+        Box::new(ServerSession::new(
+            client,
+            Arc::clone(&shared),
+            Instant::now(),
+        ))
+    });
+    let intake = Intake {
+        admission: Rc::new(Admission::new(settings.allow.clone())),
+        is_peer: Rc::new(|_| false),
+        limits: limits(
+            settings.max_connections,
+            settings.max_per_client,
+            budget,
+            cx,
+        ),
+        stats: Rc::new(RefCell::new(IntakeStats::default())),
+    };
+    let running = Running {
+        listening: listeners
+            .iter()
+            .map(|listener| listener.bound().to_string())
+            .collect(),
+        users: users.clone(),
+        intake: intake.clone(),
+        stats,
+        started: cx.now,
+    };
+    for listener in listeners {
+        log::info!("listening on {}", listener.bound());
+        let acceptor = Acceptor::new(listener, intake.clone(), Serve::clone(&serve));
+        cx.spawn(Box::new(acceptor));
+    }
+    warn_of_exposure(&settings.listen, settings.allow.as_deref());
+    let exposed = settings.listen.iter().any(|address| address.is_exposed());
+    if users.is_none()
+        && exposed
+        && settings
+            .allow
+            .as_ref()
+            .is_none_or(|allow| !allow.is_empty())
+    {
+        log::warn!(
+            "no users are set: whoever may connect can use this server (--user, --users-file)"
+        );
+    }
+    if users.is_some() && settings.socks4 {
+        log::info!("SOCKS4 is off: it knows no passwords");
+    }
+    catch_signals(cx, move || {
+        log::info!("told to read the users again");
+        if let Some(users) = &users {
+            users.reload();
+        }
+    })?;
+    // Last, so that whoever can talk to it talks to something that works.
+    if let Some(socket) = control {
+        let handler = Rc::new(move |call: Call, reply, cx: &mut Cx<'_>| {
+            answer(&running, &call, reply, cx);
+        });
+        cx.spawn(Box::new(ControlServer::new(socket, handler)));
+    }
+    Ok(())
+}
+
+fn answer(running: &Running, call: &Call, reply: Reply, cx: &Cx<'_>) {
+    reply.send(match call {
+        Call::Status => Ok(running.status(cx)),
+        _ => {
+            let what = format!("this is a server: it has no {:?}", call.method());
+            let error = ErrorObject::new(ErrorCode::NotAForwarder, what)
+                .with_hint("a server can be asked for its status; `sockhop forward` has remotes");
+            Err(error)
+        }
+    });
+}
+
+impl Running {
+    fn status(&self, cx: &Cx<'_>) -> ServerStatus {
+        let intake = *self.intake.stats.borrow();
+        let counts = self.stats.counts();
+        let at_the_door = [
+            ("not-allowed", intake.not_allowed),
+            ("per-client-limit", intake.over_client_limit),
+        ];
+        let refused_by_reason: BTreeMap<_, _> = at_the_door
+            .into_iter()
+            .chain(counts.refused)
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .collect();
+        ServerStatus {
+            role: Role::Server,
+            listening: self.listening.clone(),
+            users: self.users.as_ref().map(|users| users.count() as u64),
+            connections: Connections {
+                active: self.intake.limits.active() as u64,
+                parked: cx.parked() as u64,
+                total: intake.accepted,
+                refused: refused_by_reason.values().sum(),
+                refused_by_reason,
+            },
+            bytes: Bytes {
+                up: counts.up,
+                down: counts.down,
+            },
+            uptime_s: seconds(cx.now.saturating_duration_since(self.started)),
+        }
+    }
+}
