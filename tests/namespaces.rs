@@ -710,3 +710,58 @@ fn clients_that_vanish_while_their_packets_get_lost_leave_nothing_behind() {
         sockhop.fds()
     );
 }
+
+/// The code of a SOCKS5 server's reply to a CONNECT to this IPv4 address; `None` when the client is closed unheard.
+fn code_of(server: SocketAddr, target: &str) -> Option<u8> {
+    let SocketAddr::V4(target) = at(target) else {
+        panic!("{target} is not IPv4");
+    };
+    let request = [
+        &[5, 1, 0, 5, 1, 0, 1][..],
+        &target.ip().octets(),
+        &target.port().to_be_bytes(),
+    ];
+    let mut stream = connect(server).expect("connect");
+    let mut answer = [0; 12];
+    stream.write_all(&request.concat()).ok()?;
+    stream.read_exact(&mut answer).ok()?;
+    assert_eq!(answer[..3], [5, 0, 5]);
+    Some(answer[3])
+}
+
+#[test]
+#[ignore = "needs root for network namespaces"]
+fn a_server_lets_in_whom_it_should_and_leads_out_only() {
+    let (home, other) = (Netns::new(), Netns::new());
+    home.cable(
+        &other,
+        &["9.9.9.1/24", "10.77.1.1/24"],
+        &["9.9.9.2/24", "10.77.1.2/24"],
+    );
+    let _here = home.inside(|| Target::echo_at("9.9.9.1:7"));
+    let _there = other.inside(|| Target::echo_at("0.0.0.0:7"));
+    let server = Sockhop::serve(&["--listen", "[::]:1080"])
+        .inside(&home)
+        .start();
+    server.wait_listening(SOON);
+    let local = at("127.0.0.1:1080");
+    for (target, code) in [
+        ("9.9.9.2:7", 0),
+        ("9.9.9.2:8", 5),
+        // An own address, though a public one; a private one; nobody there; no way there.
+        ("9.9.9.1:7", 2),
+        ("10.77.1.2:7", 2),
+        ("9.9.9.77:7", 4),
+        ("8.8.8.8:53", 3),
+    ] {
+        let answered = home.inside(|| code_of(local, target));
+        assert_eq!(answered, Some(code), "{target}");
+    }
+    // A private client of the IPv6 listener, and a public one, which is not allowed.
+    let private = other.inside(|| code_of(at("10.77.1.1:1080"), "9.9.9.2:7"));
+    assert_eq!(private, Some(0));
+    let public = other.inside(|| code_of(at("9.9.9.1:1080"), "9.9.9.2:7"));
+    assert_eq!(public, None);
+    let refused = server.status()["connections"]["refused_by_reason"].clone();
+    assert_eq!(refused, json!({"not-allowed": 1, "rules": 2}));
+}

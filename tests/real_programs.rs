@@ -508,3 +508,55 @@ impl Drop for Running {
         }
     }
 }
+
+#[test]
+#[ignore = "needs curl"]
+fn curl_fetches_through_our_server_in_every_version() {
+    let web = Web::start();
+    let allow = [
+        "--allow-dest",
+        "127.0.0.0/8",
+        "--allow-dest",
+        "::1",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let open = Sockhop::serve(&allow).start();
+    let address = open.wait_listening(SOON).to_string();
+    for option in ["--socks4", "--socks4a", "--socks5", "--socks5-hostname"] {
+        let fetched = success(
+            Command::new(program("curl"))
+                .args(["-q", "-sS", "--max-time", "30", option, &address])
+                .arg(web.url("127.0.0.1", BIG)),
+        );
+        web.verify(&fetched, 20_000_000);
+    }
+    for scheme in ["socks4a", "socks5h"] {
+        let proxy = format!("{scheme}://{address}");
+        web.verify(&fetch(&proxy, &web.url("localhost", 1000)), 1000);
+    }
+    let answer = success(&mut curl(
+        &format!("http://{address}"),
+        &["-w", "%{http_code}", &web.url("127.0.0.1", 1)],
+    ));
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(
+        answer.contains("SOCKS port") && answer.ends_with("400"),
+        "{answer}"
+    );
+
+    let locked = Sockhop::serve(&allow).arg("--user=ada:secret").start();
+    let address = locked.wait_listening(SOON);
+    let url = web.url("127.0.0.1", 100_000);
+    for scheme in ["socks5", "socks5h"] {
+        let proxy = format!("{scheme}://ada:secret@{address}");
+        web.verify(&fetch(&proxy, &url), 100_000);
+    }
+    for wrong in ["socks5h://", "socks5h://ada:guess@", "socks4://"] {
+        let output = curl(&format!("{wrong}{address}"), &[&url])
+            .output()
+            .expect("curl");
+        assert_eq!(output.status.code(), Some(97), "{wrong}");
+    }
+    assert!(!locked.log().join("\n").contains("guess"));
+}
