@@ -136,3 +136,74 @@ fn wait(
 
 /// The "connection attempt delay" that RFC 8305 §5 recommends.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Type};
+
+    fn socket(backlog: Option<i32>) -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        if let Some(backlog) = backlog {
+            socket.listen(backlog).unwrap();
+        }
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
+    /// A listener whose queue is full, so that no SYN is answered.
+    fn unanswering() -> (Vec<Socket>, SocketAddr) {
+        let (listener, address) = socket(Some(0));
+        let mut kept = vec![listener];
+        for _ in 0..3 {
+            let (client, _) = socket(None);
+            let _ = client.connect_timeout(&address.into(), Duration::from_millis(50));
+            kept.push(client);
+        }
+        (kept, address)
+    }
+
+    fn after(millis: u64) -> Instant {
+        Instant::now() + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn every_address_is_tried_and_a_silent_one_costs_little() {
+        let ((_dead, refusing), (_full, silent)) = (socket(None), unanswering());
+        let (_listener, living) = socket(Some(8));
+        let start = Instant::now();
+        let stream = connect_any(&[refusing, silent, refusing, living], after(20_000)).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), living);
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_last_failure_is_told_and_a_deadline_is_none() {
+        let ((_dead, refusing), (_full, silent)) = (socket(None), unanswering());
+        match connect_any(&[refusing, refusing], after(20_000)) {
+            Err(Some(ConnectFailure::Remote(error))) => {
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(connect_any(&[silent], after(50)), Err(None)));
+        assert!(matches!(connect_any(&[refusing], after(0)), Err(None)));
+        assert!(matches!(connect_any(&[], after(20_000)), Err(None)));
+    }
+
+    #[test]
+    fn a_read_ends_at_the_deadline() {
+        let (listener, address) = socket(Some(8));
+        let stream = connect_any(&[address], after(20_000)).unwrap();
+        let _accepted = listener.accept().unwrap();
+        let mut until = Until {
+            stream: &stream,
+            deadline: after(20),
+        };
+        let error = until.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}
