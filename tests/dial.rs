@@ -272,8 +272,12 @@ fn a_failing_target_is_status_3_and_says_so() {
 fn a_reset_is_status_1() {
     let (target, accepted) = Target::manual();
     let peer = Peer::valid(Duration::ZERO);
-    let running = Running::start(&proxy(&peer), target.address());
-    reset(accepted.recv_timeout(SOON).expect("connected"));
+    let mut running = Running::start(&proxy(&peer), target.address());
+    let mut far = accepted.recv_timeout(SOON).expect("connected");
+    // Once something has come through, the proxy has answered.
+    far.write_all(b"x").unwrap();
+    running.stdout.read_exact(&mut [0]).unwrap();
+    reset(far);
     let (status, stderr) = running.end();
     assert_eq!(status, Some(1), "{stderr}");
     assert!(stderr.contains("connection to 127.0.0.1:"), "{stderr}");
