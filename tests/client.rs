@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::io::Read as _;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use common::{
     Behaviour, Observed, Peer, SOON, Step, Target, Unanswering, dead_address, exchange, observe,
 };
 use sockhop::ProxyUri;
-use sockhop::client::{self, ClientError, Dialer, Fault, Phase, Whose};
+use sockhop::client::{self, Association, ClientError, Dialer, Fault, Phase, Whose};
 use sockhop::handshake::client::Phase as Awaited;
 use sockhop::handshake::{HandshakeError, Refusal};
 use sockhop::wire::socks5::{Method, ReplyCode};
@@ -730,4 +730,125 @@ fn bind_without_a_caller_ends() {
     ]));
     let error = bind(&peer).accept(SOON).unwrap_err();
     assert!(matches!(error, ClientError::Refused { .. }), "{error:?}");
+}
+
+// UDP ASSOCIATE
+
+/// A relay in the test, and the proxy that names it: `ip` is what it calls the relay's address.
+fn associating(ip: [u8; 4], then: Vec<Step>) -> (Peer, UdpSocket) {
+    let relay = UdpSocket::bind("127.0.0.1:0").unwrap();
+    relay.set_read_timeout(Some(SOON)).unwrap();
+    let mut reply = vec![5, 0, 0, 1];
+    reply.extend(ip);
+    reply.extend(relay.local_addr().unwrap().port().to_be_bytes());
+    let peer = replying(&reply, then);
+    (peer, relay)
+}
+
+fn associate(scheme: &str, peer: &Peer) -> Association {
+    Dialer::new(uri(scheme, peer.address()))
+        .associate()
+        .unwrap()
+}
+
+const FROM: &[u8] = b"\0\0\0\x01\xc0\0\x02\x01\0\x50";
+
+#[test]
+fn datagrams_are_wrapped_and_unwrapped() {
+    for (ip, scheme, target, header) in [
+        ([127, 0, 0, 1], "socks5", TARGET, FROM),
+        // 0.0.0.0 is the proxy's own.
+        (
+            [0; 4],
+            "socks5h",
+            "a.example:80",
+            b"\0\0\0\x03\x09a.example\0\x50",
+        ),
+        (
+            [0; 4],
+            "socks5h",
+            "[::1]:80",
+            b"\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\x50",
+        ),
+    ] {
+        let (peer, relay) = associating(ip, vec![]);
+        let association = associate(scheme, &peer);
+        assert_eq!(association.relay(), relay.local_addr().unwrap());
+        assert_eq!(peer.heard()[0][3..], *b"\x05\x03\0\x01\0\0\0\0\0\0");
+        association
+            .send_to(b"question", &target.parse().unwrap())
+            .unwrap();
+        let mut buffer = [0; 100];
+        let (count, client) = relay.recv_from(&mut buffer).unwrap();
+        assert_eq!(buffer[..count], *[header, b"question"].concat());
+
+        // Not from the relay, fragments, what has no header: as if they had never come.
+        let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+        stranger
+            .send_to(&[FROM, b"forged"].concat(), client)
+            .unwrap();
+        relay
+            .send_to(b"\0\0\x01\x01\xc0\0\x02\x01\0\x50part", client)
+            .unwrap();
+        relay.send_to(b"\0\0\0", client).unwrap();
+        relay.send_to(b"", client).unwrap();
+        relay.send_to(&[FROM, b"answer"].concat(), client).unwrap();
+        let (count, from) = association.recv_from(&mut buffer, SOON).unwrap();
+        assert_eq!(buffer[..count], *b"answer");
+        assert_eq!(from.to_string(), TARGET);
+        let error = association
+            .recv_from(&mut buffer, Duration::from_millis(30))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        drop(association);
+        assert!(peer.wait_open(0, SOON), "ended with it");
+    }
+}
+
+#[test]
+fn an_association_ends_with_its_connection_but_not_with_a_lost_datagram() {
+    let (mut peer, relay) = associating([127, 0, 0, 1], vec![]);
+    let association = associate("socks5", &peer);
+    let address = relay.local_addr().unwrap();
+    drop(relay);
+    let target = TARGET.parse().unwrap();
+    for _ in 0..3 {
+        association.send_to(b"lost", &target).unwrap();
+    }
+    let relay = UdpSocket::bind(address).unwrap();
+    relay.set_read_timeout(Some(SOON)).unwrap();
+    association.send_to(b"again", &target).unwrap();
+    let (_, client) = relay.recv_from(&mut [0; 100]).unwrap();
+    relay.send_to(&[FROM, b"last"].concat(), client).unwrap();
+    let mut buffer = [0; 2];
+    let (count, _) = association.recv_from(&mut buffer, SOON).unwrap();
+    assert_eq!(buffer[..count], *b"la");
+    peer.kill();
+    let error = association.recv_from(&mut buffer, SOON).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+}
+
+#[test]
+fn datagrams_need_one_proxy_that_can() {
+    let peer = Peer::valid(Duration::ZERO);
+    let socks4 = Dialer::new(uri("socks4", peer.address()));
+    let chain = Dialer::new(uri("socks5", peer.address())).through(uri("socks5", peer.address()));
+    for dialer in [socks4, chain] {
+        let error = dialer.associate().unwrap_err();
+        assert!(matches!(error, ClientError::NoDatagrams(_)), "{error:?}");
+    }
+    assert_eq!(peer.accepted(), 0);
+    // That peer knows CONNECT only.
+    let error = Dialer::new(uri("socks5", peer.address()))
+        .associate()
+        .unwrap_err();
+    assert!(matches!(error, ClientError::Handshake(..)), "{error:?}");
+    assert_eq!(error.fault(), Fault::Proxy);
+    for reply in [&b"\x05\0\0\x03\x01a\0\x50"[..], b"\x05\0\0\x01\0\0\0\0\0\0"] {
+        let peer = replying(reply, []);
+        let error = Dialer::new(uri("socks5", peer.address()))
+            .associate()
+            .unwrap_err();
+        assert!(matches!(error, ClientError::NoRelay(_)), "{error:?}");
+    }
 }

@@ -136,7 +136,7 @@ fn accept(listener: &UnixListener) -> UnixStream {
     }
 }
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "forward",
     "serve",
     "probe",

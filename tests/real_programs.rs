@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -462,6 +462,27 @@ fn the_client_goes_through_dante_and_lets_somebody_in() {
         let mut heard = [0; 5];
         (&caller).read_exact(&mut heard).expect("read");
         assert_eq!(&heard, b"hello");
+    }
+}
+
+#[test]
+#[ignore = "needs danted"]
+fn datagrams_of_the_client_go_through_dante() {
+    let at = free_port();
+    let _server = dante(at, "none");
+    let far = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    far.set_read_timeout(Some(SOON)).expect("time limit");
+    let target = far.local_addr().expect("own address");
+    let dialer = Dialer::new(format!("socks5://{at}").parse().expect("a proxy"));
+    let association = dialer.associate().expect("an association");
+    for size in [0, 1, 1400, 8000] {
+        let (sent, mut heard) = (vec![7; size], vec![0; 9000]);
+        association.send_to(&sent, &target.into()).expect("send");
+        let (count, from) = far.recv_from(&mut heard).expect("receive");
+        assert_eq!(heard[..count], sent);
+        far.send_to(&sent, from).expect("answer");
+        let (count, from) = association.recv_from(&mut heard, SOON).expect("receive");
+        assert_eq!((&heard[..count], from), (&sent[..], target.into()));
     }
 }
 

@@ -1,14 +1,15 @@
 //! Connections through one proxy or a chain of them.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::associate::Association;
 use super::bind::Binding;
 use super::error::{ClientError, Phase, Whose};
 use super::negotiate::negotiate;
 use super::stream::{Until, connect_any};
 use crate::ProxyUri;
-use crate::handshake::{Client, Goal, Outcome};
+use crate::handshake::{Client, Goal, HandshakeError, Outcome};
 use crate::proxy_uri::{Resolution, Scheme};
 use crate::resolver::{ResolveError, Resolver};
 use crate::wire::socks4::{self, Command};
@@ -85,7 +86,7 @@ impl Dialer {
         if target.port == 0 {
             return Err(ClientError::PortZero(target.clone()));
         }
-        let asked = self.ask(Command::Connect, target)?;
+        let asked = self.ask(Task::Connect, target)?;
         blocking(asked.stream)
     }
 
@@ -95,7 +96,7 @@ impl Dialer {
     /// # Errors
     /// [`ClientError::fault`] tells whose fault it is.
     pub fn bind(&self, peer: &Address) -> Result<Binding, ClientError> {
-        let asked = self.ask(Command::Bind, peer)?;
+        let asked = self.ask(Task::Bind, peer)?;
         // A proxy that tells 0.0.0.0 means itself; behind others its address is known only if it was given as one.
         let proxy_ip = match &self.last.address().host {
             Host::Ip(ip) => Some(*ip),
@@ -112,13 +113,35 @@ impl Dialer {
         ))
     }
 
-    fn ask(&self, command: Command, target: &Address) -> Result<Asked, ClientError> {
+    /// Asks the proxy to carry datagrams. They go to it directly, so it can't be behind another, and it speaks SOCKS5.
+    ///
+    /// # Errors
+    /// [`ClientError::fault`] tells whose fault it is.
+    pub fn associate(&self) -> Result<Association, ClientError> {
+        let proxy = self.last.address();
+        if !self.before.is_empty() {
+            return Err(ClientError::NoDatagrams(proxy.clone()));
+        }
+        // Where from isn't known yet (RFC 1928 §7), and behind a NAT never.
+        let anywhere = Address::new(Host::Ip(Ipv4Addr::UNSPECIFIED.into()), 0);
+        let asked = self.ask(Task::Associate, &anywhere);
+        let asked = asked.map_err(|error| match error {
+            ClientError::Refused { proxy, refusal, .. } => {
+                ClientError::Handshake(proxy, HandshakeError::Refused(refusal))
+            }
+            error => error,
+        })?;
+        let resolution = self.last.scheme().resolution();
+        Association::new(asked, proxy, resolution, self.resolver.clone())
+    }
+
+    fn ask(&self, task: Task, target: &Address) -> Result<Asked, ClientError> {
         let route = Route {
             deadline: self.deadline(),
             none_allowed: self.none_allowed,
             resolver: &self.resolver,
         };
-        route.ask(&self.before, &self.last, command, target, Whose::Target)
+        route.ask(&self.before, &self.last, task, target, Whose::Target)
     }
 
     fn deadline(&self) -> Instant {
@@ -136,6 +159,14 @@ pub(super) struct Asked {
     pub(super) outcome: Outcome,
 }
 
+/// What a proxy is asked to do.
+#[derive(Clone, Copy)]
+enum Task {
+    Connect,
+    Bind,
+    Associate,
+}
+
 /// What holds for one way through all proxies.
 struct Route<'a> {
     deadline: Instant,
@@ -149,14 +180,14 @@ impl Route<'_> {
         &self,
         before: &[ProxyUri],
         proxy: &ProxyUri,
-        command: Command,
+        task: Task,
         target: &Address,
         whose: Whose,
     ) -> Result<Asked, ClientError> {
         let mut refused = None;
         for candidate in self.candidates(proxy, target, whose)? {
             // Before anything is sent: what can't be asked for must not cost a connection.
-            let mut handshake = self.handshake(proxy, command, &candidate)?;
+            let mut handshake = self.handshake(proxy, task, &candidate)?;
             let stream = self.reach(before, proxy.address())?;
             let mut until = Until {
                 stream: &stream,
@@ -187,7 +218,7 @@ impl Route<'_> {
     /// A stream to a proxy's address through the proxies `before` it.
     fn reach(&self, before: &[ProxyUri], address: &Address) -> Result<TcpStream, ClientError> {
         if let Some((proxy, before)) = before.split_last() {
-            let asked = self.ask(before, proxy, Command::Connect, address, Whose::Proxy)?;
+            let asked = self.ask(before, proxy, Task::Connect, address, Whose::Proxy)?;
             return Ok(asked.stream);
         }
         let addresses = self.look_up(address, Whose::Proxy)?;
@@ -227,15 +258,21 @@ impl Route<'_> {
     fn handshake(
         &self,
         proxy: &ProxyUri,
-        command: Command,
+        task: Task,
         target: &Address,
     ) -> Result<Client, ClientError> {
         let user_id = || proxy.user_id().cloned().unwrap_or_default();
+        let command = match task {
+            Task::Connect => Some(Command::Connect),
+            Task::Bind => Some(Command::Bind),
+            Task::Associate => None,
+        };
         let request = match proxy.scheme() {
             Scheme::Socks5 | Scheme::Socks5h => {
-                let goal = match command {
-                    Command::Connect => Goal::Connect(target.clone()),
-                    Command::Bind => Goal::Bind(target.clone()),
+                let goal = match task {
+                    Task::Connect => Goal::Connect(target.clone()),
+                    Task::Bind => Goal::Bind(target.clone()),
+                    Task::Associate => Goal::Associate(target.clone()),
                 };
                 let client = Client::new(goal, proxy.credentials().cloned());
                 return Ok(match self.none_allowed {
@@ -243,8 +280,15 @@ impl Route<'_> {
                     false => client,
                 });
             }
-            Scheme::Socks4 => socks4::Request::socks4(command, target.clone(), user_id()),
-            Scheme::Socks4a => socks4::Request::socks4a(command, target.clone(), user_id()),
+            scheme => {
+                let command =
+                    command.ok_or_else(|| ClientError::NoDatagrams(proxy.address().clone()))?;
+                let request = match scheme {
+                    Scheme::Socks4 => socks4::Request::socks4,
+                    _ => socks4::Request::socks4a,
+                };
+                request(command, target.clone(), user_id())
+            }
         };
         request
             .map(Client::socks4)

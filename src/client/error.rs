@@ -20,6 +20,10 @@ pub enum ClientError {
     PortZero(Address),
     /// A SOCKS4 proxy can't be asked for this address. Nothing was sent to it.
     Unaskable(Address, RequestError),
+    /// Datagrams go through one proxy that speaks SOCKS5, not through this one or this chain. Nothing was sent.
+    NoDatagrams(Address),
+    /// The proxy agreed to carry datagrams, but did not say where to.
+    NoRelay(Address),
     /// A name that is looked up here has no address, or no IPv4 address where SOCKS4 needs one.
     Lookup(Whose, Address, ResolveError),
     /// No connection to the first proxy.
@@ -83,7 +87,9 @@ impl ClientError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadTarget(_) | Self::PortZero(_) | Self::Unaskable(..) => Fault::Caller,
+            Self::BadTarget(_) | Self::PortZero(_) | Self::Unaskable(..) | Self::NoDatagrams(_) => {
+                Fault::Caller
+            }
             Self::Lookup(_, _, ResolveError::Local(_) | ResolveError::QueueFull)
             | Self::Connect(_, ConnectFailure::Local(_))
             | Self::System(_) => Fault::Here,
@@ -93,6 +99,7 @@ impl ClientError {
                 _ => Fault::Proxy,
             },
             Self::Lookup(Whose::Proxy, ..)
+            | Self::NoRelay(_)
             | Self::Connect(..)
             | Self::TimedOut(..)
             | Self::Broken(..)
@@ -164,6 +171,13 @@ impl fmt::Display for ClientError {
                 write!(f, "nothing can be connected to at port 0: {address}")
             }
             Self::Unaskable(address, _) => write!(f, "cannot ask for {address}"),
+            Self::NoDatagrams(proxy) => write!(
+                f,
+                "proxy {proxy}: datagrams need a single proxy that speaks SOCKS5"
+            ),
+            Self::NoRelay(proxy) => {
+                write!(f, "proxy {proxy}: it did not say where it takes datagrams")
+            }
             Self::Lookup(Whose::Proxy, address, _) => write!(f, "proxy {address}"),
             Self::Lookup(Whose::Target, address, _) => write!(f, "target {address}"),
             Self::Connect(proxy, _) => write!(f, "proxy {proxy}: cannot connect"),
@@ -205,7 +219,11 @@ impl Error for ClientError {
             Self::Connect(_, failure) => Some(failure.error()),
             Self::Broken(_, _, error) | Self::System(error) => Some(error),
             Self::Handshake(_, error) => Some(error),
-            Self::PortZero(_) | Self::TimedOut(..) | Self::Refused { .. } => None,
+            Self::PortZero(_)
+            | Self::NoDatagrams(_)
+            | Self::NoRelay(_)
+            | Self::TimedOut(..)
+            | Self::Refused { .. } => None,
         }
     }
 }

@@ -18,14 +18,16 @@
 //! - The scheme of a proxy says who looks up the target's name, as for curl: `socks5` and `socks4` here, `socks5h` and
 //!   `socks4a` the proxy. SOCKS4 reaches IPv4 only.
 //!
-//! [`Dialer`] does more than [`connect`]: chains, BIND. [`negotiate`] carries a handshake over any other stream.
+//! [`Dialer`] does more than [`connect`]: chains, BIND, datagrams. [`negotiate`] carries a handshake over any other stream.
 
+mod associate;
 mod bind;
 mod dialer;
 mod error;
 mod negotiate;
 mod stream;
 
+pub use associate::{Association, LOOKUP_TIMEOUT};
 pub use bind::Binding;
 pub use dialer::{DEFAULT_TIMEOUT, Dialer};
 pub use error::{ClientError, Fault, Phase, Whose};

@@ -107,7 +107,7 @@ pub(super) fn connect_any(
 }
 
 /// The places of the descriptors that something can be done with; none when the deadline has passed.
-fn wait(
+pub(super) fn wait(
     descriptors: &[BorrowedFd<'_>],
     flags: PollFlags,
     deadline: Instant,

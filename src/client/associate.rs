@@ -1,0 +1,182 @@
+//! Datagrams through a proxy (RFC 1928 §7).
+
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use super::dialer::{Asked, FOREVER};
+use super::error::ClientError;
+use super::stream::wait;
+use crate::handshake::Outcome;
+use crate::net::until_done;
+use crate::proxy_uri::Resolution;
+use crate::resolver::Resolver;
+use crate::wire::socks5::DatagramHeader;
+use crate::wire::{Address, Host};
+use rustix::event::PollFlags;
+
+/// Datagrams through a SOCKS5 proxy; made by [`Dialer::associate`](super::Dialer::associate). It ends with its connection to
+/// the proxy, which this holds.
+#[derive(Debug)]
+pub struct Association {
+    control: TcpStream,
+    /// Connected to the relay, so that the kernel drops what comes from others. Non-blocking.
+    socket: UdpSocket,
+    relay: SocketAddr,
+    resolution: Resolution,
+    resolver: Resolver,
+}
+
+impl Association {
+    pub(super) fn new(
+        asked: Asked,
+        proxy: &Address,
+        resolution: Resolution,
+        resolver: Resolver,
+    ) -> Result<Self, ClientError> {
+        let control = asked.stream;
+        let near = control.local_addr().map_err(ClientError::System)?;
+        let far = control.peer_addr().map_err(ClientError::System)?;
+        let relay = match &asked.outcome {
+            Outcome::Done(bound) => bound.seen_from(far.ip()),
+            _ => None,
+        };
+        let relay = relay
+            .filter(|relay| relay.port() != 0)
+            .ok_or_else(|| ClientError::NoRelay(proxy.clone()))?;
+        // From the address that the proxy knows us by; a relay of the other family knows us by none.
+        let from = match (near.ip(), relay) {
+            (IpAddr::V4(ip), SocketAddr::V4(_)) => ip.into(),
+            (IpAddr::V6(ip), SocketAddr::V6(_)) => ip.into(),
+            (_, SocketAddr::V4(_)) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            (_, SocketAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = UdpSocket::bind((from, 0)).and_then(|socket| {
+            socket.connect(relay)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        Ok(Self {
+            control,
+            socket: socket.map_err(ClientError::System)?,
+            relay,
+            resolution,
+            resolver,
+        })
+    }
+
+    /// Where the proxy takes datagrams.
+    #[must_use]
+    pub const fn relay(&self) -> SocketAddr {
+        self.relay
+    }
+
+    /// Sends one datagram. Like any other it may get lost, also when the system's buffer is full. With a `socks5` proxy a
+    /// name is looked up here, for each datagram; with `socks5h` the proxy does it.
+    ///
+    /// # Errors
+    /// The name was not found in [`LOOKUP_TIMEOUT`], the datagram is too long, the system refuses.
+    pub fn send_to(&self, payload: &[u8], target: &Address) -> io::Result<()> {
+        let address = match (&target.host, self.resolution) {
+            (Host::Name(name), Resolution::Here) => {
+                let lookup = self.resolver.lookup(name.as_str(), target.port);
+                let found = lookup.wait(Instant::now() + LOOKUP_TIMEOUT);
+                let found = found.map_err(io::Error::other)?;
+                let first = found.first().ok_or(io::ErrorKind::NotFound)?;
+                Address::from(*first)
+            }
+            _ => target.clone(),
+        };
+        let mut datagram = Vec::with_capacity(DatagramHeader::MAX_LEN + payload.len());
+        let header = DatagramHeader {
+            fragment: 0,
+            address,
+        };
+        header.encode(&mut datagram);
+        datagram.extend(payload);
+        let send = || until_done(|| self.socket.send(&datagram));
+        match send() {
+            // What came of an earlier one (ICMP) says nothing about this one.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
+            other => other,
+        }
+        .map(drop)
+    }
+
+    /// Waits for a datagram, so long at most; gives its length and who sent it. What does not fit into `buffer` is lost.
+    /// Dropped are fragments, what has no header, and what does not come from the proxy.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`]; [`io::ErrorKind::ConnectionAborted`] once the proxy has ended the association.
+    pub fn recv_from(&self, buffer: &mut [u8], timeout: Duration) -> io::Result<(usize, Address)> {
+        let deadline = Instant::now() + timeout.min(FOREVER);
+        let room = buffer.len().saturating_add(DatagramHeader::MAX_LEN);
+        let mut datagram = vec![0; room.min(MAX_DATAGRAM)];
+        loop {
+            let descriptors = [self.socket.as_fd(), self.control.as_fd()];
+            let ready = wait(&descriptors, PollFlags::IN, deadline)?;
+            if ready.is_empty() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match until_done(|| self.socket.recv(&mut datagram)) {
+                Ok(Some(count)) => {
+                    let bytes = datagram.get(..count).unwrap_or_default();
+                    if let Some((payload, from)) = unwrapped(bytes) {
+                        let count = payload.len().min(buffer.len());
+                        for (slot, byte) in buffer.iter_mut().zip(payload) {
+                            *slot = *byte;
+                        }
+                        return Ok((count, from));
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => return Err(error),
+            }
+            // After the datagrams: those that came before the end count.
+            let mut control = &self.control;
+            match until_done(|| control.read(&mut [0; 64])) {
+                Ok(Some(0)) | Err(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn unwrapped(datagram: &[u8]) -> Option<(&[u8], Address)> {
+    let (header, length) = DatagramHeader::decode(datagram).ok().flatten()?;
+    (header.fragment == 0).then_some(())?;
+    Some((datagram.get(length..)?, header.address))
+}
+
+/// For the name of one datagram: as long as resolvers wait for one answer.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most that UDP can carry.
+const MAX_DATAGRAM: usize = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_datagrams_with_a_header_are_unwrapped() {
+        let whole = b"\0\0\0\x01\xc0\0\x02\x01\0\x35payload";
+        let (payload, from) = unwrapped(whole).unwrap();
+        assert_eq!(
+            (payload, from.to_string().as_str()),
+            (&b"payload"[..], "192.0.2.1:53")
+        );
+        assert_eq!(unwrapped(&whole[..10]).unwrap().0, b"");
+        for cut in 0..10 {
+            assert_eq!(unwrapped(&whole[..cut]), None, "{cut}");
+        }
+        for (at, byte) in [(0, 1), (1, 1), (2, 1), (2, 0x81), (3, 9)] {
+            let mut bad = *whole;
+            bad[at] = byte;
+            assert_eq!(unwrapped(&bad), None, "{at} {byte}");
+        }
+    }
+}
