@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn every_help_fits_a_terminal_and_has_an_example() {
         let commands = Program::get_args_info().commands;
-        assert_eq!(commands.len(), 9);
+        assert_eq!(commands.len(), 10);
         for command in commands.iter().map(|known| Some(known.name)).chain([None]) {
             let help = help_of(command);
             assert!(help.contains("Examples:"), "{command:?}");
