@@ -56,6 +56,7 @@ pub mod resolver;
 
 pub mod bad_text;
 pub mod choice;
+mod file_stamp;
 pub mod listen_address;
 pub mod source_spec;
 pub mod target;

@@ -6,12 +6,12 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use crate::file_stamp::Stamp;
 use crate::wire::user_password::{Credentials, CredentialsError, Request};
 
 /// A user as text: `NAME:PASSWORD`, where the password may have colons. Nothing of it is in the error.
@@ -258,7 +258,15 @@ impl UsersFile {
 
     /// Reads it if it changed.
     fn read(&mut self) -> Result<Changed, Problem> {
-        let stamp = Stamp::of(&fs::metadata(&self.path).map_err(Problem::Io)?)?;
+        let metadata = fs::metadata(&self.path).map_err(Problem::Io)?;
+        // Opening a pipe would wait for somebody to write.
+        if !metadata.is_file() {
+            return Err(Problem::Io(io::Error::other("not a regular file")));
+        }
+        if metadata.len() > MOST_BYTES {
+            return Err(Problem::Io(io::Error::other("larger than 1 MiB")));
+        }
+        let stamp = Stamp::of(&metadata);
         if self.stamp.as_ref() == Some(&stamp) && stamp.is_settled() {
             return Ok(Changed::No);
         }
@@ -294,38 +302,6 @@ fn parse(text: &str) -> Result<Vec<Credentials>, (usize, UserError)> {
         }
     }
     Ok(users)
-}
-
-/// What changes when a file does.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    length: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Result<Self, Problem> {
-        // Opening a pipe would wait for somebody to write.
-        if !metadata.is_file() {
-            return Err(Problem::Io(io::Error::other("not a regular file")));
-        }
-        if metadata.len() > MOST_BYTES {
-            return Err(Problem::Io(io::Error::other("larger than 1 MiB")));
-        }
-        Ok(Self {
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: metadata.modified().ok(),
-        })
-    }
-
-    /// Whether a later change is sure to change the stamp: file systems count time in steps of up to 2 s.
-    fn is_settled(&self) -> bool {
-        self.modified
-            .and_then(|modified| modified.elapsed().ok())
-            .is_some_and(|age| age > Duration::from_secs(2))
-    }
 }
 
 /// Failures by address, the /64 of IPv6.

@@ -3,13 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::lines::{List, MAX_BYTES};
 use super::names::{Names, RESOLVE_EVERY};
 use super::{Refresh, Refreshed, Signal, Source};
+use crate::file_stamp::Stamp;
 use crate::resolver::Resolver;
 
 /// A file of peers. Checked every two seconds, which costs one `stat`; read when its time, length or inode changed,
@@ -141,10 +142,6 @@ impl Source for FileSource {
 /// How soon a change is seen.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
-/// A change so shortly before the file was read may be followed by another one with the same time: file systems count
-/// in steps of up to 2 s.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
-
 #[derive(Debug)]
 struct Content {
     stamp: Stamp,
@@ -153,38 +150,12 @@ struct Content {
     list: List,
 }
 
-/// What changes when a file does.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Stamp {
-    fn of(metadata: &std::fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: metadata.modified().ok(),
-        }
-    }
-
-    /// Also for a time in the future: then the clock was set, and only a look at the file helps.
-    fn is_settled(&self) -> bool {
-        self.modified
-            .and_then(|modified| modified.elapsed().ok())
-            .is_some_and(|age| age > SETTLED_AFTER)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::signal::{Handle, pair};
     use super::*;
     use std::fs;
+    use std::time::SystemTime;
 
     fn source(text: &[u8]) -> (FileSource, tempfile::TempDir, Signal, Handle) {
         let directory = tempfile::tempdir().unwrap();
