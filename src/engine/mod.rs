@@ -19,8 +19,8 @@ mod workers;
 
 pub use reactor::{Cx, Mailbox, Next, Reactor, Shared, Task, TaskId};
 pub use session::{
-    BUFFER, Interest, Interests, Key, MAX_INTERESTS, Ready, Session, Standing, Turn, TurnContext,
-    Want,
+    BUFFER, Interest, Interests, Key, MAX_INTERESTS, Ready, Session, Standing, Step, Turn,
+    TurnContext, Want,
 };
 pub use signals::{Signal, Signals};
 pub use workers::Workers;

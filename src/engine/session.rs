@@ -201,6 +201,40 @@ impl<'a> TurnContext<'a> {
         }
         self.buffer
     }
+
+    /// The first bytes of the [`buffer`](Self::buffer), at most `limit` of them.
+    pub fn buffer_up_to(&mut self, limit: usize) -> &mut [u8] {
+        self.buffer()
+            .get_mut(..limit.min(BUFFER))
+            .unwrap_or_default()
+    }
+}
+
+/// What a session that goes through stages has come to.
+#[derive(Debug)]
+pub enum Step<Stage> {
+    /// Go on with this stage at once.
+    Next(Stage),
+    /// Stay in this stage and say this.
+    Stay(Stage, Turn),
+}
+
+impl<Stage> Step<Stage> {
+    /// Puts the stage in its place; what to say, if this ends the turn.
+    pub fn settle(self, place: &mut Stage, cx: &mut TurnContext<'_>) -> Option<Turn> {
+        match self {
+            Self::Next(stage) => {
+                *place = stage;
+                // The new stage has other descriptors, and bytes of its own to get rid of.
+                cx.ready = Ready::ALL;
+                None
+            }
+            Self::Stay(stage, turn) => {
+                *place = stage;
+                Some(turn)
+            }
+        }
+    }
 }
 
 /// Size of the copy buffer, one per worker: 64 KiB is the best size that others measured for relays, and a worker

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::route::{DialFailure, Patience};
-use crate::engine::{BUFFER, TurnContext};
+use crate::engine::TurnContext;
 use crate::net::read_some;
 
 /// What a client's first byte says that it speaks.
@@ -75,7 +75,7 @@ impl Attempt {
                 return Advance::Relay { answer: Vec::new() };
             }
             if self.connected {
-                match read(&self.socket, cx, ANSWER) {
+                match read_some(&self.socket, cx.buffer_up_to(ANSWER)) {
                     Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly),
                     Ok(Some(answer)) => {
                         return Advance::Relay {
@@ -93,7 +93,7 @@ impl Attempt {
                 // What the client sends waits in the kernel.
                 return Advance::Wait;
             }
-            match read(client, cx, KEPT.saturating_sub(kept.len())) {
+            match read_some(client, cx.buffer_up_to(KEPT.saturating_sub(kept.len()))) {
                 // A SOCKS client does not end its side before it has an answer.
                 Ok(Some([])) | Err(_) => return Advance::ClientLeft,
                 Ok(Some(bytes)) => {
@@ -173,16 +173,6 @@ pub(super) fn says_half_a_greeting(kept: &[u8]) -> bool {
 /// Whether more of the client's first bytes are read before the remote has answered.
 pub(super) fn listens(speaks: Speaks, kept: &[u8]) -> bool {
     speaks == Speaks::Socks && kept.len() < KEPT
-}
-
-/// Reads at most `limit` bytes into the worker's buffer: `None` when there is nothing, an empty slice at the end.
-pub(super) fn read<'a>(
-    socket: &Socket,
-    cx: &'a mut TurnContext<'_>,
-    limit: usize,
-) -> io::Result<Option<&'a [u8]>> {
-    let limit = limit.min(BUFFER);
-    read_some(socket, cx.buffer().get_mut(..limit).unwrap_or_default())
 }
 
 /// What is kept of a client's first bytes: a SOCKS handshake fits in (greeting 257, user and password 513, request

@@ -21,14 +21,13 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::attempt::{
-    Advance, Attempt, FIRST_BYTES_LIMIT, KEPT, Speaks, is_no_proxy, listens, read,
-    says_half_a_greeting,
+    Advance, Attempt, FIRST_BYTES_LIMIT, KEPT, Speaks, is_no_proxy, listens, says_half_a_greeting,
 };
 use super::decline::Decline;
 use super::route::{Choice, DialFailure, Epoch, Patience, Report, Route};
-use crate::engine::{Interests, Key, Ready, Session, Standing, Turn, TurnContext, Want};
+use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::{Client, Slot};
-use crate::net::{ConnectFailure, is_shortage, start_connect};
+use crate::net::{ConnectFailure, is_shortage, read_some, start_connect};
 use crate::relay::{Moved, Relay, RelaySettings};
 
 /// What the sessions of one forwarder have in common.
@@ -107,13 +106,7 @@ struct Dial {
     give_up: Instant,
 }
 
-/// What a stage has come to.
-enum Step {
-    /// Go on with this stage at once.
-    Next(Stage),
-    /// Stay in this stage and say this.
-    Stay(Stage, Turn),
-}
+type Step = engine::Step<Stage>;
 
 impl ForwardSession {
     /// Serves a client along a route.
@@ -139,7 +132,7 @@ impl ForwardSession {
         cx: &mut TurnContext<'_>,
     ) -> Step {
         let now = cx.now;
-        match read(&client, cx, KEPT) {
+        match read_some(&client, cx.buffer_up_to(KEPT)) {
             Ok(Some([])) | Err(_) => Step::Next(Stage::Over),
             Ok(Some(bytes)) => {
                 // Before the choice: one made in between is then seen as a new one.
@@ -151,7 +144,7 @@ impl ForwardSession {
                 let mut kept = bytes.to_vec();
                 // A client that is gone already: dialling for it would let a circle of forwarders chase its own tail.
                 if speaks == Speaks::Socks && kept.len() < KEPT {
-                    match read(&client, cx, KEPT - kept.len()) {
+                    match read_some(&client, cx.buffer_up_to(KEPT - kept.len())) {
                         Ok(Some([])) | Err(_) => return Step::Next(Stage::Over),
                         Ok(Some(more)) => kept.extend_from_slice(more),
                         Ok(None) => {}
@@ -390,16 +383,8 @@ impl Session for ForwardSession {
                 Stage::Relaying(established) => self.relay(established, cx),
                 Stage::Over => return Turn::Done,
             };
-            match step {
-                Step::Next(stage) => {
-                    self.stage = stage;
-                    // The new stage has other descriptors, and bytes of its own to get rid of.
-                    cx.ready = Ready::ALL;
-                }
-                Step::Stay(stage, turn) => {
-                    self.stage = stage;
-                    return turn;
-                }
+            if let Some(turn) = step.settle(&mut self.stage, cx) {
+                return turn;
             }
         }
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::{CLIENT, read};
+use super::CLIENT;
 use crate::engine::{Interests, Turn, TurnContext, Want};
-use crate::net::write_all_now;
+use crate::net::{read_some, write_all_now};
 
 /// Sends what is left and waits for the client to close, so that our close is no reset that overtakes it.
 pub(super) struct Closing {
@@ -36,7 +36,7 @@ impl Closing {
         }
         let late = cx.now >= self.until;
         for _ in 0..READS_A_TURN {
-            match read(&self.client, cx, DISCARDED) {
+            match read_some(&self.client, cx.buffer_up_to(DISCARDED)) {
                 Ok(Some([])) | Err(_) => return Turn::Done,
                 _ if late => return Turn::Done,
                 Ok(Some(_)) => {}

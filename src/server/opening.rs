@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use socket2::Socket;
 
+use super::CLIENT;
 use super::settings::ServerSettings;
 use super::users::Verdict;
-use super::{CLIENT, read};
 use crate::engine::{Interests, TurnContext, Want};
 use crate::handshake::{Event, Request, Server, ServerError};
-use crate::net::write_all_now;
+use crate::net::{read_some, write_all_now};
 
 /// A client that has not made its request yet.
 pub(super) struct Opening {
@@ -135,7 +135,7 @@ impl Opening {
                 Ok(false) => break,
                 Err(_) => return Opened::Left,
             }
-            match read(&self.client, cx, Server::MAX_MESSAGE) {
+            match read_some(&self.client, cx.buffer_up_to(Server::MAX_MESSAGE)) {
                 Ok(Some([])) | Err(_) => return Opened::Left,
                 Ok(Some(input)) => self.unread.extend_from_slice(input),
                 Ok(None) => break,

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use socket2::Socket;
 
+use super::CLIENT;
 use super::opening::Opening;
-use super::{CLIENT, read};
 use crate::engine::{Interests, TurnContext, Want};
 use crate::handshake::Server;
+use crate::net::read_some;
 
 /// A client whose destination is looked up or connected to.
 pub(super) struct Pending {
@@ -38,7 +39,7 @@ impl Pending {
     /// has: what could it still want? With payload it may wait for the answer to that.
     pub(super) fn has_left(&mut self, cx: &mut TurnContext<'_>) -> bool {
         while self.listens() {
-            match read(&self.client, cx, MOST_PAYLOAD) {
+            match read_some(&self.client, cx.buffer_up_to(MOST_PAYLOAD)) {
                 Ok(Some([])) => {
                     self.half_closed = true;
                     return self.payload.is_empty();

@@ -19,7 +19,7 @@ use super::opening::{Opened, Opening};
 use super::pending::Pending;
 use super::rules::{Denied, NameVerdict};
 use super::settings::ServerSettings;
-use crate::engine::{Interests, Ready, Session, Turn, TurnContext, Want};
+use crate::engine::{self, Interests, Session, Turn, TurnContext, Want};
 use crate::handshake::{Request, ServerError};
 use crate::listen::{Client, Slot};
 use crate::net::canonical;
@@ -69,10 +69,7 @@ struct Story {
     since: Instant,
 }
 
-enum Step {
-    Next(Stage),
-    Stay(Stage, Turn),
-}
+type Step = engine::Step<Stage>;
 
 impl ServerSession {
     /// Serves a client.
@@ -372,15 +369,8 @@ impl Session for ServerSession {
                 Stage::Relaying(established) => self.relay(established, cx),
                 Stage::Over => return Turn::Done,
             };
-            match step {
-                Step::Next(stage) => {
-                    self.stage = stage;
-                    cx.ready = Ready::ALL;
-                }
-                Step::Stay(stage, turn) => {
-                    self.stage = stage;
-                    return turn;
-                }
+            if let Some(turn) = step.settle(&mut self.stage, cx) {
+                return turn;
             }
         }
     }
