@@ -15,13 +15,15 @@
 //! `/proc`. Relays that are not installed are left out, with a word about it. Nothing here is asserted: loopback figures of a shared
 //! machine are for comparing within one run only.
 //!
-//! - `relays.rs`: what is compared, and how each is started
+//! - `relays.rs`: what is compared
+//! - `programs.rs`: how each is started
 //! - `scenarios.rs`: what is measured
 //! - `report.rs`: medians, the table, JSON
 //! - `process.rs`: children that never outlive us, and their figures from `/proc`
 //! - `roles.rs`: the other sides, this executable started again: the target, and the plain relay
 
 mod process;
+mod programs;
 mod relays;
 mod report;
 mod roles;

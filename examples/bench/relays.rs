@@ -1,12 +1,11 @@
-//! What is compared, and how each is started.
+//! What is compared: a way from the client to the target each.
 
-use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::process::{Room, Tree};
+use crate::programs;
 use crate::roles::ask;
 
 /// A way from the client to the target.
@@ -78,21 +77,16 @@ impl Relay {
                 let (tree, port) = room.role("plain", &[&to])?;
                 return Running::new(self, port, Some(tree), target);
             }
-            Self::HaproxySplice => Some(haproxy(
+            Self::HaproxySplice => Some(programs::haproxy(
                 room,
                 &here,
                 &to,
                 "option splice-request\n  option splice-response",
             )?),
-            Self::Haproxy => Some(haproxy(room, &here, &to, "")?),
-            Self::Socat => {
-                let from =
-                    format!("TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024");
-                let to = format!("TCP:{to},nodelay");
-                Some(room.program(&installed("socat")?, &[from.as_ref(), to.as_ref()])?)
-            }
-            Self::Nginx => Some(nginx(room, &here, &to)?),
-            Self::Sockhop => Some(sockhop(room, &here, &to)?),
+            Self::Haproxy => Some(programs::haproxy(room, &here, &to, "")?),
+            Self::Socat => Some(programs::socat(room, port, &to)?),
+            Self::Nginx => Some(programs::nginx(room, &here, &to)?),
+            Self::Sockhop => Some(programs::sockhop(room, &here, &to)?),
         };
         let port = if tree.is_some() { port } else { target_port };
         Running::new(self, port, tree, target)
@@ -134,99 +128,9 @@ impl Running {
     }
 }
 
-/// One thread, as the others have one process; `maxconn` because the default depends on the descriptor limit.
-///
-/// Not `splice-auto`: with bulk alone it seldom decides for splice, and costs twice as much.
-fn haproxy(room: &Room, here: &str, to: &str, splice: &str) -> io::Result<Tree> {
-    let program = installed("haproxy")?;
-    let text = format!(
-        "global\n  nbthread 1\n  maxconn 4000\n\
-         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  {splice}\n\
-         listen bench\n  bind {here}\n  server target {to}\n"
-    );
-    let name = if splice.is_empty() {
-        "haproxy.cfg"
-    } else {
-        "haproxy-splice.cfg"
-    };
-    let file = room.file(name, &text)?;
-    room.program(
-        &program,
-        &[
-            "-db".as_ref(),
-            "-q".as_ref(),
-            "-f".as_ref(),
-            file.as_os_str(),
-        ],
-    )
-}
-
-/// 64 KiB buffers: three times less processor time per byte than its default of 16.
-fn nginx(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
-    let program = installed("nginx")?;
-    // Debian builds the stream module as a file of its own; elsewhere it may be inside.
-    let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
-    let load = if module.exists() {
-        format!("load_module {};\n", module.display())
-    } else {
-        String::new()
-    };
-    let text = format!(
-        "{load}daemon off;\nworker_processes 1;\nworker_rlimit_nofile 16384;\npid {folder}/nginx.pid;\nerror_log stderr;\n\
-         events {{ worker_connections 8192; }}\n\
-         stream {{\n  access_log off;\n  server {{\n    listen {here};\n    proxy_pass {to};\n    proxy_buffer_size 64k;\n    \
-         proxy_timeout 1h;\n  }}\n}}\n",
-        folder = room.path().display()
-    );
-    let file = room.file("nginx.conf", &text)?;
-    room.program(
-        &program,
-        &[
-            "-e".as_ref(),
-            "stderr".as_ref(),
-            "-c".as_ref(),
-            file.as_os_str(),
-        ],
-    )
-}
-
-fn sockhop(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
-    // target/release/examples/bench -> target/release/sockhop
-    let own = std::env::current_exe()?;
-    let program = own.ancestors().nth(2).unwrap_or(&own).join("sockhop");
-    if !program.exists() {
-        let hint = "build it first: cargo build --release";
-        return Err(io::Error::other(format!(
-            "{} is missing; {hint}",
-            program.display()
-        )));
-    }
-    let arguments = [
-        "forward",
-        "--remote",
-        to,
-        "--listen",
-        here,
-        "--control",
-        "none",
-        "-q",
-    ];
-    room.program(&program, &arguments.map(OsStr::new))
-}
-
 /// A port that nobody has at the moment.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
-}
-
-/// Servers live in sbin, which not every user has in the path.
-fn installed(program: &str) -> io::Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
-        .ok_or_else(|| io::Error::other("it is not installed"))
 }

@@ -1,0 +1,105 @@
+//! The programs under test, and how each is started.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::process::{Room, Tree};
+
+/// A process per connection.
+pub(crate) fn socat(room: &Room, port: u16, to: &str) -> io::Result<Tree> {
+    let from = format!("TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024");
+    let to = format!("TCP:{to},nodelay");
+    room.program(&installed("socat")?, &[from.as_ref(), to.as_ref()])
+}
+
+/// One thread, as the others have one process; `maxconn` because the default depends on the descriptor limit.
+///
+/// Not `splice-auto`: with bulk alone it seldom decides for splice, and costs twice as much.
+pub(crate) fn haproxy(room: &Room, here: &str, to: &str, splice: &str) -> io::Result<Tree> {
+    let program = installed("haproxy")?;
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn 4000\n\
+         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  {splice}\n\
+         listen bench\n  bind {here}\n  server target {to}\n"
+    );
+    let name = if splice.is_empty() {
+        "haproxy.cfg"
+    } else {
+        "haproxy-splice.cfg"
+    };
+    let file = room.file(name, &text)?;
+    room.program(
+        &program,
+        &[
+            "-db".as_ref(),
+            "-q".as_ref(),
+            "-f".as_ref(),
+            file.as_os_str(),
+        ],
+    )
+}
+
+/// 64 KiB buffers: three times less processor time per byte than its default of 16.
+pub(crate) fn nginx(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
+    let program = installed("nginx")?;
+    // Debian builds the stream module as a file of its own; elsewhere it may be inside.
+    let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
+    let load = if module.exists() {
+        format!("load_module {};\n", module.display())
+    } else {
+        String::new()
+    };
+    let text = format!(
+        "{load}daemon off;\nworker_processes 1;\nworker_rlimit_nofile 16384;\npid {folder}/nginx.pid;\nerror_log stderr;\n\
+         events {{ worker_connections 8192; }}\n\
+         stream {{\n  access_log off;\n  server {{\n    listen {here};\n    proxy_pass {to};\n    proxy_buffer_size 64k;\n    \
+         proxy_timeout 1h;\n  }}\n}}\n",
+        folder = room.path().display()
+    );
+    let file = room.file("nginx.conf", &text)?;
+    room.program(
+        &program,
+        &[
+            "-e".as_ref(),
+            "stderr".as_ref(),
+            "-c".as_ref(),
+            file.as_os_str(),
+        ],
+    )
+}
+
+/// `sockhop forward`.
+pub(crate) fn sockhop(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
+    // target/release/examples/bench -> target/release/sockhop
+    let own = std::env::current_exe()?;
+    let program = own.ancestors().nth(2).unwrap_or(&own).join("sockhop");
+    if !program.exists() {
+        let hint = "build it first: cargo build --release";
+        return Err(io::Error::other(format!(
+            "{} is missing; {hint}",
+            program.display()
+        )));
+    }
+    let arguments = [
+        "forward",
+        "--remote",
+        to,
+        "--listen",
+        here,
+        "--control",
+        "none",
+        "-q",
+    ];
+    room.program(&program, &arguments.map(OsStr::new))
+}
+
+/// Servers live in sbin, which not every user has in the path.
+fn installed(program: &str) -> io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+        .ok_or_else(|| io::Error::other("it is not installed"))
+}
