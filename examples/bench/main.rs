@@ -1,10 +1,12 @@
-//! Compares `sockhop forward` with other relays of the same machine, side by side in one run.
+//! Compares `sockhop forward`, or with `--servers` `sockhop serve`, with other programs of the same machine, side by side in one run.
 //!
 //! ```text
 //! cargo build --release && cargo run --release --example bench -- --quick
+//! cargo build --release && cargo run --release --example bench -- --quick --servers
 //! ```
 //!
-//! Every relay forwards a port of loopback to a target server; the client is this process, the target is another one:
+//! Every relay leads to a target server; the client is this process, the target is another one. A forwarder has a port for it, a
+//! SOCKS5 server is asked for it on every connection:
 //!
 //! ```text
 //! bench (clients) ---> relay under test ---> bench --role target
@@ -36,7 +38,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use relays::{Relay, Running};
+use relays::{Kind, Relay, Running};
 use report::Report;
 use scenarios::{Scenario, Size};
 
@@ -50,6 +52,10 @@ struct Options {
     /// also write every single figure to this file
     #[argh(option)]
     json: Option<PathBuf>,
+
+    /// compare SOCKS5 servers, not forwarders
+    #[argh(switch)]
+    servers: bool,
 
     /// only these relays and scenarios, by name, separated by commas
     #[argh(option)]
@@ -92,12 +98,16 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     } else {
         Size::FULL
     };
-    let (mut relays, scenarios) = chosen(options.only.as_deref())?;
+    let kind = match options.servers {
+        true => Kind::Servers,
+        false => Kind::Forwarders,
+    };
+    let (mut relays, scenarios) = chosen(kind, options.only.as_deref())?;
     let rounds = options.rounds.unwrap_or(size.rounds);
 
     let (alone, side_by_side): (Vec<_>, Vec<_>) =
         scenarios.into_iter().partition(Scenario::is_alone);
-    let mut report = Report::new();
+    let mut report = Report::new(kind);
     for round in 1..=rounds {
         // Whoever comes first has no advantage from it over all rounds.
         let first = relays.len().min(1);
@@ -151,27 +161,25 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The relays and scenarios that `--only` names; all of a kind when it names none of that kind.
-fn chosen(only: Option<&str>) -> Result<(Vec<Relay>, Vec<Scenario>), String> {
+/// The relays and scenarios that `--only` names; all of a sort when it names none of that sort.
+fn chosen(kind: Kind, only: Option<&str>) -> Result<(Vec<Relay>, Vec<Scenario>), String> {
+    let (all_relays, all_scenarios) = (kind.relays(), Scenario::of(kind));
     let (mut relays, mut scenarios) = (Vec::new(), Vec::new());
     for name in only
         .into_iter()
         .flat_map(|names| names.split(','))
         .map(str::trim)
     {
-        let relay = Relay::ALL.into_iter().find(|relay| relay.name() == name);
-        let of_name = Scenario::ALL
-            .into_iter()
+        let relay = all_relays.iter().find(|relay| relay.name() == name);
+        let of_name = all_scenarios
+            .iter()
             .filter(|scenario| scenario.to_string() == name);
         let before = scenarios.len();
         scenarios.extend(of_name);
         relays.extend(relay);
         if relay.is_none() && scenarios.len() == before {
-            let names: Vec<_> = Relay::ALL
-                .iter()
-                .map(|relay| relay.name().to_owned())
-                .collect();
-            let more: Vec<_> = Scenario::ALL.iter().map(Scenario::to_string).collect();
+            let names: Vec<_> = all_relays.iter().map(|relay| relay.name()).collect();
+            let more: Vec<_> = all_scenarios.iter().map(Scenario::to_string).collect();
             return Err(format!(
                 "--only {name}: there are {}, and {}",
                 names.join(", "),
@@ -180,10 +188,10 @@ fn chosen(only: Option<&str>) -> Result<(Vec<Relay>, Vec<Scenario>), String> {
         }
     }
     if relays.is_empty() {
-        relays.extend(Relay::ALL);
+        relays.extend(all_relays);
     }
     if scenarios.is_empty() {
-        scenarios.extend(Scenario::ALL);
+        scenarios.extend(all_scenarios);
     }
     Ok((relays, scenarios))
 }

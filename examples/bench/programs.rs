@@ -69,18 +69,55 @@ pub(crate) fn nginx(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
     )
 }
 
-/// `sockhop forward`.
-pub(crate) fn sockhop(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
-    // target/release/examples/bench -> target/release/sockhop
-    let own = std::env::current_exe()?;
-    let program = own.ancestors().nth(2).unwrap_or(&own).join("sockhop");
-    if !program.exists() {
-        let hint = "build it first: cargo build --release";
-        return Err(io::Error::other(format!(
-            "{} is missing; {hint}",
-            program.display()
-        )));
-    }
+/// Version 1.0.3 has no way to be quiet; its messages go to a file.
+pub(crate) fn microsocks(room: &Room, port: u16) -> io::Result<Tree> {
+    let port = port.to_string();
+    let arguments = ["-i", "127.0.0.1", "-p", &port];
+    room.program(&installed("microsocks")?, &arguments.map(OsStr::new))
+}
+
+/// As many processes as it wants.
+pub(crate) fn dante(room: &Room, port: u16) -> io::Result<Tree> {
+    let users = if rustix::process::geteuid().is_root() {
+        "user.privileged: root\nuser.unprivileged: nobody\n"
+    } else {
+        ""
+    };
+    let text = format!(
+        "errorlog: stderr\ninternal: 127.0.0.1 port = {port}\nexternal: lo\n\
+         clientmethod: none\nsocksmethod: none\n{users}\
+         client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n\
+         socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n"
+    );
+    let file = room.file("danted.conf", &text)?;
+    let pid = room.path().join("danted.pid");
+    room.program(
+        &installed("danted")?,
+        &[
+            "-p".as_ref(),
+            pid.as_os_str(),
+            "-f".as_ref(),
+            file.as_os_str(),
+        ],
+    )
+}
+
+/// With its limits as they are but for one client address, which has all the connections here.
+pub(crate) fn sockhop_serve(room: &Room, here: &str) -> io::Result<Tree> {
+    let arguments = [
+        "serve",
+        "--listen",
+        here,
+        "--allow-dest",
+        "127.0.0.0/8",
+        "--control",
+        "none",
+        "-q",
+    ];
+    room.program(&sockhop()?, &arguments.map(OsStr::new))
+}
+
+pub(crate) fn sockhop_forward(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
     let arguments = [
         "forward",
         "--remote",
@@ -91,7 +128,20 @@ pub(crate) fn sockhop(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
         "none",
         "-q",
     ];
-    room.program(&program, &arguments.map(OsStr::new))
+    room.program(&sockhop()?, &arguments.map(OsStr::new))
+}
+
+/// The release build beside this executable.
+fn sockhop() -> io::Result<PathBuf> {
+    // target/release/examples/bench -> target/release/sockhop
+    let own = std::env::current_exe()?;
+    let program = own.ancestors().nth(2).unwrap_or(&own).join("sockhop");
+    if program.exists() {
+        return Ok(program);
+    }
+    let hint = "build it first: cargo build --release";
+    let missing = format!("{} is missing; {hint}", program.display());
+    Err(io::Error::other(missing))
 }
 
 /// Servers live in sbin, which not every user has in the path.

@@ -1,12 +1,12 @@
 //! What is compared: a way from the client to the target each.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::process::{Room, Tree};
 use crate::programs;
-use crate::roles::ask;
+use crate::roles;
 
 /// A way from the client to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,62 @@ pub(crate) enum Relay {
     Socat,
     /// nginx's stream module.
     Nginx,
-    /// The subject.
+    /// `sockhop forward`.
     Sockhop,
+    /// A SOCKS server, a thread per connection.
+    Microsocks,
+    /// A SOCKS server, processes for each step of a connection.
+    Dante,
+    /// `sockhop serve`.
+    SockhopServe,
+}
+
+/// What is compared with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Programs that forward a port to a remote.
+    Forwarders,
+    /// SOCKS5 servers: a connection begins with a handshake.
+    Servers,
+}
+
+impl Kind {
+    /// In the order of the table's columns.
+    pub(crate) fn relays(self) -> &'static [Relay] {
+        match self {
+            Self::Forwarders => &[
+                Relay::None,
+                Relay::Plain,
+                Relay::HaproxySplice,
+                Relay::Haproxy,
+                Relay::Socat,
+                Relay::Nginx,
+                Relay::Sockhop,
+            ],
+            Self::Servers => &[
+                Relay::None,
+                Relay::Microsocks,
+                Relay::Dante,
+                Relay::SockhopServe,
+            ],
+        }
+    }
+
+    /// What this is all about.
+    pub(crate) fn subject(self) -> Relay {
+        match self {
+            Self::Forwarders => Relay::Sockhop,
+            Self::Servers => Relay::SockhopServe,
+        }
+    }
+
+    /// Whom the subject is compared with.
+    pub(crate) fn rivals(self) -> &'static [Relay] {
+        match self {
+            Self::Forwarders => &[Relay::HaproxySplice, Relay::Socat, Relay::Plain],
+            Self::Servers => &[Relay::Microsocks, Relay::Dante],
+        }
+    }
 }
 
 /// A relay that has been started, with a target of its own, so that ports in TIME_WAIT are never another relay's.
@@ -35,6 +89,8 @@ pub(crate) struct Running {
     address: SocketAddr,
     /// Nothing, if there is no relay.
     pub(crate) tree: Option<Tree>,
+    /// Of the target, over TCP and over UDP.
+    target_port: u16,
     _target: Tree,
 }
 
@@ -42,17 +98,6 @@ pub(crate) struct Running {
 const LIMIT: Duration = Duration::from_secs(30);
 
 impl Relay {
-    /// In the order of the table's columns.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::None,
-        Self::Plain,
-        Self::HaproxySplice,
-        Self::Haproxy,
-        Self::Socat,
-        Self::Nginx,
-        Self::Sockhop,
-    ];
-
     /// The table's heading, and the name for `--only`.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -63,6 +108,9 @@ impl Relay {
             Self::Socat => "socat",
             Self::Nginx => "nginx",
             Self::Sockhop => "sockhop",
+            Self::Microsocks => "microsocks",
+            Self::Dante => "dante",
+            Self::SockhopServe => "sockhop-serve",
         }
     }
 
@@ -75,7 +123,7 @@ impl Relay {
             Self::None => None,
             Self::Plain => {
                 let (tree, port) = room.role("plain", &[&to])?;
-                return Running::new(self, port, Some(tree), target);
+                return Running::new(self, port, Some(tree), target, target_port);
             }
             Self::HaproxySplice => Some(programs::haproxy(
                 room,
@@ -86,15 +134,24 @@ impl Relay {
             Self::Haproxy => Some(programs::haproxy(room, &here, &to, "")?),
             Self::Socat => Some(programs::socat(room, port, &to)?),
             Self::Nginx => Some(programs::nginx(room, &here, &to)?),
-            Self::Sockhop => Some(programs::sockhop(room, &here, &to)?),
+            Self::Sockhop => Some(programs::sockhop_forward(room, &here, &to)?),
+            Self::Microsocks => Some(programs::microsocks(room, port)?),
+            Self::Dante => Some(programs::dante(room, port)?),
+            Self::SockhopServe => Some(programs::sockhop_serve(room, &here)?),
         };
         let port = if tree.is_some() { port } else { target_port };
-        Running::new(self, port, tree, target)
+        Running::new(self, port, tree, target, target_port)
     }
 }
 
 impl Running {
-    fn new(relay: Relay, port: u16, mut tree: Option<Tree>, target: Tree) -> io::Result<Self> {
+    fn new(
+        relay: Relay,
+        port: u16,
+        mut tree: Option<Tree>,
+        target: Tree,
+        target_port: u16,
+    ) -> io::Result<Self> {
         if let Some(tree) = &mut tree {
             tree.wait_listening(port)?;
         }
@@ -103,16 +160,26 @@ impl Running {
             relay,
             address,
             tree,
+            target_port,
             _target: target,
         })
     }
 
-    /// A connection through the relay to the target, which has answered the first byte.
-    pub(crate) fn open(&self, first: u8) -> io::Result<TcpStream> {
-        let mut stream = TcpStream::connect_timeout(&self.address, LIMIT)?;
+    /// A connection to the relay, on which nothing has been said.
+    pub(crate) fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&self.address, LIMIT)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
+        Ok(stream)
+    }
+
+    /// A connection through the relay to the target, which has answered the first byte.
+    pub(crate) fn open(&self, first: u8) -> io::Result<TcpStream> {
+        let mut stream = self.connect()?;
+        if self.is_server() {
+            ask(&mut stream, CONNECT, self.target_port)?;
+        }
         stream.write_all(&[first])?;
         let mut answer = [0];
         stream.read_exact(&mut answer)?;
@@ -122,11 +189,78 @@ impl Running {
         Ok(stream)
     }
 
+    /// A way for datagrams to the target, which sends them back.
+    pub(crate) fn open_datagrams(&self) -> io::Result<Datagrams> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        let target = (Ipv4Addr::LOCALHOST, self.target_port);
+        if !self.is_server() {
+            socket.connect(target)?;
+            return Ok(Datagrams {
+                socket,
+                header: Vec::new(),
+                _control: None,
+            });
+        }
+        let mut control = self.connect()?;
+        let port = ask(&mut control, UDP_ASSOCIATE, 0)?;
+        socket.connect((Ipv4Addr::LOCALHOST, port))?;
+        let mut header = vec![0, 0, 0];
+        put_address(&mut header, self.target_port);
+        Ok(Datagrams {
+            socket,
+            header,
+            _control: Some(control),
+        })
+    }
+
+    fn is_server(&self) -> bool {
+        Kind::Servers.relays().contains(&self.relay) && self.tree.is_some()
+    }
+
     /// As many connections, each with one round trip behind it.
     pub(crate) fn open_many(&self, count: usize) -> io::Result<Vec<TcpStream>> {
-        (0..count).map(|_| self.open(ask::ECHO)).collect()
+        (0..count).map(|_| self.open(roles::ask::ECHO)).collect()
     }
 }
+
+/// A socket connected to the target, or to a server that passes datagrams on to it.
+#[derive(Debug)]
+pub(crate) struct Datagrams {
+    pub(crate) socket: UdpSocket,
+    /// Stands before the payload, both ways (RFC 1928 §7).
+    pub(crate) header: Vec<u8>,
+    /// The association ends with it.
+    _control: Option<TcpStream>,
+}
+
+/// The handshake as most clients do it, in two round trips; the port that the server tells (RFC 1928 §3, §4, §6).
+fn ask(stream: &mut TcpStream, command: u8, port: u16) -> io::Result<u16> {
+    stream.write_all(&[5, 1, 0])?;
+    let mut method = [0; 2];
+    stream.read_exact(&mut method)?;
+    let mut request = vec![5, command, 0];
+    match command {
+        CONNECT => put_address(&mut request, port),
+        _ => request.extend([1, 0, 0, 0, 0, 0, 0]),
+    }
+    stream.write_all(&request)?;
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply)?;
+    match (method, reply) {
+        ([5, 0], [5, 0, 0, 1, .., high, low]) => Ok(u16::from_be_bytes([high, low])),
+        _ => Err(io::Error::other(format!("refused: {method:?}, {reply:?}"))),
+    }
+}
+
+/// A port of loopback.
+fn put_address(bytes: &mut Vec<u8>, port: u16) {
+    bytes.extend([1, 127, 0, 0, 1]);
+    bytes.extend(port.to_be_bytes());
+}
+
+const CONNECT: u8 = 1;
+const UDP_ASSOCIATE: u8 = 3;
 
 /// A port that nobody has at the moment.
 fn free_port() -> io::Result<u16> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::relays::Relay;
+use crate::relays::{Kind, Relay};
 
 /// A row of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,21 +24,15 @@ pub(crate) enum Better {
 /// Every figure of every relay in every round.
 #[derive(Debug)]
 pub(crate) struct Report {
+    kind: Kind,
     rows: Vec<Row>,
 }
 
 #[derive(Debug)]
 struct Row {
     figure: Figure,
-    values: [Vec<f64>; Relay::ALL.len()],
+    values: Vec<(Relay, f64)>,
 }
-
-/// Whom the subject is compared with, and the heading of that column.
-const AGAINST: [(Relay, &str); 3] = [
-    (Relay::HaproxySplice, "/haproxy-splice"),
-    (Relay::Socat, "/socat"),
-    (Relay::Plain, "/plain"),
-];
 
 impl Figure {
     pub(crate) fn new(name: impl Into<String>, unit: &'static str, better: Better) -> Self {
@@ -51,8 +45,11 @@ impl Figure {
 }
 
 impl Report {
-    pub(crate) fn new() -> Self {
-        Self { rows: Vec::new() }
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            rows: Vec::new(),
+        }
     }
 
     /// Whether there is nothing to report.
@@ -70,18 +67,18 @@ impl Report {
                 .unwrap_or_else(|| {
                     self.rows.push(Row {
                         figure,
-                        values: Default::default(),
+                        values: Vec::new(),
                     });
                     self.rows.len() - 1
                 });
-            self.rows[at].values[relay as usize].push(value);
+            self.rows[at].values.push((relay, value));
         }
     }
 
     /// Every value, for plots and for comparing runs.
     pub(crate) fn json(&self, rounds: usize, quick: bool) -> Value {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let figures: Vec<_> = self.rows.iter().map(Row::json).collect();
+        let figures: Vec<_> = self.rows.iter().map(|row| row.json(self.kind)).collect();
         json!({
             "sockhop": env!("CARGO_PKG_VERSION"),
             "kernel": kernel.trim(),
@@ -93,19 +90,19 @@ impl Report {
     }
 
     fn cells(&self) -> Vec<Vec<String>> {
-        let present: Vec<_> = Relay::ALL
-            .into_iter()
+        let all = self.kind.relays().iter().copied();
+        let present: Vec<_> = all
             .filter(|relay| self.rows.iter().any(|row| row.median(*relay).is_some()))
             .collect();
-        let compare = present.contains(&Relay::Sockhop);
-        let against: Vec<_> = AGAINST
-            .into_iter()
-            .filter(|(relay, _)| compare && present.contains(relay))
+        let subject = self.kind.subject();
+        let rivals = self.kind.rivals().iter().copied();
+        let against: Vec<_> = rivals
+            .filter(|relay| present.contains(&subject) && present.contains(relay))
             .collect();
 
         let mut heading = vec![String::new(), String::new(), String::new()];
         heading.extend(present.iter().map(|relay| relay.name().to_owned()));
-        heading.extend(against.iter().map(|(_, name)| (*name).to_owned()));
+        heading.extend(against.iter().map(|relay| format!("/{}", relay.name())));
         let mut cells = vec![heading];
         for row in &self.rows {
             let better = match row.figure.better {
@@ -122,7 +119,7 @@ impl Report {
                     .iter()
                     .map(|relay| row.median(*relay).map_or_else(|| "–".to_owned(), short)),
             );
-            line.extend(against.iter().map(|(relay, _)| row.ratio(*relay)));
+            line.extend(against.iter().map(|rival| row.ratio(subject, *rival)));
             cells.push(line);
         }
         cells
@@ -131,7 +128,7 @@ impl Report {
 
 impl Row {
     fn median(&self, relay: Relay) -> Option<f64> {
-        let mut values = self.values[relay as usize].clone();
+        let mut values = self.of(relay);
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         match values.len() {
@@ -141,19 +138,26 @@ impl Row {
         }
     }
 
-    fn ratio(&self, other: Relay) -> String {
-        match (self.median(Relay::Sockhop), self.median(other)) {
+    fn of(&self, relay: Relay) -> Vec<f64> {
+        let values = self.values.iter();
+        values
+            .filter(|(of, _)| *of == relay)
+            .map(|(_, value)| *value)
+            .collect()
+    }
+
+    fn ratio(&self, subject: Relay, other: Relay) -> String {
+        match (self.median(subject), self.median(other)) {
             (Some(own), Some(other)) if other > 0.0 => format!("{:.2}", own / other),
             _ => "–".to_owned(),
         }
     }
 
-    fn json(&self) -> Value {
-        let relays: Map<_, _> = Relay::ALL
-            .into_iter()
+    fn json(&self, kind: Kind) -> Value {
+        let all = kind.relays().iter().copied();
+        let relays: Map<_, _> = all
             .filter_map(|relay| {
-                let values =
-                    json!({"median": self.median(relay)?, "all": self.values[relay as usize]});
+                let values = json!({"median": self.median(relay)?, "all": self.of(relay)});
                 Some((relay.name().to_owned(), values))
             })
             .collect();

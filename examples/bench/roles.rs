@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -29,14 +29,19 @@ pub(crate) fn play(mut arguments: impl Iterator<Item = OsString>) -> Result<(), 
     let role = arguments.next().unwrap_or_default();
     end_with_parent()?;
     match role.to_str() {
-        Some("target") => serve(target)?,
+        Some("target") => {
+            let listener = listen()?;
+            let datagrams = UdpSocket::bind(listener.local_addr()?)?;
+            thread::spawn(move || send_back(&datagrams));
+            serve(&listener, target)?;
+        }
         Some("plain") => {
             let to = arguments
                 .next()
                 .and_then(|to| to.into_string().ok())
                 .unwrap_or_default();
             let to: SocketAddr = to.parse()?;
-            serve(move |client| plain(client, to))?;
+            serve(&listen()?, move |client| plain(client, to))?;
         }
         // The wish to end with the parent outlives exec.
         Some("exec") => {
@@ -61,8 +66,7 @@ fn end_with_parent() -> io::Result<()> {
     Ok(())
 }
 
-/// A thread for each connection; the port is printed.
-fn serve(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+fn listen() -> io::Result<TcpListener> {
     let listener = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::STREAM,
@@ -70,7 +74,14 @@ fn serve(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) ->
     )?;
     rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0)))?;
     rustix::net::listen(&listener, 4096)?;
-    let listener = TcpListener::from(listener);
+    Ok(TcpListener::from(listener))
+}
+
+/// A thread for each connection; the port is printed.
+fn serve(
+    listener: &TcpListener,
+    serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+) -> io::Result<()> {
     println!("{}", listener.local_addr()?.port());
     let serve = Arc::new(serve);
     loop {
@@ -82,6 +93,17 @@ fn serve(serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) ->
         let small = thread::Builder::new().stack_size(64 * 1024);
         // A client that hangs up is the normal end.
         let _ = small.spawn(move || serve(client));
+    }
+}
+
+/// Every datagram goes back to where it came from.
+fn send_back(socket: &UdpSocket) {
+    let mut buffer = [0; 2048];
+    loop {
+        // Somebody who is gone again: the others go on.
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
     }
 }
 

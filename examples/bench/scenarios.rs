@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::relays::Running;
+use crate::relays::{Kind, Running};
 use crate::report::{Better, Figure};
 use crate::roles::{self, ask};
 
@@ -32,6 +32,10 @@ pub(crate) enum Scenario {
         /// At the same time; the bytes are shared among them.
         streams: u32,
     },
+    /// Clients that connect and say nothing: what they cost, and what others feel of them.
+    Silent,
+    /// Datagrams there and back, several on the way at a time.
+    Datagrams,
 }
 
 /// Which way the bytes go.
@@ -53,6 +57,7 @@ pub(crate) struct Size {
     round_trips: usize,
     connecting: Duration,
     bulk: u64,
+    datagrams: u32,
 }
 
 impl Size {
@@ -64,6 +69,7 @@ impl Size {
         round_trips: 30_000,
         connecting: Duration::from_secs(2),
         bulk: 2 * GIB,
+        datagrams: 200_000,
     };
     /// Under a minute.
     pub(crate) const QUICK: Self = Self {
@@ -73,6 +79,7 @@ impl Size {
         round_trips: 8_000,
         connecting: Duration::from_millis(600),
         bulk: GIB / 2,
+        datagrams: 50_000,
     };
 }
 
@@ -85,8 +92,7 @@ const CONNECTING: usize = 8;
 const SETTLE: Duration = Duration::from_millis(100);
 
 impl Scenario {
-    /// In the order of the table's rows.
-    pub(crate) const ALL: [Self; 9] = [
+    const RELAYING: [Self; 9] = [
         Self::RoundTrip { connections: 1 },
         Self::RoundTrip { connections: 32 },
         Self::Connect,
@@ -110,9 +116,18 @@ impl Scenario {
         Self::Idle,
     ];
 
+    /// In the order of the table's rows.
+    pub(crate) fn of(kind: Kind) -> Vec<Self> {
+        let mut all = Vec::from(Self::RELAYING);
+        if kind == Kind::Servers {
+            all.extend([Self::Silent, Self::Datagrams]);
+        }
+        all
+    }
+
     /// Whether it wants a fresh relay and no other one running: two of the same program would share memory, and halve their PSS.
     pub(crate) fn is_alone(&self) -> bool {
-        matches!(self, Self::Start | Self::Idle)
+        matches!(self, Self::Start | Self::Idle | Self::Silent)
     }
 
     /// Runs it once with this relay.
@@ -125,6 +140,8 @@ impl Scenario {
             }
             Self::Connect => self.connect(relay, size.connecting),
             Self::Bulk { direction, streams } => self.bulk(relay, direction, streams, size.bulk),
+            Self::Silent => silent(relay, size),
+            Self::Datagrams => datagrams(relay, size.datagrams),
         }
     }
 
@@ -275,6 +292,106 @@ fn idle(relay: &Running, size: &Size) -> io::Result<Vec<(Figure, f64)>> {
     ])
 }
 
+fn silent(relay: &Running, size: &Size) -> io::Result<Vec<(Figure, f64)>> {
+    let Some(tree) = &relay.tree else {
+        return Ok(Vec::new());
+    };
+    drop(relay.open(ask::ECHO)?);
+    thread::sleep(SETTLE);
+    let before = tree.usage()?;
+    let clients = (0..size.idle)
+        .map(|_| relay.connect())
+        .collect::<io::Result<Vec<_>>>()?;
+    // Whoever is accepted after them shows that they are.
+    drop(relay.open(ask::ECHO)?);
+    let after = tree.usage()?;
+    let mut fresh = (0..FRESH)
+        .map(|_| {
+            let begin = Instant::now();
+            relay.open(ask::ECHO)?;
+            Ok(begin.elapsed().as_secs_f64() * 1e6)
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    drop(clients);
+    thread::sleep(SETTLE);
+    fresh.sort_by(f64::total_cmp);
+    let each = |before: f64, after: f64| (after - before) / size.idle as f64;
+    Ok(vec![
+        (
+            Figure::new("silent: memory each", "KiB", Better::Lower),
+            each(before.pss, after.pss),
+        ),
+        (
+            Figure::new("silent: threads and processes each", "", Better::Lower),
+            each(before.threads, after.threads),
+        ),
+        (
+            Figure::new("silent: fresh connection p50", "µs", Better::Lower),
+            fresh[FRESH / 2],
+        ),
+    ])
+}
+
+/// Fresh connections beside the silent ones.
+const FRESH: usize = 200;
+
+fn datagrams(relay: &Running, count: u32) -> io::Result<Vec<(Figure, f64)>> {
+    let way = relay.open_datagrams()?;
+    let message = [&way.header[..], &[0x5a; DATAGRAM]].concat();
+    let mut buffer = vec![0; 2048];
+    let mut exchange = |on_the_way: u32, count: u32| {
+        let mut missing = on_the_way;
+        let mut back = 0_u32;
+        while back < count {
+            for _ in 0..missing {
+                way.socket.send(&message)?;
+            }
+            // One that is lost is not waited for: the next error ends it.
+            let length = way.socket.recv(&mut buffer)?;
+            if length != message.len() {
+                return Err(io::Error::other("not the datagram that was sent"));
+            }
+            back += 1;
+            missing = 1;
+        }
+        Ok(())
+    };
+    exchange(1, 100)?;
+    let begin = Instant::now();
+    let alone = count / 10;
+    exchange(1, alone)?;
+    let each = begin.elapsed().as_secs_f64() / f64::from(alone) * 1e6;
+    let before = cpu(relay)?;
+    let begin = Instant::now();
+    exchange(ON_THE_WAY, count)?;
+    let took = begin.elapsed().as_secs_f64();
+    // There and back.
+    let passed = 2.0 * f64::from(count);
+    let mut figures = vec![
+        (
+            Figure::new("datagrams: round trip", "µs", Better::Lower),
+            each,
+        ),
+        (
+            Figure::new("datagrams", "/s", Better::Higher),
+            passed / took,
+        ),
+    ];
+    if let (Some(before), Some(after)) = (before, cpu(relay)?) {
+        figures.push((
+            Figure::new("datagrams: CPU each", "µs", Better::Lower),
+            (after - before) / passed * 1e6,
+        ));
+    }
+    Ok(figures)
+}
+
+/// Payload of a datagram: about that of a voice packet.
+const DATAGRAM: usize = 200;
+
+/// Fewer than any socket's buffer holds, so that none is lost.
+const ON_THE_WAY: u32 = 32;
+
 /// Seconds of every round trip but the first few, which warm up.
 fn ping(mut stream: &TcpStream, times: usize) -> io::Result<Vec<f64>> {
     let mut message = [0x5a; 64];
@@ -324,6 +441,8 @@ impl fmt::Display for Scenario {
             Self::Idle => f.write_str("idle"),
             Self::RoundTrip { connections } => write!(f, "round-trip-{connections}"),
             Self::Connect => f.write_str("connection"),
+            Self::Silent => f.write_str("silent"),
+            Self::Datagrams => f.write_str("datagrams"),
             Self::Bulk {
                 direction: Direction::Down,
                 streams,
