@@ -197,7 +197,8 @@ impl<'a> TurnContext<'a> {
     /// be passed on belong into the session.
     pub fn buffer(&mut self) -> &mut [u8] {
         if self.buffer.is_empty() {
-            self.buffer.resize(BUFFER, 0);
+            // Zeroed by the kernel: pages that are never read into stay unused.
+            *self.buffer = vec![0; BUFFER];
         }
         self.buffer
     }
