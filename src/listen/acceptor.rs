@@ -1,7 +1,6 @@
 //! The task that accepts connections.
 
 use std::cell::RefCell;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
@@ -14,6 +13,7 @@ use super::admission::{Admission, Refused};
 use super::bind::Listener;
 use super::limits::{Limits, Slot};
 use crate::engine::{Cx, Next, Session, Task, Want};
+use crate::net::accept;
 
 /// A connection that was let in.
 pub struct Client {
@@ -207,25 +207,6 @@ impl Task for Acceptor {
         }
         Next::Again
     }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn accept(listener: &Socket) -> io::Result<(Socket, Option<SocketAddr>)> {
-    use rustix::net::{SocketFlags, acceptfrom_with};
-    let (fd, address) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
-    Ok((Socket::from(fd), address))
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn accept(listener: &Socket) -> io::Result<(Socket, Option<SocketAddr>)> {
-    let (socket, address) = listener.accept()?;
-    socket.set_nonblocking(true)?;
-    let address = address.as_socket();
-    if address.is_some() {
-        crate::net::tune(&socket);
-    }
-    Ok((socket, address))
 }
 
 struct Shown(Option<IpAddr>);

@@ -1,5 +1,6 @@
 //! Whether an address is one of this machine's.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Whether a connection to `ip` would end on this machine.
@@ -14,7 +15,7 @@ pub fn is_local(ip: IpAddr) -> bool {
     if ip.is_loopback() || ip.is_unspecified() {
         return true;
     }
-    source_towards(ip).is_some_and(|source| source.to_canonical() == ip)
+    source_towards(ip).is_ok_and(|source| source.to_canonical() == ip)
 }
 
 /// The same socket address with an IPv4-mapped one turned into IPv4, and without flow label and scope.
@@ -23,14 +24,19 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn source_towards(ip: IpAddr) -> Option<IpAddr> {
+/// The address of this machine that packets to `ip` would come from: the one under which that machine reaches us, if
+/// nothing translates between. The kernel is asked as for [`is_local`].
+///
+/// # Errors
+/// No route from here, or no descriptor.
+pub fn source_towards(ip: IpAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect((ip, DISCARD)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect((ip, DISCARD))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// Any port does: nothing is sent.
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_address_used_towards_others_is_local() {
-        if let Some(own) = source_towards("192.0.2.1".parse().unwrap()) {
+        if let Ok(own) = source_towards("192.0.2.1".parse().unwrap()) {
             assert!(is_local(own), "{own}");
         }
     }

@@ -1,5 +1,6 @@
 //! Sockets as sockhop wants them: options, pending connects, limits of the system.
 
+mod accept;
 mod connect;
 mod descriptors;
 mod local_address;
@@ -7,9 +8,10 @@ mod options;
 mod own_listeners;
 mod transfer;
 
+pub use accept::accept;
 pub use connect::{ConnectFailure, finish_connect, start_connect};
 pub use descriptors::{DescriptorBudget, is_shortage, raise_descriptor_limit};
-pub use local_address::{canonical, is_local};
+pub use local_address::{canonical, is_local, source_towards};
 pub use options::tune;
 pub use own_listeners::OwnListeners;
 pub use transfer::{read_some, until_done, write_all_now};
