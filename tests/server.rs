@@ -276,7 +276,7 @@ fn guessing_gets_slower() {
 
 #[test]
 fn commands_and_address_types_that_are_not_there() {
-    let (_server, address) = serve(&[]);
+    let (_server, address) = serve(&["--no-bind"]);
     let target = Target::echo().address();
     for command in [0, 2, 3, 4, 9, 0xff] {
         assert_eq!(code(address, &request(command, target)), 7, "{command}");

@@ -75,6 +75,10 @@ pub(super) struct Serve {
     #[argh(switch)]
     no_socks4: bool,
 
+    /// refuse BIND, which opens a port for one peer of a client
+    #[argh(switch)]
+    no_bind: bool,
+
     /// NUMBER of clients at the same time (default as many as the limit of
     /// descriptors allows)
     #[argh(option)]
@@ -91,6 +95,10 @@ pub(super) struct Serve {
     /// TIME for looking up and connecting to a destination (default 10s)
     #[argh(option)]
     connect_timeout: Option<String>,
+
+    /// TIME for the peer of a BIND to come (default 2m)
+    #[argh(option)]
+    bind_timeout: Option<String>,
 
     /// TIME for a client to make its request (default 10s)
     #[argh(option)]
@@ -163,6 +171,11 @@ impl Serve {
                 values::duration(text, &TIMEOUTS)
             })?
             .unwrap_or(default.connect_timeout),
+            bind_timeout: optional("--bind-timeout", &self.bind_timeout, |text| {
+                values::duration(text, &TIMEOUTS)
+            })?
+            .or(default.bind_timeout)
+            .filter(|_| !self.no_bind),
             handshake_timeout: optional("--handshake-timeout", &self.handshake_timeout, |text| {
                 values::duration(text, &TIMEOUTS)
             })?
@@ -255,7 +268,7 @@ mod tests {
     fn every_option_reaches_its_setting() {
         let line = "--listen 1 --allow 10.0.0.0/8 --user a:b --user c:d:e --users-file f \
              --allow-dest 10.0.0.0/8:80 --deny-dest example.org --no-socks4 --max-connections 10 \
-             --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
+             --max-per-client 2 --workers 3 --connect-timeout 4s --bind-timeout 2s --no-bind --handshake-timeout 3s --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice";
         let rule = |effect, pattern: &str| Rule {
             effect,
@@ -275,6 +288,7 @@ mod tests {
             max_per_client: Some(2),
             workers: 3,
             connect_timeout: Duration::from_secs(4),
+            bind_timeout: None,
             handshake_timeout: Duration::from_secs(3),
             idle_timeout: Some(Duration::from_secs(5)),
             half_close_timeout: None,
@@ -308,6 +322,7 @@ mod tests {
         let default = ServeSettings::default();
         for (name, value, range) in [
             ("--connect-timeout", Some(default.connect_timeout), TIMEOUTS),
+            ("--bind-timeout", default.bind_timeout, TIMEOUTS),
             (
                 "--handshake-timeout",
                 Some(default.handshake_timeout),

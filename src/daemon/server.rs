@@ -73,6 +73,7 @@ pub(super) fn build(
         rules: Rules::new(settings.rules, own),
         handshake_timeout: settings.handshake_timeout,
         connect_timeout: settings.connect_timeout,
+        bind_timeout: settings.bind_timeout,
         answer_delay: Duration::ZERO,
         relay: Arc::new(relay),
         resolver: Resolver::default(),

@@ -83,6 +83,8 @@ pub struct ServeSettings {
     pub workers: usize,
     /// For a look-up and the connection to a destination; within [`TIMEOUTS`].
     pub connect_timeout: Duration,
+    /// For the peer of a BIND to come; within [`TIMEOUTS`]. `None`: BIND is refused.
+    pub bind_timeout: Option<Duration>,
     /// For a client to make its request; within [`TIMEOUTS`].
     pub handshake_timeout: Duration,
     /// As [`Settings::idle_timeout`].
@@ -108,6 +110,7 @@ impl Default for ServeSettings {
             max_per_client: None,
             workers: DEFAULT_WORKERS,
             connect_timeout: DESTINATION_TIMEOUT,
+            bind_timeout: Some(BIND_TIMEOUT),
             handshake_timeout: HANDSHAKE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
@@ -163,6 +166,8 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A destination that took longer, with its look-up and all of its addresses, has failed.
 pub const DESTINATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A BIND whose peer took longer to come has failed. Most proxies wait that long.
+pub const BIND_TIMEOUT: Duration = Duration::from_secs(120);
 /// A client that took longer to make its request is none.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle streams stay: a parked one costs two descriptors and little else.

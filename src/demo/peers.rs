@@ -157,6 +157,7 @@ impl Task for Build {
                     rules: Rules::allow_all(),
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
+                    bind_timeout: None,
                     answer_delay,
                     relay: Arc::clone(&relay),
                     resolver: resolver.clone(),

@@ -191,6 +191,15 @@ impl Server {
         }
     }
 
+    /// The request, from its [`Event`] until the first reply.
+    #[must_use]
+    pub const fn request(&self) -> Option<&Request> {
+        match &self.state {
+            State::Requested(Event::Request(request)) => Some(request),
+            _ => None,
+        }
+    }
+
     /// What is awaited.
     #[must_use]
     pub const fn phase(&self) -> Phase {

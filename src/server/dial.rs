@@ -1,6 +1,7 @@
 //! Connecting to one of several addresses: a little apart, the first that answers wins.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -90,7 +91,7 @@ impl Dial {
     }
 
     fn failed(&mut self, failure: &ConnectFailure) {
-        let code = reply_code(failure);
+        let code = reply_code(failure.error());
         if self.failure.is_none_or(|other| tells(code) > tells(other)) {
             self.failure = Some(code);
         }
@@ -121,8 +122,8 @@ fn in_turns(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
 }
 
 /// RFC 1928 §6. A time-out is "host unreachable", as most servers say it.
-fn reply_code(failure: &ConnectFailure) -> ReplyCode {
-    match Errno::from_io_error(failure.error()) {
+pub(super) fn reply_code(error: &io::Error) -> ReplyCode {
+    match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => ReplyCode::CONNECTION_REFUSED,
         Some(Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT) => {
             ReplyCode::NETWORK_UNREACHABLE
@@ -226,8 +227,7 @@ mod tests {
             (Errno::PERM, 2),
             (Errno::MFILE, 1),
         ] {
-            let failure = ConnectFailure::Remote(errno.into());
-            assert_eq!(reply_code(&failure), ReplyCode(code), "{errno}");
+            assert_eq!(reply_code(&errno.into()), ReplyCode(code), "{errno}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! A SOCKS server's side of a connection, on the engine: SOCKS 4, 4a and 5, CONNECT.
+//! A SOCKS server's side of a connection, on the engine: SOCKS 4, 4a and 5, CONNECT and BIND.
 
+mod binding;
 mod closing;
 mod dial;
 mod opening;

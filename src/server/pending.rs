@@ -1,4 +1,4 @@
-//! A client that has made its request and waits for the reply.
+//! A client that has made its request and waits for the reply, or for the second one.
 
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -9,9 +9,9 @@ use super::CLIENT;
 use super::opening::Opening;
 use crate::engine::{Interests, TurnContext, Want};
 use crate::handshake::Server;
-use crate::net::read_some;
+use crate::net::{read_some, write_all_now};
 
-/// A client whose destination is looked up or connected to.
+/// A client whose destination is looked up, connected to or waited for.
 pub(super) struct Pending {
     pub(super) client: Socket,
     pub(super) server: Server,
@@ -35,9 +35,12 @@ impl Pending {
         }
     }
 
-    /// Takes what the client sends meanwhile; whether it has left. One that ends its side without having sent any payload
+    /// Sends what is unsent and takes what the client sends meanwhile; whether it has left. One that ends its side without having sent any payload
     /// has: what could it still want? With payload it may wait for the answer to that.
     pub(super) fn has_left(&mut self, cx: &mut TurnContext<'_>) -> bool {
+        if write_all_now(&self.client, &mut self.unsent).is_err() {
+            return true;
+        }
         while self.listens() {
             match read_some(&self.client, cx.buffer_up_to(MOST_PAYLOAD)) {
                 Ok(Some([])) => {
@@ -57,9 +60,9 @@ impl Pending {
     }
 
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        let want = match self.listens() {
-            true => Want::READ,
-            false => Want::ERRORS,
+        let want = Want {
+            read: self.listens(),
+            write: !self.unsent.is_empty(),
         };
         interests.watch(CLIENT, self.client.as_fd(), want);
     }

@@ -9,6 +9,9 @@
 //! 4. Addresses that are not the public's are refused: see [`Denied`]. A rule that allows a name does not help here,
 //!    since whoever runs the name's server could give it any address.
 //!
+//! Whom a BIND may let in is checked in the same way, with the port of the request, where 0 stands for any: then no rule with
+//! a port matches.
+//!
 //! Of several rules that match, the most specific one decides: the longest prefix or suffix, then one with a port, then
 //! one that denies.
 
@@ -130,6 +133,14 @@ impl Rules {
         if port == 0 {
             return Err(Denied::PortZero);
         }
+        self.check_peer_name(name, port)
+    }
+
+    /// The same for a name whose addresses shall connect to us; the port may be 0.
+    ///
+    /// # Errors
+    /// Why they may not.
+    pub fn check_peer_name(&self, name: &Name, port: u16) -> Result<NameVerdict, Denied> {
         if name.looks_like_ipv4_number() {
             return Err(Denied::Number);
         }
@@ -147,10 +158,18 @@ impl Rules {
     /// # Errors
     /// Why not.
     pub fn check(&self, address: SocketAddr, name: NameVerdict) -> Result<(), Denied> {
-        let address = canonical(address);
         if address.port() == 0 {
             return Err(Denied::PortZero);
         }
+        self.check_peer(address, name)
+    }
+
+    /// The same for an address that shall connect to us: nobody is let in whom clients may not go to. The port may be 0.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn check_peer(&self, address: SocketAddr, name: NameVerdict) -> Result<(), Denied> {
+        let address = canonical(address);
         if self.own.is_own(address) {
             return Err(Denied::OwnListener);
         }
@@ -394,6 +413,28 @@ mod tests {
 
     fn check(rules: &Rules, address: &str) -> Result<(), Denied> {
         rules.check(address.parse().unwrap(), NameVerdict::Open)
+    }
+
+    #[test]
+    fn peers_are_as_good_as_destinations_and_may_have_any_port() {
+        let rules = rules("+10.0.0.0/8 -10.1.0.0/16:80 -9.9.9.9 -example.org +10.2.0.0/16:21");
+        let peer = |address: &str| rules.check_peer(address.parse().unwrap(), NameVerdict::Open);
+        for address in ["8.8.8.8:0", "10.0.0.1:0", "10.1.0.1:0", "10.2.0.1:21"] {
+            assert_eq!(peer(address), Ok(()), "{address}");
+        }
+        for (address, why) in [
+            ("10.1.0.1:80", Denied::Rule),
+            ("9.9.9.9:0", Denied::Rule),
+            ("192.168.0.1:0", Denied::NotPublic),
+            ("127.0.0.1:1080", Denied::OwnListener),
+            ("127.0.0.1:0", Denied::NotPublic),
+        ] {
+            assert_eq!(peer(address), Err(why), "{address}");
+        }
+        let name = |name: &str| rules.check_peer_name(&name.parse().unwrap(), 0);
+        assert_eq!(name("example.com"), Ok(NameVerdict::Open));
+        assert_eq!(name("a.example.org"), Err(Denied::Rule));
+        assert_eq!(name("127.1"), Err(Denied::Number));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! Opening ──request──▶ LookingUp ──▶ Dialling ──connected, reply──▶ Relaying
-//!    │                     └─────────────┴──denied, no address answered──▶ Closing: the reply, then the client closes
+//!    │                     │             │                              ▲
+//!    │                     ├──▶ Binding ─┼──peer came, second reply─────┘
+//!    │                     └───────┴─────┴──denied, no address answered, nobody came──▶ Closing: the reply, then the
+//!    │                                                                                  client closes
 //!    └──not SOCKS, nothing acceptable, wrong password──▶ Closing
 //! ```
 
@@ -12,12 +15,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use socket2::Socket;
+
 use super::OTHERS;
+use super::binding::{Binding, Came, Unbound};
 use super::closing::Closing;
 use super::dial::{Dial, Dialled};
 use super::opening::{Opened, Opening};
 use super::pending::Pending;
-use super::rules::{Denied, NameVerdict};
+use super::rules::{Denied, NameVerdict, Rules};
 use super::settings::ServerSettings;
 use crate::engine::{self, Interests, Session, Turn, TurnContext, Want};
 use crate::handshake::{Request, ServerError};
@@ -47,6 +53,10 @@ enum Stage {
         pending: Box<Pending>,
         dial: Box<Dial>,
     },
+    Binding {
+        pending: Box<Pending>,
+        binding: Box<Binding>,
+    },
     Closing(Box<Closing>),
     Relaying(Box<Established>),
     Over,
@@ -65,6 +75,7 @@ struct Established {
 struct Story {
     client: Option<SocketAddr>,
     user: Option<Box<str>>,
+    /// With the command.
     target: Option<Box<str>>,
     since: Instant,
 }
@@ -116,19 +127,28 @@ impl ServerSession {
 
     fn request(&mut self, opening: Opening, request: &Request, now: Instant) -> Stage {
         let address = &request.address;
-        self.story.target = Some(address.to_string().into());
         let pending = Box::new(Pending::new(opening, now + self.settings.connect_timeout));
-        if request.command != Command::Connect {
-            self.settings.stats.refused("command");
-            let code = ReplyCode::COMMAND_NOT_SUPPORTED;
-            return self.refuse(*pending, code, &"command not supported", now);
-        }
+        let verb = match request.command {
+            Command::Bind => "BIND for",
+            _ => "to",
+        };
+        self.story.target = Some(format!("{verb} {address}").into());
+        let rules = &self.settings.rules;
+        let check_name = match request.command {
+            Command::Connect => Rules::check_name,
+            Command::Bind if self.settings.bind_timeout.is_some() => Rules::check_peer_name,
+            _ => {
+                self.settings.stats.refused("command");
+                let code = ReplyCode::COMMAND_NOT_SUPPORTED;
+                return self.refuse(*pending, code, &"command not supported", now);
+            }
+        };
         match &address.host {
             Host::Ip(ip) => {
                 let address = SocketAddr::new(*ip, address.port);
-                self.connect(pending, NameVerdict::Open, vec![address], now)
+                self.looked_up(pending, NameVerdict::Open, vec![address], now)
             }
-            Host::Name(name) => match self.settings.rules.check_name(name, address.port) {
+            Host::Name(name) => match check_name(rules, name, address.port) {
                 Ok(verdict) => Stage::LookingUp {
                     pending,
                     name: verdict,
@@ -147,7 +167,7 @@ impl ServerSession {
         cx: &mut TurnContext<'_>,
     ) -> Step {
         match lookup.take() {
-            Some(Ok(addresses)) => Step::Next(self.connect(pending, name, addresses, cx.now)),
+            Some(Ok(addresses)) => Step::Next(self.looked_up(pending, name, addresses, cx.now)),
             Some(Err(error)) => {
                 let code = match error {
                     ResolveError::QueueFull | ResolveError::Local(_) => ReplyCode::GENERAL_FAILURE,
@@ -166,6 +186,72 @@ impl ServerSession {
                     Step::Stay(stage, Turn::Wait { until })
                 }
                 Err(over) => Step::Next(self.give_up(*pending, over, cx.now)),
+            },
+        }
+    }
+
+    /// Does what was requested, with the addresses that the request comes to.
+    fn looked_up(
+        &mut self,
+        pending: Box<Pending>,
+        name: NameVerdict,
+        addresses: Vec<SocketAddr>,
+        now: Instant,
+    ) -> Stage {
+        match pending.server.request() {
+            Some(request) if request.command == Command::Bind => {
+                let rules = &self.settings.rules;
+                let bound = Binding::new(request, &pending.client, addresses, name, rules);
+                self.bind(pending, bound, now)
+            }
+            _ => self.connect(pending, name, addresses, now),
+        }
+    }
+
+    /// Tells the client of its port.
+    fn bind(
+        &mut self,
+        mut pending: Box<Pending>,
+        bound: Result<(Binding, SocketAddr), Unbound>,
+        now: Instant,
+    ) -> Stage {
+        match bound {
+            Ok((binding, bound)) => {
+                let reply = ReplyCode::SUCCEEDED;
+                pending.server.reply(reply, bound, &mut pending.unsent);
+                pending.until = now + self.settings.bind_timeout.unwrap_or_default();
+                let binding = Box::new(binding);
+                Stage::Binding { pending, binding }
+            }
+            Err(Unbound::Denied(denied)) => self.deny(*pending, denied, now),
+            Err(Unbound::Failed(code, why)) => self.refuse(*pending, code, &why, now),
+        }
+    }
+
+    fn await_peer(
+        &mut self,
+        mut pending: Box<Pending>,
+        mut binding: Box<Binding>,
+        cx: &mut TurnContext<'_>,
+    ) -> Step {
+        match binding.turn(&self.settings.rules) {
+            Came::Peer(socket, peer) => {
+                if let Some(target) = &mut self.story.target {
+                    *target = format!("{target}, came from {peer}").into();
+                }
+                Step::Next(self.established(*pending, socket, peer, cx.now))
+            }
+            Came::Failed(code, why) => Step::Next(self.refuse(*pending, code, &why, cx.now)),
+            Came::Nobody => match self.wait(&mut pending, cx) {
+                Ok(until) => {
+                    let until = Some(until);
+                    Step::Stay(Stage::Binding { pending, binding }, Turn::Wait { until })
+                }
+                Err(GivenUp::TimedOut) => {
+                    let code = ReplyCode::TTL_EXPIRED;
+                    Step::Next(self.refuse(*pending, code, &"nobody came in time", cx.now))
+                }
+                Err(left) => Step::Next(self.give_up(*pending, left, cx.now)),
             },
         }
     }
@@ -203,24 +289,10 @@ impl ServerSession {
     ) -> Step {
         match dial.turn(cx.now) {
             Dialled::Connected(socket) => {
-                let Pending {
-                    client,
-                    mut server,
-                    mut unsent,
-                    payload,
-                    ..
-                } = *pending;
                 let bound = socket.local_addr().ok();
                 let bound = bound.and_then(|address| address.as_socket());
                 let bound = bound.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
-                server.reply(ReplyCode::SUCCEEDED, canonical(bound), &mut unsent);
-                let settings = Arc::clone(&self.settings.relay);
-                let relay = Relay::new(client, socket, &payload, &unsent, settings, cx.now);
-                Step::Next(Stage::Relaying(Box::new(Established {
-                    relay,
-                    counted: Moved::default(),
-                    reply: unsent.len() as u64,
-                })))
+                Step::Next(self.established(*pending, socket, canonical(bound), cx.now))
             }
             Dialled::Failed(code) => {
                 let why = format!("no address answered ({})", code.0);
@@ -235,6 +307,30 @@ impl ServerSession {
                 Err(over) => Step::Next(self.give_up(*pending, over, cx.now)),
             },
         }
+    }
+
+    /// Both sides are there: the last reply tells an address, then bytes are relayed.
+    fn established(
+        &self,
+        pending: Pending,
+        socket: Socket,
+        told: SocketAddr,
+        now: Instant,
+    ) -> Stage {
+        let Pending {
+            client,
+            mut server,
+            mut unsent,
+            payload,
+            ..
+        } = pending;
+        server.reply(ReplyCode::SUCCEEDED, told, &mut unsent);
+        let settings = Arc::clone(&self.settings.relay);
+        Stage::Relaying(Box::new(Established {
+            relay: Relay::new(client, socket, &payload, &unsent, settings, now),
+            counted: Moved::default(),
+            reply: unsent.len() as u64,
+        }))
     }
 
     /// Until when to wait on.
@@ -345,7 +441,7 @@ impl fmt::Display for Story {
             write!(f, ", user {user:?}")?;
         }
         match &self.target {
-            Some(target) => write!(f, " to {target}"),
+            Some(target) => write!(f, " {target}"),
             None => Ok(()),
         }
     }
@@ -362,6 +458,7 @@ impl Session for ServerSession {
                     lookup,
                 } => self.look_up(pending, name, lookup, cx),
                 Stage::Dialling { pending, dial } => self.dial(pending, dial, cx),
+                Stage::Binding { pending, binding } => self.await_peer(pending, binding, cx),
                 Stage::Closing(mut closing) => match closing.turn(cx) {
                     Turn::Done => Step::Next(Stage::Over),
                     turn => Step::Stay(Stage::Closing(closing), turn),
@@ -389,6 +486,10 @@ impl Session for ServerSession {
             Stage::Dialling { pending, dial } => {
                 pending.interests(interests);
                 dial.interests(interests);
+            }
+            Stage::Binding { pending, binding } => {
+                pending.interests(interests);
+                binding.interests(interests);
             }
             Stage::Closing(closing) => closing.interests(interests),
             Stage::Relaying(established) => established.relay.interests(interests),

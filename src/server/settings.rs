@@ -22,6 +22,8 @@ pub struct ServerSettings {
     pub handshake_timeout: Duration,
     /// For the look-up and all addresses of a destination together.
     pub connect_timeout: Duration,
+    /// For the peer of a BIND to come. `None`: BIND is refused.
+    pub bind_timeout: Option<Duration>,
     /// Waited before the greeting is answered. For demonstrations: the latency of a far-away peer.
     pub answer_delay: Duration,
     /// For the relays.

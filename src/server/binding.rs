@@ -1,0 +1,195 @@
+//! BIND: a port that lets one peer in.
+//!
+//! The request names the peer: the address that the client has its primary connection with (RFC 1928 §4, SOCKS4 "BIND"). Only
+//! its address is compared, never its port: the request has that of the primary connection, and the one that the
+//! peer will connect from (20 for FTP) may be anything behind a NAT. 0.0.0.0 and :: stand for anybody whom the rules let in.
+//!
+//! Somebody else who connects is closed, and the port goes on waiting for the peer. SOCKS4 says that a stranger ends it
+//! with 91, and Dante does so, but then whoever scans ports ends every BIND. Only many strangers do that here.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::OTHERS;
+use super::dial::reply_code;
+use super::rules::{Denied, NameVerdict, Rules};
+use crate::engine::{Interests, Want};
+use crate::handshake::Request;
+use crate::net::{accept, canonical, source_towards, tune};
+use crate::wire::Host;
+use crate::wire::socks5::ReplyCode;
+
+/// A port that lets one peer in.
+pub(super) struct Binding {
+    listener: Socket,
+    expected: Expected,
+    strangers: usize,
+}
+
+enum Expected {
+    /// One of these, which have been checked.
+    OneOf(Vec<IpAddr>),
+    /// Everybody whom the rules let in with this port.
+    Anybody(u16),
+}
+
+/// Why there is no port.
+pub(super) enum Unbound {
+    /// The rules don't let the peer in.
+    Denied(Denied),
+    /// The system gives none, or the peer can't get here.
+    Failed(ReplyCode, String),
+}
+
+/// Who has come.
+pub(super) enum Came {
+    /// Nobody so far.
+    Nobody,
+    /// The peer.
+    Peer(Socket, SocketAddr),
+    /// The peer won't come any more.
+    Failed(ReplyCode, String),
+}
+
+impl Binding {
+    /// Listens for one of the addresses that the request's peer has; gives the address to tell the client as well.
+    pub(super) fn new(
+        request: &Request,
+        client: &Socket,
+        addresses: Vec<SocketAddr>,
+        name: NameVerdict,
+        rules: &Rules,
+    ) -> Result<(Self, SocketAddr), Unbound> {
+        let anybody =
+            matches!(request.address.host, Host::Ip(ip) if ip.to_canonical().is_unspecified());
+        let (expected, at) = if anybody {
+            let expected = Expected::Anybody(request.address.port);
+            (expected, near_client(request, client))
+        } else {
+            let mut denied = None;
+            let mut peers = Vec::new();
+            for address in addresses {
+                match rules.check_peer(address, name) {
+                    Ok(()) => peers.push(address.ip().to_canonical()),
+                    Err(why) => denied = Some(why),
+                }
+            }
+            if let (Some(denied), true) = (denied, peers.is_empty()) {
+                return Err(Unbound::Denied(denied));
+            }
+            if request.user_id().is_some() {
+                peers.retain(IpAddr::is_ipv4);
+            }
+            let at = near_peer(&peers)?;
+            (Expected::OneOf(peers), at)
+        };
+        let (listener, bound) = listen(at).map_err(|error| failed(&error))?;
+        let binding = Self {
+            listener,
+            expected,
+            strangers: 0,
+        };
+        Ok((binding, canonical(bound)))
+    }
+
+    pub(super) fn turn(&mut self, rules: &Rules) -> Came {
+        while self.strangers < MOST_STRANGERS {
+            match accept(&self.listener) {
+                Ok((socket, Some(peer))) if self.expects(peer, rules) => {
+                    return Came::Peer(socket, canonical(peer));
+                }
+                Ok(_) => self.strangers += 1,
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::AGAIN) => return Came::Nobody,
+                    // It left before it was accepted: it could do so for ever.
+                    Some(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => self.strangers += 1,
+                    _ => {
+                        return Came::Failed(reply_code(&error), format!("cannot accept: {error}"));
+                    }
+                },
+            }
+        }
+        let why = format!("{MOST_STRANGERS} others came instead of the peer");
+        Came::Failed(ReplyCode::NOT_ALLOWED, why)
+    }
+
+    fn expects(&self, peer: SocketAddr, rules: &Rules) -> bool {
+        let ip = peer.ip().to_canonical();
+        match &self.expected {
+            Expected::OneOf(peers) => peers.contains(&ip),
+            Expected::Anybody(port) => {
+                let as_destination = SocketAddr::new(ip, *port);
+                rules.check_peer(as_destination, NameVerdict::Open).is_ok()
+            }
+        }
+    }
+
+    pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        interests.watch(OTHERS, self.listener.as_fd(), Want::READ);
+    }
+}
+
+/// The address that packets to the first of the peers that can be reached come from: there it reaches us.
+fn near_peer(peers: &[IpAddr]) -> Result<SocketAddr, Unbound> {
+    let mut failure = None;
+    for peer in peers {
+        match source_towards(*peer) {
+            Ok(own) => return Ok(SocketAddr::new(own, 0)),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(match failure {
+        Some(error) => failed(&error),
+        // Its replies have room for IPv4 only.
+        None => Unbound::Failed(
+            ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED,
+            "SOCKS4 cannot tell an IPv6 address".into(),
+        ),
+    })
+}
+
+/// The address at which the client has reached us. Where it is none, or cannot be told to the client, all addresses: the client
+/// is told 0.0.0.0, which stands for the one it knows us by (SOCKS4 "BIND").
+fn near_client(request: &Request, client: &Socket) -> SocketAddr {
+    let arrived = client.local_addr().ok();
+    let arrived = arrived.and_then(|address| address.as_socket());
+    match arrived.map(|address| (address.ip().to_canonical(), address)) {
+        Some((IpAddr::V4(ip), _)) => (ip, 0).into(),
+        Some((IpAddr::V6(_), mut address)) if request.user_id().is_none() => {
+            // Not made anew: a link-local address has its scope in there.
+            address.set_port(0);
+            address
+        }
+        _ => match request.address.host {
+            Host::Ip(IpAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            _ => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        },
+    }
+}
+
+fn listen(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(!at.ip().is_unspecified())?;
+    }
+    tune(&socket);
+    socket.set_nonblocking(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    let bound = socket.local_addr()?.as_socket().unwrap_or(at);
+    Ok((socket, bound))
+}
+
+fn failed(error: &io::Error) -> Unbound {
+    Unbound::Failed(reply_code(error), format!("cannot listen: {error}"))
+}
+
+/// Enough for those who knock at every port, and too few to keep the port open for someone who guesses.
+const MOST_STRANGERS: usize = 16;
+
+/// One is awaited. The kernel keeps one more than that, so a stranger in front of the peer is no harm.
+const BACKLOG: i32 = 1;
