@@ -10,6 +10,7 @@ use argh::{ArgsInfo, FromArgs};
 use super::{Failure, link, values};
 use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
+use crate::server::association::UdpOptions;
 use crate::server::rules::{Effect, Rule};
 use crate::server::users::User;
 
@@ -78,6 +79,33 @@ pub(super) struct Serve {
     /// refuse BIND, which opens a port for one peer of a client
     #[argh(switch)]
     no_bind: bool,
+
+    /// refuse to carry datagrams (UDP ASSOCIATE)
+    #[argh(switch)]
+    no_udp: bool,
+
+    /// FIRST-LAST, ports on which clients' datagrams are taken (default any)
+    #[argh(option)]
+    udp_ports: Option<String>,
+
+    /// ADDR that clients are told to send datagrams to (default the one they
+    /// connected to)
+    #[argh(option)]
+    udp_advertise: Option<String>,
+
+    /// whose datagrams reach a client: address-dependent (those it has sent
+    /// to; the default), address-and-port-dependent or endpoint-independent
+    #[argh(option)]
+    udp_filter: Option<String>,
+
+    /// TIME without a datagram after which an association ends (default 5m)
+    #[argh(option)]
+    udp_timeout: Option<String>,
+
+    /// NUMBER of UDP associations at the same time from one address (default
+    /// 256)
+    #[argh(option)]
+    max_associations: Option<String>,
 
     /// NUMBER of clients at the same time (default as many as the limit of
     /// descriptors allows)
@@ -157,6 +185,11 @@ impl Serve {
             users_file: optional("--users-file", &self.users_file, path)?,
             rules: rules(Effect::Allow, "--allow-dest", &self.allow_dest)?,
             socks4: !self.no_socks4,
+            udp: self.udp()?,
+            max_associations: optional("--max-associations", &self.max_associations, |text| {
+                values::number(text, &CONNECTIONS)
+            })?
+            .unwrap_or(default.max_associations),
             max_connections: optional("--max-connections", &self.max_connections, |text| {
                 values::number(text, &CONNECTIONS)
             })?,
@@ -206,6 +239,24 @@ impl Serve {
         settings.rules.extend(denied);
         Ok(settings)
     }
+
+    fn udp(&self) -> Result<Option<UdpOptions>, Failure> {
+        let default = UdpOptions::default();
+        let options = UdpOptions {
+            ports: optional("--udp-ports", &self.udp_ports, str::parse)?,
+            advertise: optional("--udp-advertise", &self.udp_advertise, |text| {
+                text.parse()
+                    .map_err(|_| BadText::new(text, "is not an address", "203.0.113.7"))
+            })?,
+            filter: optional("--udp-filter", &self.udp_filter, str::parse)?
+                .unwrap_or(default.filter),
+            idle: optional("--udp-timeout", &self.udp_timeout, |text| {
+                values::duration(text, &LIMITS)
+            })?
+            .unwrap_or(default.idle),
+        };
+        Ok((!self.no_udp).then_some(options))
+    }
 }
 
 /// A user. Nothing of the text is in the error: it may be a password.
@@ -247,6 +298,7 @@ mod tests {
 
     use super::*;
     use crate::daemon::settings::ControlPath;
+    use crate::server::association::{ASSOCIATIONS_PER_CLIENT, Filter};
 
     fn settings(line: &str) -> Result<ServeSettings, String> {
         let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
@@ -268,7 +320,9 @@ mod tests {
     fn every_option_reaches_its_setting() {
         let line = "--listen 1 --allow 10.0.0.0/8 --user a:b --user c:d:e --users-file f \
              --allow-dest 10.0.0.0/8:80 --deny-dest example.org --no-socks4 --max-connections 10 \
-             --max-per-client 2 --workers 3 --connect-timeout 4s --bind-timeout 2s --no-bind --handshake-timeout 3s --idle-timeout 5s \
+             --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
+             --max-associations 7 \
+             --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice";
         let rule = |effect, pattern: &str| Rule {
             effect,
@@ -284,6 +338,13 @@ mod tests {
                 rule(Effect::Deny, "example.org"),
             ],
             socks4: false,
+            udp: Some(UdpOptions {
+                ports: Some("4000-4999".parse().unwrap()),
+                advertise: Some("192.0.2.7".parse().unwrap()),
+                filter: Filter::EndpointIndependent,
+                idle: Duration::from_secs(120),
+            }),
+            max_associations: 7,
             max_connections: Some(10),
             max_per_client: Some(2),
             workers: 3,
@@ -296,6 +357,18 @@ mod tests {
             splice: false,
         };
         assert_eq!(settings(line), Ok(expected));
+        assert_eq!(settings("--no-udp").unwrap().udp, None);
+        for bad in [
+            "--udp-ports 5-4",
+            "--udp-advertise example.org",
+            "--udp-filter full-cone",
+            "--udp-timeout 0",
+            "--max-associations 0",
+        ] {
+            let error = settings(bad).expect_err(bad);
+            let (option, _) = bad.split_once(' ').unwrap();
+            assert!(error.starts_with(option), "{error}");
+        }
     }
 
     #[test]
@@ -328,6 +401,7 @@ mod tests {
                 Some(default.handshake_timeout),
                 TIMEOUTS,
             ),
+            ("--udp-timeout", Some(UdpOptions::default().idle), LIMITS),
             ("--idle-timeout", default.idle_timeout, LIMITS),
             ("--half-close-timeout", default.half_close_timeout, LIMITS),
         ] {
@@ -340,5 +414,9 @@ mod tests {
                 "{name}"
             );
         }
+        let flag = flags.iter().find(|flag| flag.long == "--max-associations");
+        let shown = flag.unwrap().description.replace('\n', " ");
+        let expected = format!("(default {ASSOCIATIONS_PER_CLIENT})");
+        assert!(shown.contains(&expected), "{shown}");
     }
 }

@@ -1,5 +1,6 @@
 //! `sockhop status`: what a running forwarder or server does now.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
@@ -110,7 +111,7 @@ fn server_text(status: &ServerStatus) -> String {
         Some(users) => format!("{users}"),
         None => "not asked for".to_owned(),
     };
-    written(vec![
+    let mut lines = vec![
         ("mode", "server".to_owned()),
         ("listening", places(&status.listening)),
         ("users", users),
@@ -124,7 +125,21 @@ fn server_text(status: &ServerStatus) -> String {
             ),
         ),
         ("running for", uptime(status.uptime_s)),
-    ])
+    ];
+    if let Some(datagrams) = datagrams(status) {
+        lines.insert(4, ("datagrams", datagrams));
+    }
+    written(lines)
+}
+
+/// Of a server that carries some or has dropped some.
+fn datagrams(status: &ServerStatus) -> Option<String> {
+    let dropped: u64 = status.dropped_datagrams.values().sum();
+    if (status.associations, dropped) == (0, 0) {
+        return None;
+    }
+    let dropped = with_reasons(&format!("{dropped} dropped"), &status.dropped_datagrams);
+    Some(format!("{} associations, {dropped}", status.associations))
 }
 
 fn places(listening: &[String]) -> String {
@@ -135,20 +150,26 @@ fn places(listening: &[String]) -> String {
 }
 
 fn clients(connections: &Connections) -> String {
-    let mut refused = format!("{} refused", connections.refused);
-    let reasons: Vec<_> = connections
-        .refused_by_reason
+    let refused = format!("{} refused", connections.refused);
+    format!(
+        "{} active ({} parked), {} in total, {}",
+        connections.active,
+        connections.parked,
+        connections.total,
+        with_reasons(&refused, &connections.refused_by_reason)
+    )
+}
+
+fn with_reasons(what: &str, by_reason: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<_> = by_reason
         .iter()
         .filter(|(_, count)| **count > 0)
         .map(|(reason, count)| format!("{reason} {count}"))
         .collect();
-    if !reasons.is_empty() {
-        refused = format!("{refused} ({})", reasons.join(", "));
+    if reasons.is_empty() {
+        return what.to_owned();
     }
-    format!(
-        "{} active ({} parked), {} in total, {refused}",
-        connections.active, connections.parked, connections.total
-    )
+    format!("{what} ({})", reasons.join(", "))
 }
 
 /// A negative or absurd number, which only another program would send, is shown as 0.
@@ -173,7 +194,8 @@ mod tests {
     #[test]
     fn a_server_at_work() {
         let json = r#"{"role":"server","listening":["[::]:1080"],"users":2,"bytes":{"up":1536,"down":0},"uptime_s":1,
-            "connections":{"active":3,"parked":2,"total":9,"refused":1,"refused_by_reason":{"rules":1}}}"#;
+            "connections":{"active":3,"parked":2,"total":9,"refused":1,"refused_by_reason":{"rules":1}},
+            "associations":1,"dropped_datagrams":{"fragment":2,"rules":1}}"#;
         let AnyStatus::Server(status) = serde_json::from_str(json).unwrap() else {
             panic!("not a server's");
         };
@@ -184,6 +206,7 @@ mod tests {
              listening    [::]:1080\n\
              users        2\n\
              connections  3 active (2 parked), 9 in total, 1 refused (rules 1)\n\
+             datagrams    1 associations, 3 dropped (fragment 2, rules 1)\n\
              bytes        1.5 KiB up, 0 B down\n\
              running for  1s\n"
         );

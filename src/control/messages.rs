@@ -441,6 +441,12 @@ pub struct ServerStatus {
     pub users: Option<u64>,
     /// Clients.
     pub connections: Connections,
+    /// Of these, those that have datagrams carried.
+    #[serde(default)]
+    pub associations: u64,
+    /// Datagrams dropped since the start, by reason, such as `rules`, `unsolicited`, `fragment`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped_datagrams: BTreeMap<String, u64>,
     /// Bytes carried since the start.
     pub bytes: Bytes,
     /// Seconds since the start.

@@ -217,7 +217,7 @@ pub(super) fn limits(
         Some(most) => most,
         None => budget.connections,
     };
-    Limits::new(most, max_per_client, cx.mailbox())
+    Limits::new(most, max_per_client, cx.mailbox()).with_places(budget.connections)
 }
 
 /// Pipes, unless splice(2) is not wanted.

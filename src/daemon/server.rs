@@ -17,9 +17,10 @@ use crate::control::messages::{
 use crate::control::server::{ControlServer, Reply};
 use crate::engine::Cx;
 use crate::handshake::Socks4;
-use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Listener, Serve};
+use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener, Serve};
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
+use crate::server::association::UdpSettings;
 use crate::server::rules::Rules;
 use crate::server::users::Users;
 use crate::server::{ServerSession, ServerSettings, ServerStats};
@@ -30,6 +31,7 @@ struct Running {
     users: Option<Users>,
     intake: Intake,
     stats: ServerStats,
+    associations: Option<Limits>,
     started: Instant,
 }
 
@@ -63,6 +65,12 @@ pub(super) fn build(
         half_closed_idle: settings.half_close_timeout,
         pipes: pipes(settings.splice, budget),
     };
+    let udp = settings.udp.map(|options| {
+        let most = settings.max_associations;
+        let associations = Limits::new(budget.connections, Some(most), cx.mailbox());
+        UdpSettings::new(options, associations)
+    });
+    let associations = udp.as_ref().map(|udp| udp.associations.clone());
     let shared = Arc::new(ServerSettings {
         users: users.clone(),
         socks4: if settings.socks4 {
@@ -74,6 +82,7 @@ pub(super) fn build(
         handshake_timeout: settings.handshake_timeout,
         connect_timeout: settings.connect_timeout,
         bind_timeout: settings.bind_timeout,
+        udp,
         answer_delay: Duration::ZERO,
         relay: Arc::new(relay),
         resolver: Resolver::default(),
@@ -105,6 +114,7 @@ pub(super) fn build(
         users: users.clone(),
         intake: intake.clone(),
         stats,
+        associations,
         started: cx.now,
     };
     for listener in listeners {
@@ -181,6 +191,12 @@ impl Running {
                 refused: refused_by_reason.values().sum(),
                 refused_by_reason,
             },
+            associations: self.associations.as_ref().map_or(0, Limits::active) as u64,
+            dropped_datagrams: counts
+                .dropped_datagrams
+                .into_iter()
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect(),
             bytes: Bytes {
                 up: counts.up,
                 down: counts.down,

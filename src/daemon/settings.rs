@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::choice::{Mode, OnSwitch};
 use crate::listen_address::ListenAddress;
+use crate::server::association::{ASSOCIATIONS_PER_CLIENT, UdpOptions};
 use crate::server::rules::Rule;
 use crate::server::users::User;
 use crate::source_spec::SourceSpec;
@@ -75,6 +76,10 @@ pub struct ServeSettings {
     pub rules: Vec<Rule>,
     /// Whether SOCKS4 and 4a are answered, where there are no users.
     pub socks4: bool,
+    /// How datagrams are carried. `None`: not at all.
+    pub udp: Option<UdpOptions>,
+    /// UDP associations at the same time from one address, within [`CONNECTIONS`].
+    pub max_associations: usize,
     /// Clients at the same time, within [`CONNECTIONS`]. `None`: as many as the descriptor limit allows.
     pub max_connections: Option<usize>,
     /// Clients at the same time from one address, within [`CONNECTIONS`]. `None`: no limit of their own.
@@ -106,6 +111,8 @@ impl Default for ServeSettings {
             users_file: None,
             rules: Vec::new(),
             socks4: true,
+            udp: Some(UdpOptions::default()),
+            max_associations: ASSOCIATIONS_PER_CLIENT,
             max_connections: None,
             max_per_client: None,
             workers: DEFAULT_WORKERS,

@@ -158,6 +158,7 @@ impl Task for Build {
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
                     bind_timeout: None,
+                    udp: None,
                     answer_delay,
                     relay: Arc::clone(&relay),
                     resolver: resolver.clone(),

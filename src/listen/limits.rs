@@ -22,6 +22,10 @@ struct Shared {
 #[derive(Default)]
 struct Counts {
     active: usize,
+    /// Of these, those that take two places.
+    wide: usize,
+    /// Places of two descriptors each.
+    places: usize,
     per_client: HashMap<IpAddr, usize>,
     /// Acceptors that wait until a connection ends.
     waiting: Vec<TaskId>,
@@ -37,9 +41,20 @@ impl Limits {
                 most,
                 most_per_client,
                 mailbox,
-                counts: Mutex::default(),
+                counts: Mutex::new(Counts {
+                    places: most,
+                    ..Counts::default()
+                }),
             }),
         }
+    }
+
+    /// Descriptors are there for so many connections, of two each, which may be more than there may be connections. Some may take
+    /// twice as many: see [`Slot::widen`].
+    #[must_use]
+    pub fn with_places(self, places: usize) -> Self {
+        self.counts().places = places.max(self.shared.most);
+        self
     }
 
     /// Connections now.
@@ -57,7 +72,8 @@ impl Limits {
     /// Whether there is room for one more.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.counts().active < self.shared.most
+        let counts = self.counts();
+        counts.active < self.shared.most && counts.active + counts.wide < counts.places
     }
 
     /// Wakes a task once when a connection has ended.
@@ -86,6 +102,7 @@ impl Limits {
         Some(Slot {
             limits: self.clone(),
             client,
+            is_wide: false,
         })
     }
 
@@ -111,12 +128,30 @@ fn same_client(ip: IpAddr) -> IpAddr {
 pub struct Slot {
     limits: Limits,
     client: Option<IpAddr>,
+    is_wide: bool,
+}
+
+impl Slot {
+    /// Takes a second place, for a connection that needs four descriptors instead of two; whether there was one. Wide connections
+    /// get half of all descriptors at most, so that they leave some to others.
+    #[must_use]
+    pub fn widen(&mut self) -> bool {
+        let mut counts = self.limits.counts();
+        let most_wide = (counts.places / 4).max(1);
+        let has_room = counts.active + counts.wide < counts.places && counts.wide < most_wide;
+        if !self.is_wide && has_room {
+            counts.wide += 1;
+            self.is_wide = true;
+        }
+        self.is_wide
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut counts = self.limits.counts();
         counts.active = counts.active.saturating_sub(1);
+        counts.wide -= usize::from(self.is_wide);
         if let Some(client) = self.client
             && let Some(count) = counts.per_client.get_mut(&client)
         {
@@ -130,5 +165,48 @@ impl Drop for Slot {
         for task in waiting {
             self.limits.shared.mailbox.wake(task);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Reactor;
+
+    fn limits(most: usize, places: usize) -> Limits {
+        let reactor = Reactor::new(1).unwrap();
+        Limits::new(most, None, reactor.mailbox()).with_places(places)
+    }
+
+    #[test]
+    fn a_wide_connection_takes_two_places_until_it_ends() {
+        let limits = limits(8, 8);
+        let mut slots: Vec<Slot> = (0..6).filter_map(|_| limits.take(None)).collect();
+        assert!(slots[0].widen() && slots[0].widen(), "once");
+        assert!(limits.has_room());
+        assert!(slots[1].widen());
+        assert!(!limits.has_room() && !slots[2].widen());
+        assert_eq!(limits.active(), 6);
+        slots.remove(0);
+        assert!(limits.has_room());
+        assert!(slots[1].widen());
+    }
+
+    #[test]
+    fn wide_connections_leave_half_of_the_descriptors() {
+        let limits = limits(16, 16);
+        let mut slots: Vec<Slot> = (0..5).filter_map(|_| limits.take(None)).collect();
+        let wide = slots
+            .iter_mut()
+            .filter_map(|slot| slot.widen().then_some(()));
+        assert_eq!(wide.count(), 4);
+    }
+
+    #[test]
+    fn few_connections_may_be_wide_where_there_are_more_descriptors() {
+        let limits = limits(1, 100);
+        let mut slot = limits.take(None).unwrap();
+        assert!(slot.widen());
+        assert!(!limits.has_room(), "a limit of connections is one");
     }
 }

@@ -1,5 +1,6 @@
-//! A SOCKS server's side of a connection, on the engine: SOCKS 4, 4a and 5, CONNECT and BIND.
+//! A SOCKS server's side of a connection, on the engine: SOCKS 4, 4a and 5, CONNECT, BIND and UDP ASSOCIATE.
 
+pub mod association;
 mod binding;
 mod closing;
 mod dial;

@@ -6,6 +6,7 @@
 //!    │                     ├──▶ Binding ─┼──peer came, second reply─────┘
 //!    │                     └───────┴─────┴──denied, no address answered, nobody came──▶ Closing: the reply, then the
 //!    │                                                                                  client closes
+//!    ├──UDP ASSOCIATE──▶ Associated
 //!    └──not SOCKS, nothing acceptable, wrong password──▶ Closing
 //! ```
 
@@ -18,6 +19,7 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::OTHERS;
+use super::association::{Association, Prepared};
 use super::binding::{Binding, Came, Unbound};
 use super::closing::Closing;
 use super::dial::{Dial, Dialled};
@@ -31,15 +33,15 @@ use crate::listen::{Client, Slot};
 use crate::net::canonical;
 use crate::relay::{Moved, Relay};
 use crate::resolver::{Lookup, ResolveError};
-use crate::wire::Host;
 use crate::wire::socks5::{Command, ReplyCode};
+use crate::wire::{Address, Host};
 
 /// One client of a SOCKS server.
 pub struct ServerSession {
     stage: Stage,
     story: Story,
     settings: Arc<ServerSettings>,
-    _slot: Slot,
+    slot: Slot,
 }
 
 enum Stage {
@@ -59,6 +61,7 @@ enum Stage {
     },
     Closing(Box<Closing>),
     Relaying(Box<Established>),
+    Associated(Box<Association>),
     Over,
 }
 
@@ -96,7 +99,7 @@ impl ServerSession {
                 since: now,
             },
             settings,
-            _slot: client.slot,
+            slot: client.slot,
         }
     }
 
@@ -128,6 +131,9 @@ impl ServerSession {
     fn request(&mut self, opening: Opening, request: &Request, now: Instant) -> Stage {
         let address = &request.address;
         let pending = Box::new(Pending::new(opening, now + self.settings.connect_timeout));
+        if request.command == Command::Associate {
+            return self.associate(*pending, address, now);
+        }
         let verb = match request.command {
             Command::Bind => "BIND for",
             _ => "to",
@@ -157,6 +163,28 @@ impl ServerSession {
                 Err(denied) => self.deny(*pending, denied, now),
             },
         }
+    }
+
+    fn associate(&mut self, pending: Pending, announced: &Address, now: Instant) -> Stage {
+        let (client, address) = (&pending.client, self.story.client);
+        let prepared = Prepared::new(client, address, announced, &mut self.slot, &self.settings);
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(why) => {
+                self.settings.stats.refused(why.reason());
+                return self.refuse(pending, why.code(), &why, now);
+            }
+        };
+        let Pending {
+            client,
+            mut server,
+            mut unsent,
+            ..
+        } = pending;
+        let told = prepared.told(&self.settings);
+        server.reply(ReplyCode::SUCCEEDED, told, &mut unsent);
+        let association = Association::new(client, unsent, prepared, now);
+        Stage::Associated(Box::new(association))
     }
 
     fn look_up(
@@ -464,6 +492,13 @@ impl Session for ServerSession {
                     turn => Step::Stay(Stage::Closing(closing), turn),
                 },
                 Stage::Relaying(established) => self.relay(established, cx),
+                Stage::Associated(mut association) => match association.turn(&self.settings, cx) {
+                    Turn::Done => {
+                        self.story.end(cx.now, &*association);
+                        Step::Next(Stage::Over)
+                    }
+                    turn => Step::Stay(Stage::Associated(association), turn),
+                },
                 Stage::Over => return Turn::Done,
             };
             if let Some(turn) = step.settle(&mut self.stage, cx) {
@@ -493,6 +528,7 @@ impl Session for ServerSession {
             }
             Stage::Closing(closing) => closing.interests(interests),
             Stage::Relaying(established) => established.relay.interests(interests),
+            Stage::Associated(association) => association.interests(interests),
             Stage::Over => {}
         }
     }

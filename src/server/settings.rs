@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::association::UdpSettings;
 use super::rules::Rules;
 use super::users::Users;
 use crate::handshake::{Methods, Policy, Socks4};
@@ -26,6 +27,8 @@ pub struct ServerSettings {
     pub bind_timeout: Option<Duration>,
     /// Waited before the greeting is answered. For demonstrations: the latency of a far-away peer.
     pub answer_delay: Duration,
+    /// For datagrams. `None`: there are none.
+    pub udp: Option<UdpSettings>,
     /// For the relays.
     pub relay: Arc<RelaySettings>,
     /// Looks up names.
@@ -62,6 +65,8 @@ pub struct ServerCounts {
     pub down: u64,
     /// Clients that were let in and then refused, by reason.
     pub refused: BTreeMap<&'static str, u64>,
+    /// Datagrams that were dropped, by reason.
+    pub dropped_datagrams: BTreeMap<&'static str, u64>,
 }
 
 impl ServerStats {
@@ -79,6 +84,10 @@ impl ServerStats {
 
     pub(super) fn refused(&self, reason: &'static str) {
         *self.lock().refused.entry(reason).or_default() += 1;
+    }
+
+    pub(super) fn dropped(&self, reason: &'static str) {
+        *self.lock().dropped_datagrams.entry(reason).or_default() += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, ServerCounts> {

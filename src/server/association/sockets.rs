@@ -1,0 +1,242 @@
+//! The sockets of an association: one towards the client, one for each family towards everybody else.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::dropped::Dropped;
+use super::settings::PortRange;
+use crate::net::{canonical, until_done};
+
+/// The socket towards the client.
+pub(super) struct Near {
+    socket: UdpSocket,
+    bound: SocketAddr,
+    /// The client's, by its TCP connection.
+    ip: IpAddr,
+    /// Where its datagrams come from, once that is known. Nothing goes anywhere else.
+    client: Option<SocketAddr>,
+    /// Then the kernel drops what others send, and tells when the client's port is closed.
+    connected: bool,
+}
+
+/// Why there is no socket towards the client.
+#[derive(Debug)]
+pub(super) enum NoSocket {
+    /// No port of the range is free.
+    Ports(PortRange),
+    /// The system says this.
+    System(io::Error),
+}
+
+impl Near {
+    /// Takes datagrams at this address of ours, the one that the client has connected to, from this client only.
+    pub(super) fn bind(
+        local: SocketAddr,
+        client: SocketAddr,
+        ports: Option<PortRange>,
+    ) -> Result<Self, NoSocket> {
+        let (local, client) = (unmapped(local), unmapped(client));
+        let socket = open(local).map_err(NoSocket::System)?;
+        bind(&socket, local, ports)?;
+        let bound = socket.local_addr().map_err(NoSocket::System)?;
+        Ok(Self {
+            socket: socket.into(),
+            bound: bound.as_socket().unwrap_or(local),
+            ip: canonical(client).ip(),
+            client: None,
+            connected: false,
+        })
+    }
+
+    /// Where it takes datagrams.
+    pub(super) const fn bound(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// Whether a datagram from there can be the client's.
+    pub(super) fn is_client(&self, from: SocketAddr) -> bool {
+        let from = canonical(from);
+        match self.client {
+            Some(client) => canonical(client) == from,
+            None => from.ip() == self.ip,
+        }
+    }
+
+    /// From now on the client is the one with this port. The first time counts.
+    pub(super) fn pin(&mut self, client: SocketAddr) {
+        if self.client.is_none() {
+            let client = unmapped(client);
+            self.client = Some(client);
+            // If that fails, addresses are compared here as before.
+            self.connected = self.socket.connect(client).is_ok();
+        }
+    }
+
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+        receive(&self.socket, buffer)
+    }
+
+    /// Sends to the client.
+    pub(super) fn send(&self, datagram: &[u8]) -> Result<(), Dropped> {
+        let client = self.client.ok_or(Dropped::Unsolicited)?;
+        let send = || {
+            until_done(|| match self.connected {
+                true => self.socket.send(datagram),
+                false => self.socket.send_to(datagram, client),
+            })
+        };
+        sent(match send() {
+            // What came of an earlier one (ICMP) says nothing about this one.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
+            other => other,
+        })
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The socket of one family towards destinations. Any of them may answer to its port (RFC 4787 §4.1, endpoint-independent
+/// mapping).
+pub(super) struct Far {
+    socket: UdpSocket,
+}
+
+impl Far {
+    /// A socket that can reach this address.
+    pub(super) fn open(towards: SocketAddr) -> io::Result<Self> {
+        let socket = open(towards)?;
+        let any: IpAddr = match towards {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        socket.bind(&SocketAddr::new(any, 0).into())?;
+        Ok(Self {
+            socket: socket.into(),
+        })
+    }
+
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+        receive(&self.socket, buffer)
+    }
+
+    pub(super) fn send(&self, payload: &[u8], to: SocketAddr) -> Result<(), Dropped> {
+        sent(until_done(|| self.socket.send_to(payload, to)))
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Datagrams only, non-blocking, of one family. Never to broadcast addresses: that would take an option.
+fn open(family: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(family),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_nonblocking(true)?;
+    if family.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &Socket, at: SocketAddr, ports: Option<PortRange>) -> Result<(), NoSocket> {
+    let bind = |port| {
+        let mut at = at;
+        at.set_port(port);
+        socket.bind(&at.into())
+    };
+    let Some(range) = ports else {
+        return bind(0).map_err(NoSocket::System);
+    };
+    for port in range.from_anywhere() {
+        match bind(port) {
+            Ok(()) => return Ok(()),
+            // Others have it, or only root may.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::ADDRINUSE | Errno::ACCESS)
+                ) => {}
+            Err(error) => return Err(NoSocket::System(error)),
+        }
+    }
+    Err(NoSocket::Ports(range))
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+    let mut from = None;
+    let count = until_done(|| {
+        let (count, address) = socket.recv_from(buffer)?;
+        from = Some(address);
+        Ok(count)
+    })?;
+    Ok(count.zip(from))
+}
+
+fn sent(result: io::Result<Option<usize>>) -> Result<(), Dropped> {
+    match result {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(Dropped::Congested),
+        Err(error) => Err(Dropped::unsent(&error)),
+    }
+}
+
+/// An IPv4-mapped address as IPv4; others keep their scope, which a link-local one needs.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => canonical(address),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(client: &str) -> Near {
+        let local = "127.0.0.1:1080".parse().unwrap();
+        Near::bind(local, client.parse().unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn only_the_address_of_the_client_counts_then_its_port_too() {
+        let mut near = near("[::ffff:127.0.0.1]:5000");
+        let is = |near: &Near, text: &str| near.is_client(text.parse().unwrap());
+        assert!(is(&near, "127.0.0.1:1") && is(&near, "[::ffff:127.0.0.1]:2"));
+        assert!(!is(&near, "127.0.0.2:1") && !is(&near, "[::1]:1"));
+        assert_eq!(near.send(b"x"), Err(Dropped::Unsolicited), "to nobody");
+        near.pin("127.0.0.1:7".parse().unwrap());
+        near.pin("127.0.0.1:8".parse().unwrap());
+        assert!(is(&near, "127.0.0.1:7") && near.connected);
+        assert!(!is(&near, "127.0.0.1:8") && !is(&near, "127.0.0.2:7"));
+    }
+
+    #[test]
+    fn every_port_of_a_range_is_tried() {
+        let local: SocketAddr = "127.0.0.1:1080".parse().unwrap();
+        let taken = near("127.0.0.1:5000");
+        let port = taken.bound().port();
+        let range: PortRange = port.to_string().parse().unwrap();
+        let refused = Near::bind(local, local, Some(range));
+        assert!(matches!(refused, Err(NoSocket::Ports(_))));
+        drop(taken);
+        let near = Near::bind(local, local, Some(range)).unwrap();
+        assert_eq!(near.bound().port(), port);
+    }
+
+    #[test]
+    fn broadcast_is_refused_by_the_system() {
+        let far = Far::open("127.0.0.1:1".parse().unwrap()).unwrap();
+        let everybody = "255.255.255.255:9".parse().unwrap();
+        assert_eq!(far.send(b"x", everybody), Err(Dropped::Unreachable));
+    }
+}
