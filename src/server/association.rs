@@ -219,7 +219,7 @@ impl Association {
             return Turn::Done;
         };
         let before = self.traffic;
-        let progress = self.control(cx).and_then(|quiet| {
+        let progress = self.control(cx).map(|quiet| {
             self.look_ups(settings, cx.now);
             let mut quiet = quiet;
             if cx.ready.has(NEAR) {
@@ -230,7 +230,7 @@ impl Association {
                     quiet &= self.down(family, settings, udp.options.filter, cx);
                 }
             }
-            Ok(quiet)
+            quiet
         });
         let (up, down) = (
             self.traffic.up.bytes - before.up.bytes,

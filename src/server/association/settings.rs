@@ -105,8 +105,8 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// Every port once, beginning anywhere.
-    pub(super) fn from_anywhere(self) -> impl Iterator<Item = u16> {
+    /// Every port once, in their order but beginning anywhere.
+    pub(super) fn shuffled(self) -> impl Iterator<Item = u16> {
         let start = fastrand::u16(self.first..=self.last);
         (start..=self.last).chain(self.first..start)
     }
@@ -164,7 +164,7 @@ mod tests {
     fn every_port_of_a_range_comes_once() {
         let range: PortRange = "65530-65535".parse().unwrap();
         for _ in 0..50 {
-            let mut ports: Vec<u16> = range.from_anywhere().collect();
+            let mut ports: Vec<u16> = range.shuffled().collect();
             ports.sort_unstable();
             assert_eq!(ports, [65530, 65531, 65532, 65533, 65534, 65535]);
         }

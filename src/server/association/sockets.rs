@@ -157,7 +157,7 @@ fn bind(socket: &Socket, at: SocketAddr, ports: Option<PortRange>) -> Result<(),
     let Some(range) = ports else {
         return bind(0).map_err(NoSocket::System);
     };
-    for port in range.from_anywhere() {
+    for port in range.shuffled() {
         match bind(port) {
             Ok(()) => return Ok(()),
             // Others have it, or only root may.
