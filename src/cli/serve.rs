@@ -8,6 +8,7 @@
 use argh::{ArgsInfo, FromArgs};
 
 use super::{Failure, link, values};
+use crate::ProxyUri;
 use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
 use crate::server::association::UdpOptions;
@@ -24,7 +25,8 @@ use crate::server::users::User;
     example = "\
 sockhop serve --allow 400::/7 --users-file /etc/sockhop.users
 sockhop serve --listen 127.0.0.1:1080
-sockhop serve --allow-dest 192.168.1.0/24:80 --deny-dest example.org",
+sockhop serve --allow-dest 192.168.1.0/24:80 --deny-dest example.org
+sockhop serve --listen 127.0.0.1:1080 --via socks5h://[407::1]",
     note = "\
 Clients get to public addresses only, unless --allow-dest says more. DEST is
 an address, a range, or a name with everything under it, and maybe a port:
@@ -36,6 +38,11 @@ or some that a rule for addresses allows.
 A password that is given as an option can be seen by others on this machine:
 better is NAME:PASSWORD in the variable SOCKHOP_USER, or a file. With users,
 SOCKS4 is off, since it knows no passwords.
+
+PROXY is SCHEME://[USER:PASSWORD@]HOST[:PORT][?timeout=TIME], as for dial.
+If the last one is socks5h or socks4a, it looks up names: then rules for
+addresses do not see theirs. Without --via there may be a proxy in the
+variable SOCKHOP_VIA, out of sight too.
 
 Give --allow once for each range of clients; it replaces the default. This
 machine may always connect.
@@ -71,6 +78,11 @@ pub(super) struct Serve {
     /// DEST, repeatable: where clients may not go
     #[argh(option)]
     deny_dest: Vec<String>,
+
+    /// PROXY, repeatable: connect through this SOCKS proxy, and through each
+    /// one after it (default none)
+    #[argh(option)]
+    via: Vec<String>,
 
     /// refuse SOCKS4 and SOCKS4a
     #[argh(switch)]
@@ -171,6 +183,13 @@ impl Serve {
                 .users
                 .push(user(VARIABLE, &text.to_string_lossy())?);
         }
+        if settings.via.is_empty()
+            && let Some(text) = std::env::var_os(VIA_VARIABLE).filter(|text| !text.is_empty())
+        {
+            settings
+                .via
+                .push(proxy(VIA_VARIABLE, &text.to_string_lossy())?);
+        }
         link::server(settings)
     }
 
@@ -184,6 +203,11 @@ impl Serve {
                 .collect::<Result<_, _>>()?,
             users_file: optional("--users-file", &self.users_file, path)?,
             rules: rules(Effect::Allow, "--allow-dest", &self.allow_dest)?,
+            via: self
+                .via
+                .iter()
+                .map(|text| proxy("--via", text))
+                .collect::<Result<_, _>>()?,
             socks4: !self.no_socks4,
             udp: self.udp()?,
             max_associations: optional("--max-associations", &self.max_associations, |text| {
@@ -265,6 +289,12 @@ fn user(name: &str, text: &str) -> Result<User, Failure> {
         .map_err(|error| Failure::usage(format!("{name}: {error}"), Some(NAME)))
 }
 
+/// A proxy. What could be its password is not in the error.
+fn proxy(name: &str, text: &str) -> Result<ProxyUri, Failure> {
+    text.parse()
+        .map_err(|error| Failure::usage(format!("{name}: {error}"), Some(NAME)))
+}
+
 fn path(text: &str) -> Result<std::path::PathBuf, BadText> {
     match text {
         "" => Err(BadText::new(text, "is not a path", "/etc/sockhop.users")),
@@ -291,6 +321,9 @@ const NAME: &str = "serve";
 
 /// One more user, out of sight of `ps`.
 const VARIABLE: &str = "SOCKHOP_USER";
+
+/// The proxy to connect through, out of sight too; for when the command line has none.
+const VIA_VARIABLE: &str = "SOCKHOP_VIA";
 
 #[cfg(test)]
 mod tests {
@@ -319,7 +352,7 @@ mod tests {
     #[test]
     fn every_option_reaches_its_setting() {
         let line = "--listen 1 --allow 10.0.0.0/8 --user a:b --user c:d:e --users-file f \
-             --allow-dest 10.0.0.0/8:80 --deny-dest example.org --no-socks4 --max-connections 10 \
+             --allow-dest 10.0.0.0/8:80 --deny-dest example.org --via socks5h://a:b@c --via socks4://d --no-socks4 --max-connections 10 \
              --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
              --max-associations 7 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
@@ -337,6 +370,9 @@ mod tests {
                 rule(Effect::Allow, "10.0.0.0/8:80"),
                 rule(Effect::Deny, "example.org"),
             ],
+            via: ["socks5h://a:b@c", "socks4://d"]
+                .map(|text| text.parse().unwrap())
+                .into(),
             socks4: false,
             udp: Some(UdpOptions {
                 ports: Some("4000-4999".parse().unwrap()),
@@ -377,6 +413,15 @@ mod tests {
             let error = settings(&format!("--user {text}")).expect_err(text);
             assert!(error.starts_with("--user: "), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_proxy_is_refused_without_being_shown() {
+        for text in ["socks5://a:hunter2", "a:hunter2@b", "socks5://a:hun/ter2@b"] {
+            let error = settings(&format!("--via {text}")).expect_err(text);
+            assert!(error.starts_with("--via: "), "{error}");
+            assert!(!error.contains("ter2@"), "{error}");
         }
     }
 

@@ -115,20 +115,18 @@ fn server_text(status: &ServerStatus) -> String {
         ("mode", "server".to_owned()),
         ("listening", places(&status.listening)),
         ("users", users),
-        ("connections", clients(&status.connections)),
-        (
-            "bytes",
-            format!(
-                "{} up, {} down",
-                bytes(status.bytes.up),
-                bytes(status.bytes.down)
-            ),
-        ),
-        ("running for", uptime(status.uptime_s)),
     ];
-    if let Some(datagrams) = datagrams(status) {
-        lines.insert(4, ("datagrams", datagrams));
+    if !status.via.is_empty() {
+        lines.push(("via", status.via.join(", then ")));
     }
+    lines.push(("connections", clients(&status.connections)));
+    if let Some(datagrams) = datagrams(status) {
+        lines.push(("datagrams", datagrams));
+    }
+    let moved = &status.bytes;
+    let moved = format!("{} up, {} down", bytes(moved.up), bytes(moved.down));
+    lines.push(("bytes", moved));
+    lines.push(("running for", uptime(status.uptime_s)));
     written(lines)
 }
 

@@ -12,7 +12,7 @@ use crate::ProxyUri;
 use crate::handshake::{Client, Goal, HandshakeError, Outcome};
 use crate::proxy_uri::{Resolution, Scheme};
 use crate::resolver::{ResolveError, Resolver};
-use crate::wire::socks4::{self, Command};
+use crate::wire::socks4::RequestError;
 use crate::wire::{Address, Host};
 
 /// Connects through a proxy, or through several, each reached through the one before.
@@ -261,38 +261,19 @@ impl Route<'_> {
         task: Task,
         target: &Address,
     ) -> Result<Client, ClientError> {
-        let user_id = || proxy.user_id().cloned().unwrap_or_default();
-        let command = match task {
-            Task::Connect => Some(Command::Connect),
-            Task::Bind => Some(Command::Bind),
-            Task::Associate => None,
+        let goal = match task {
+            Task::Connect => Goal::Connect(target.clone()),
+            Task::Bind => Goal::Bind(target.clone()),
+            Task::Associate => Goal::Associate(target.clone()),
         };
-        let request = match proxy.scheme() {
-            Scheme::Socks5 | Scheme::Socks5h => {
-                let goal = match task {
-                    Task::Connect => Goal::Connect(target.clone()),
-                    Task::Bind => Goal::Bind(target.clone()),
-                    Task::Associate => Goal::Associate(target.clone()),
-                };
-                let client = Client::new(goal, proxy.credentials().cloned());
-                return Ok(match self.none_allowed {
-                    true => client.allow_no_authentication(),
-                    false => client,
-                });
+        match Client::for_proxy(proxy, goal) {
+            Ok(client) if self.none_allowed => Ok(client.allow_no_authentication()),
+            Ok(client) => Ok(client),
+            Err(RequestError::NoSuchCommand) => {
+                Err(ClientError::NoDatagrams(proxy.address().clone()))
             }
-            scheme => {
-                let command =
-                    command.ok_or_else(|| ClientError::NoDatagrams(proxy.address().clone()))?;
-                let request = match scheme {
-                    Scheme::Socks4 => socks4::Request::socks4,
-                    _ => socks4::Request::socks4a,
-                };
-                request(command, target.clone(), user_id())
-            }
-        };
-        request
-            .map(Client::socks4)
-            .map_err(|error| ClientError::Unaskable(target.clone(), error))
+            Err(error) => Err(ClientError::Unaskable(target.clone(), error)),
+        }
     }
 }
 

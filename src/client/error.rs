@@ -110,18 +110,7 @@ impl ClientError {
     /// Whether the same proxy may reach another address of the same target.
     pub(super) fn is_unreached(&self) -> bool {
         match self {
-            Self::Refused { refusal, .. } => match *refusal {
-                Refusal::Socks5(code) => matches!(
-                    code,
-                    socks5::ReplyCode::GENERAL_FAILURE
-                        | socks5::ReplyCode::NETWORK_UNREACHABLE
-                        | socks5::ReplyCode::HOST_UNREACHABLE
-                        | socks5::ReplyCode::CONNECTION_REFUSED
-                        | socks5::ReplyCode::TTL_EXPIRED
-                        | socks5::ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED
-                ),
-                Refusal::Socks4(code) => code == socks4::ReplyCode::REJECTED,
-            },
+            Self::Refused { refusal, .. } => refusal.is_about_address(),
             _ => false,
         }
     }

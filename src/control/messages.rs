@@ -439,6 +439,9 @@ pub struct ServerStatus {
     pub listening: Vec<String>,
     /// How many users there are. `None`: nobody has to authenticate.
     pub users: Option<u64>,
+    /// The proxies that destinations are reached through, without passwords. Empty: directly.
+    #[serde(default)]
+    pub via: Vec<String>,
     /// Clients.
     pub connections: Connections,
     /// Of these, those that have datagrams carried.

@@ -17,6 +17,7 @@ use crate::listen::{BindError, Limits};
 use crate::listen_address::ListenAddress;
 use crate::net::{DescriptorBudget, OwnListeners, raise_descriptor_limit};
 use crate::relay::Pipes;
+use crate::server::OwnListener;
 use crate::server::users::UsersFileError;
 use crate::target::SOCKS_PORT;
 
@@ -100,6 +101,8 @@ pub enum StartError {
     Control(ControlSocketError),
     /// The file of users cannot be used.
     Users(UsersFileError),
+    /// The proxy to connect through is the server itself.
+    Via(OwnListener),
     /// A source of peers could not be started.
     Source(String, io::Error),
     /// The system gave no epoll instance, thread or descriptor.
@@ -113,7 +116,7 @@ impl StartError {
         match self {
             Self::Bind(error) => error.hint(),
             Self::Control(error) => Some(error.hint()),
-            Self::Users(_) | Self::Source(..) | Self::System(_) => None,
+            Self::Users(_) | Self::Via(_) | Self::Source(..) | Self::System(_) => None,
         }
     }
 }
@@ -124,6 +127,7 @@ impl fmt::Display for StartError {
             Self::Bind(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
             Self::Users(error) => error.fmt(f),
+            Self::Via(error) => error.fmt(f),
             Self::Source(name, _) => write!(f, "cannot start the source {name}"),
             Self::System(_) => f.write_str("cannot start"),
         }
@@ -136,6 +140,7 @@ impl Error for StartError {
             Self::Bind(error) => error.source(),
             Self::Control(error) => error.source(),
             Self::Users(error) => error.source(),
+            Self::Via(_) => None,
             Self::Source(_, error) | Self::System(error) => Some(error),
         }
     }

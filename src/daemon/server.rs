@@ -23,12 +23,13 @@ use crate::resolver::Resolver;
 use crate::server::association::UdpSettings;
 use crate::server::rules::Rules;
 use crate::server::users::Users;
-use crate::server::{ServerSession, ServerSettings, ServerStats};
+use crate::server::{ServerSession, ServerSettings, ServerStats, Via};
 
 /// A running server, for those who ask about it.
 struct Running {
     listening: Vec<String>,
     users: Option<Users>,
+    via: Option<Arc<Via>>,
     intake: Intake,
     stats: ServerStats,
     associations: Option<Limits>,
@@ -59,6 +60,14 @@ pub(super) fn build(
         listeners.push(listener);
     }
 
+    let via = match settings.via.split_first() {
+        Some((first, others)) => {
+            let via = Via::new(first.clone(), others.into(), own.clone());
+            Some(Arc::new(via.map_err(StartError::Via)?))
+        }
+        None => None,
+    };
+
     let stats = ServerStats::default();
     let relay = RelaySettings {
         idle: settings.idle_timeout,
@@ -79,6 +88,7 @@ pub(super) fn build(
             Socks4::Refused
         },
         rules: Rules::new(settings.rules, own),
+        via: via.clone(),
         handshake_timeout: settings.handshake_timeout,
         connect_timeout: settings.connect_timeout,
         bind_timeout: settings.bind_timeout,
@@ -112,6 +122,7 @@ pub(super) fn build(
             .map(|listener| listener.bound().to_string())
             .collect(),
         users: users.clone(),
+        via: via.clone(),
         intake: intake.clone(),
         stats,
         associations,
@@ -137,6 +148,9 @@ pub(super) fn build(
     }
     if users.is_some() && settings.socks4 {
         log::info!("SOCKS4 is off: it knows no passwords");
+    }
+    if let Some(via) = via {
+        log::info!("connecting through {via}; BIND and UDP ASSOCIATE are off");
     }
     catch_signals(cx, move || {
         log::info!("told to read the users again");
@@ -184,6 +198,12 @@ impl Running {
             role: Role::Server,
             listening: self.listening.clone(),
             users: self.users.as_ref().map(|users| users.count() as u64),
+            via: self
+                .via
+                .iter()
+                .flat_map(|via| via.proxies())
+                .map(ToString::to_string)
+                .collect(),
             connections: Connections {
                 active: self.intake.limits.active() as u64,
                 parked: cx.parked() as u64,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::ProxyUri;
 use crate::choice::{Mode, OnSwitch};
 use crate::listen_address::ListenAddress;
 use crate::server::association::{ASSOCIATIONS_PER_CLIENT, UdpOptions};
@@ -74,6 +75,8 @@ pub struct ServeSettings {
     pub users_file: Option<PathBuf>,
     /// Where clients may go.
     pub rules: Vec<Rule>,
+    /// The proxies that destinations are reached through, each through the one before. Empty: directly.
+    pub via: Vec<ProxyUri>,
     /// Whether SOCKS4 and 4a are answered, where there are no users.
     pub socks4: bool,
     /// How datagrams are carried. `None`: not at all.
@@ -110,6 +113,7 @@ impl Default for ServeSettings {
             users: Vec::new(),
             users_file: None,
             rules: Vec::new(),
+            via: Vec::new(),
             socks4: true,
             udp: Some(UdpOptions::default()),
             max_associations: ASSOCIATIONS_PER_CLIENT,

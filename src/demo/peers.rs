@@ -155,6 +155,7 @@ impl Task for Build {
                     socks4: Socks4::Allowed,
                     // The page is on loopback, as everything here.
                     rules: Rules::allow_all(),
+                    via: None,
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
                     bind_timeout: None,

@@ -13,6 +13,8 @@ use std::error::Error;
 use std::fmt;
 
 use super::Partial;
+use crate::proxy_uri::{ProxyUri, Scheme};
+use crate::wire::socks4::RequestError;
 use crate::wire::socks5::{self, Greeting, Method, MethodSelection};
 use crate::wire::user_password::{self, Status};
 use crate::wire::{Address, BoundAddress, Credentials, DecodeError, FirstBytes, socks4};
@@ -102,6 +104,25 @@ pub enum Refusal {
     Socks4(socks4::ReplyCode),
 }
 
+impl Refusal {
+    /// Whether the same proxy may still reach another address of the same name.
+    #[must_use]
+    pub const fn is_about_address(self) -> bool {
+        match self {
+            Self::Socks5(code) => matches!(
+                code,
+                socks5::ReplyCode::GENERAL_FAILURE
+                    | socks5::ReplyCode::NETWORK_UNREACHABLE
+                    | socks5::ReplyCode::HOST_UNREACHABLE
+                    | socks5::ReplyCode::CONNECTION_REFUSED
+                    | socks5::ReplyCode::TTL_EXPIRED
+                    | socks5::ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED
+            ),
+            Self::Socks4(code) => matches!(code, socks4::ReplyCode::REJECTED),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum State {
     Start(Plan),
@@ -163,6 +184,28 @@ impl Client {
     #[must_use]
     pub fn socks4(request: socks4::Request) -> Self {
         Self::with_plan(Plan::Socks4(request))
+    }
+
+    /// A client that asks this proxy, in its version and with its credentials.
+    ///
+    /// # Errors
+    ///
+    /// SOCKS4 can't be asked for this address, or has no such command.
+    pub fn for_proxy(proxy: &ProxyUri, goal: Goal) -> Result<Self, RequestError> {
+        let request = match proxy.scheme() {
+            Scheme::Socks5 | Scheme::Socks5h => {
+                return Ok(Self::new(goal, proxy.credentials().cloned()));
+            }
+            Scheme::Socks4 => socks4::Request::socks4,
+            Scheme::Socks4a => socks4::Request::socks4a,
+        };
+        let (command, address) = match goal {
+            Goal::Connect(address) => (socks4::Command::Connect, address),
+            Goal::Bind(address) => (socks4::Command::Bind, address),
+            Goal::Greet | Goal::Associate(_) => return Err(RequestError::NoSuchCommand),
+        };
+        let user_id = proxy.user_id().cloned().unwrap_or_default();
+        request(command, address, user_id).map(Self::socks4)
     }
 
     fn with_plan(plan: Plan) -> Self {
@@ -423,12 +466,7 @@ impl fmt::Display for HandshakeError {
                     status.0
                 )
             }
-            Self::Refused(Refusal::Socks5(code)) => {
-                write!(f, "the proxy replied: {code} ({:#04x})", code.0)
-            }
-            Self::Refused(Refusal::Socks4(code)) => {
-                write!(f, "the proxy replied: {code} ({})", code.0)
-            }
+            Self::Refused(refusal) => refusal.fmt(f),
             Self::Malformed(phase, error) => write!(f, "bad {phase}: {error}"),
             Self::Unsolicited(phase) => write!(f, "the proxy sent more than its {phase}"),
             Self::ClosedEarly(phase, 0) => write!(f, "closed before the {phase}"),
@@ -441,6 +479,16 @@ impl fmt::Display for HandshakeError {
 }
 
 impl Error for HandshakeError {}
+
+/// The proxy's answer, its number in the form that its protocol's documents have.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socks5(code) => write!(f, "the proxy replied: {code} ({:#04x})", code.0),
+            Self::Socks4(code) => write!(f, "the proxy replied: {code} ({})", code.0),
+        }
+    }
+}
 
 /// Whether the very first byte of the peer is the right one. Decided before anything else is looked at, so the
 /// error has all that came with it.

@@ -10,9 +10,11 @@ pub mod rules;
 mod session;
 mod settings;
 pub mod users;
+mod via;
 
 pub use session::ServerSession;
 pub use settings::{ServerCounts, ServerSettings, ServerStats};
+pub use via::{OwnListener, Via};
 
 use crate::engine::Key;
 

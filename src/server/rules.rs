@@ -153,6 +153,29 @@ impl Rules {
         }
     }
 
+    /// Whether clients may go to a name with this verdict that somebody else will look up, so that its addresses can't be
+    /// checked. `localhost` is checked as 127.0.0.1, and where every address is denied that no other rule is about, so
+    /// is every name that no rule is about.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_unseen(&self, name: &Name, port: u16, verdict: NameVerdict) -> Result<(), Denied> {
+        if name.is_localhost() {
+            return self.check((Ipv4Addr::LOCALHOST, port).into(), verdict);
+        }
+        let all_denied = |all: IpNet| {
+            let decides = self.most_specific(|pattern| {
+                pattern.place == Place::Range(all) && pattern.port.is_none_or(|own| own == port)
+            });
+            decides == Some(Effect::Deny)
+        };
+        let everything = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+        match verdict {
+            NameVerdict::Open if everything.into_iter().all(all_denied) => Err(Denied::Rule),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether clients may go to an address. May ask the kernel whether it is an own one.
     ///
     /// # Errors
@@ -435,6 +458,38 @@ mod tests {
         assert_eq!(name("example.com"), Ok(NameVerdict::Open));
         assert_eq!(name("a.example.org"), Err(Denied::Rule));
         assert_eq!(name("127.1"), Err(Denied::Number));
+    }
+
+    #[test]
+    fn names_that_others_look_up() {
+        let check = |texts: &str, name: &str| {
+            let (rules, name) = (rules(texts), name.parse().unwrap());
+            let verdict = rules.check_name(&name, 80)?;
+            rules.check_unseen(&name, 80, verdict)
+        };
+        for (texts, name, expected) in [
+            ("", "a.example", Ok(())),
+            ("", "LocalHost.", Err(Denied::NotPublic)),
+            ("", "x.localhost", Err(Denied::NotPublic)),
+            ("+127.0.0.0/8", "localhost", Ok(())),
+            (
+                "-127.0.0.0/8 +localhost",
+                "localhost",
+                Err(Denied::NotPublic),
+            ),
+            ("-0.0.0.0/0", "a.example", Ok(())),
+            ("-0.0.0.0/0 -::/0", "a.example", Err(Denied::Rule)),
+            ("-0.0.0.0/0:443 -[::]/0:443", "a.example", Ok(())),
+            ("-0.0.0.0/0 -::/0 +0.0.0.0/0:80", "a.example", Ok(())),
+            (
+                "-0.0.0.0/0 -::/0 +10.0.0.0/8",
+                "a.example",
+                Err(Denied::Rule),
+            ),
+            ("-0.0.0.0/0 -::/0 +a.example", "a.example", Ok(())),
+        ] {
+            assert_eq!(check(texts, name), expected, "{texts} {name}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One client of a SOCKS server, from accept to close.
 //!
 //! ```text
-//! Opening ──request──▶ LookingUp ──▶ Dialling ──connected, reply──▶ Relaying
+//! Opening ──request──▶ LookingUp ──▶ Dialling or Through ──connected, reply──▶ Relaying
 //!    │                     │             │                              ▲
 //!    │                     ├──▶ Binding ─┼──peer came, second reply─────┘
 //!    │                     └───────┴─────┴──denied, no address answered, nobody came──▶ Closing: the reply, then the
@@ -27,10 +27,12 @@ use super::opening::{Opened, Opening};
 use super::pending::Pending;
 use super::rules::{Denied, NameVerdict, Rules};
 use super::settings::ServerSettings;
+use super::via::{Failure, Gone, Via, Way};
 use crate::engine::{self, Interests, Session, Turn, TurnContext, Want};
 use crate::handshake::{Request, ServerError};
 use crate::listen::{Client, Slot};
 use crate::net::canonical;
+use crate::proxy_uri::Resolution;
 use crate::relay::{Moved, Relay};
 use crate::resolver::{Lookup, ResolveError};
 use crate::wire::socks5::{Command, ReplyCode};
@@ -58,6 +60,10 @@ enum Stage {
     Binding {
         pending: Box<Pending>,
         binding: Box<Binding>,
+    },
+    Through {
+        pending: Box<Pending>,
+        way: Box<Way>,
     },
     Closing(Box<Closing>),
     Relaying(Box<Established>),
@@ -130,7 +136,12 @@ impl ServerSession {
 
     fn request(&mut self, opening: Opening, request: &Request, now: Instant) -> Stage {
         let address = &request.address;
-        let pending = Box::new(Pending::new(opening, now + self.settings.connect_timeout));
+        let pending = Box::new(Pending::new(opening, now + self.settings.patience()));
+        if self.settings.via.is_some() && request.command != Command::Connect {
+            // Other commands would go past the proxies.
+            self.story.target = Some(address.to_string().into());
+            return self.no_such_command(*pending, now);
+        }
         if request.command == Command::Associate {
             return self.associate(*pending, address, now);
         }
@@ -143,25 +154,49 @@ impl ServerSession {
         let check_name = match request.command {
             Command::Connect => Rules::check_name,
             Command::Bind if self.settings.bind_timeout.is_some() => Rules::check_peer_name,
-            _ => {
-                self.settings.stats.refused("command");
-                let code = ReplyCode::COMMAND_NOT_SUPPORTED;
-                return self.refuse(*pending, code, &"command not supported", now);
-            }
+            _ => return self.no_such_command(*pending, now),
         };
         match &address.host {
             Host::Ip(ip) => {
                 let address = SocketAddr::new(*ip, address.port);
                 self.looked_up(pending, NameVerdict::Open, vec![address], now)
             }
-            Host::Name(name) => match check_name(rules, name, address.port) {
-                Ok(verdict) => Stage::LookingUp {
+            Host::Name(name) => {
+                let verdict = match check_name(rules, name, address.port) {
+                    Ok(verdict) => verdict,
+                    Err(denied) => return self.deny(*pending, denied, now),
+                };
+                if let Some(via) = self.via_that_looks_up() {
+                    return match rules.check_unseen(name, address.port, verdict) {
+                        Ok(()) => self.go_through(pending, via, [address.clone()]),
+                        Err(denied) => self.deny(*pending, denied, now),
+                    };
+                }
+                Stage::LookingUp {
                     pending,
                     name: verdict,
                     lookup: self.settings.resolver.lookup(name.as_str(), address.port),
-                },
-                Err(denied) => self.deny(*pending, denied, now),
-            },
+                }
+            }
+        }
+    }
+
+    /// The proxies, if names go to them as they are.
+    fn via_that_looks_up(&self) -> Option<Arc<Via>> {
+        let via = self.settings.via.as_ref()?;
+        (via.resolution() == Resolution::AtProxy).then(|| Arc::clone(via))
+    }
+
+    fn go_through(
+        &self,
+        pending: Box<Pending>,
+        via: Arc<Via>,
+        destinations: impl IntoIterator<Item = Address>,
+    ) -> Stage {
+        let resolver = self.settings.resolver.clone();
+        Stage::Through {
+            pending,
+            way: Box::new(Way::new(via, destinations, resolver)),
         }
     }
 
@@ -300,12 +335,16 @@ impl ServerSession {
                 Err(why) => denied = Some(why),
             }
         }
-        match denied {
-            Some(why) if allowed.is_empty() => self.deny(*pending, why, now),
-            _ => Stage::Dialling {
-                pending,
-                dial: Box::new(Dial::new(allowed, now)),
-            },
+        if let (Some(why), true) = (denied, allowed.is_empty()) {
+            return self.deny(*pending, why, now);
+        }
+        if let Some(via) = &self.settings.via {
+            let destinations = allowed.into_iter().map(Address::from);
+            return self.go_through(pending, Arc::clone(via), destinations);
+        }
+        Stage::Dialling {
+            pending,
+            dial: Box::new(Dial::new(allowed, now)),
         }
     }
 
@@ -335,6 +374,38 @@ impl ServerSession {
                 Err(over) => Step::Next(self.give_up(*pending, over, cx.now)),
             },
         }
+    }
+
+    fn through(
+        &mut self,
+        mut pending: Box<Pending>,
+        mut way: Box<Way>,
+        cx: &mut TurnContext<'_>,
+    ) -> Step {
+        Step::Next(match way.turn(cx) {
+            Gone::Through(socket, bound) => self.established(*pending, socket, bound, cx.now),
+            Gone::Failed(failure) => self.lost(*pending, &failure, cx.now),
+            Gone::Not(next) => match self.wait(&mut pending, cx) {
+                Ok(until) => {
+                    let until = Some(next.map_or(until, |next| next.min(until)));
+                    let stage = Stage::Through { pending, way };
+                    return Step::Stay(stage, Turn::Wait { until });
+                }
+                Err(GivenUp::TimedOut) => self.lost(*pending, &way.timed_out(), cx.now),
+                Err(over) => self.give_up(*pending, over, cx.now),
+            },
+        })
+    }
+
+    /// Nobody was reached through the proxies.
+    fn lost(&mut self, pending: Pending, failure: &Failure, now: Instant) -> Stage {
+        if let Some(reason) = failure.reason() {
+            self.settings.stats.refused(reason);
+        }
+        if let Some(via) = &self.settings.via {
+            via.complain(failure, now);
+        }
+        self.refuse(pending, failure.code, failure, now)
     }
 
     /// Both sides are there: the last reply tells an address, then bytes are relayed.
@@ -383,6 +454,12 @@ impl ServerSession {
                 Stage::Over
             }
         }
+    }
+
+    fn no_such_command(&mut self, pending: Pending, now: Instant) -> Stage {
+        self.settings.stats.refused("command");
+        let code = ReplyCode::COMMAND_NOT_SUPPORTED;
+        self.refuse(pending, code, &"command not supported", now)
     }
 
     fn deny(&mut self, pending: Pending, denied: Denied, now: Instant) -> Stage {
@@ -487,6 +564,7 @@ impl Session for ServerSession {
                 } => self.look_up(pending, name, lookup, cx),
                 Stage::Dialling { pending, dial } => self.dial(pending, dial, cx),
                 Stage::Binding { pending, binding } => self.await_peer(pending, binding, cx),
+                Stage::Through { pending, way } => self.through(pending, way, cx),
                 Stage::Closing(mut closing) => match closing.turn(cx) {
                     Turn::Done => Step::Next(Stage::Over),
                     turn => Step::Stay(Stage::Closing(closing), turn),
@@ -525,6 +603,10 @@ impl Session for ServerSession {
             Stage::Binding { pending, binding } => {
                 pending.interests(interests);
                 binding.interests(interests);
+            }
+            Stage::Through { pending, way } => {
+                pending.interests(interests);
+                way.interests(interests);
             }
             Stage::Closing(closing) => closing.interests(interests),
             Stage::Relaying(established) => established.relay.interests(interests),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::association::UdpSettings;
 use super::rules::Rules;
 use super::users::Users;
+use super::via::Via;
 use crate::handshake::{Methods, Policy, Socks4};
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
@@ -19,6 +20,9 @@ pub struct ServerSettings {
     pub socks4: Socks4,
     /// Where clients may go.
     pub rules: Rules,
+    /// The proxies that destinations are reached through. Only CONNECT goes there, so nothing else is answered then: it
+    /// would leave this machine by another way.
+    pub via: Option<Arc<Via>>,
     /// For the whole handshake.
     pub handshake_timeout: Duration,
     /// For the look-up and all addresses of a destination together.
@@ -38,6 +42,12 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
+    /// How long a client may have to wait for the reply to CONNECT.
+    pub(super) fn patience(&self) -> Duration {
+        let via = self.via.as_ref().and_then(|via| via.timeout());
+        via.map_or(self.connect_timeout, |via| via.min(self.connect_timeout))
+    }
+
     pub(super) fn policy(&self) -> Policy {
         let methods = match self.users {
             Some(_) => Methods::UserPassword,

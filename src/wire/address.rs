@@ -211,6 +211,14 @@ impl Name {
         &self.0
     }
 
+    /// Whether it always means the machine that looks it up: `localhost` and what is under it (RFC 6761 §6.3).
+    #[must_use]
+    pub fn is_localhost(&self) -> bool {
+        let name = self.0.strip_suffix('.').unwrap_or(&self.0);
+        let label = name.rsplit('.').next().unwrap_or(name);
+        label.eq_ignore_ascii_case("localhost")
+    }
+
     /// Whether resolvers that follow `inet_aton` could take the name for an IPv4 address in one of its other
     /// spellings: `0x7f.1`, `2130706433`, `0177.0.0.1`, `127.0.0.1.`.
     ///

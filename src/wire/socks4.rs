@@ -43,6 +43,8 @@ pub enum RequestError {
     NotIpv4,
     /// 0.0.0.1 to 0.0.0.255: on the wire they say that a name follows.
     NameMarker,
+    /// SOCKS4 knows CONNECT and BIND only.
+    NoSuchCommand,
 }
 
 /// The user's name, 0 to [`MAX_USER_ID`] bytes without NUL.
@@ -198,6 +200,7 @@ impl fmt::Display for RequestError {
         match self {
             Self::NotIpv4 => write!(f, "SOCKS4 reaches IPv4 addresses only"),
             Self::NameMarker => write!(f, "SOCKS4 can't reach 0.0.0.1 to 0.0.0.255"),
+            Self::NoSuchCommand => write!(f, "SOCKS4 knows CONNECT and BIND only"),
         }
     }
 }

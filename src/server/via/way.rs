@@ -1,0 +1,452 @@
+//! One client's way through the proxies.
+//!
+//! ```text
+//! LookingUp ──the first's addresses──▶ Dialling ──▶ Asking ──connected──▶ Asking the next … the last ──▶ through
+//!                                         ▲            ▲│ takes no names
+//!                                         │            └┴▶ Naming: looks up the next one's
+//!                                         └── the last can't reach this address, there is another
+//! ```
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use socket2::Socket;
+
+use super::{Failure, Fault, Via};
+use crate::engine::{Interests, TurnContext, Want};
+use crate::handshake::client::Phase;
+use crate::handshake::{Client, Goal, HandshakeError, Outcome, Refusal};
+use crate::net::{canonical, read_some, write_all_now};
+use crate::proxy_uri::{Resolution, Scheme};
+use crate::resolver::{Lookup, ResolveError, Resolver};
+use crate::server::OTHERS;
+use crate::server::dial::{Dial, Dialled};
+use crate::wire::socks4::{self, RequestError};
+use crate::wire::socks5::ReplyCode;
+use crate::wire::{Address, BoundAddress, Host};
+
+/// A connection to a destination that is made through the proxies. No bytes from behind the last one's reply are read.
+pub(in crate::server) struct Way {
+    via: Arc<Via>,
+    resolver: Resolver,
+    /// What the last proxy is asked for; while it refuses, the next one.
+    destinations: VecDeque<Address>,
+    /// The first proxy's, once they are known.
+    addresses: Vec<SocketAddr>,
+    stage: Stage,
+}
+
+enum Stage {
+    LookingUp(Lookup),
+    Dialling(Dial),
+    Asking(Asking),
+    /// The proxy at this place takes no names, and the next one has one.
+    Naming(usize, Socket, Lookup),
+    Over,
+}
+
+/// A handshake with one of the proxies.
+struct Asking {
+    place: usize,
+    socket: Socket,
+    handshake: Client,
+    unsent: Vec<u8>,
+}
+
+/// How far it has got.
+pub(in crate::server) enum Gone {
+    /// To the destination, with the address that the last proxy told.
+    Through(Socket, SocketAddr),
+    /// Nowhere.
+    Failed(Failure),
+    /// Not yet there: to be looked at again then, or when a descriptor is ready.
+    Not(Option<Instant>),
+}
+
+/// What a turn of a handshake came to.
+enum Asked {
+    Granted(BoundAddress),
+    Not,
+    Failed(HandshakeError),
+    Broken(io::Error),
+}
+
+impl Way {
+    /// To one of the destinations: a name, or addresses.
+    pub(in crate::server) fn new(
+        via: Arc<Via>,
+        destinations: impl IntoIterator<Item = Address>,
+        resolver: Resolver,
+    ) -> Self {
+        let usable = |address: &Address| {
+            let is_v6 = matches!(address.host, Host::Ip(ip) if ip.to_canonical().is_ipv6());
+            !(is_v6 && via.last().scheme() == Scheme::Socks4)
+        };
+        let destinations = destinations.into_iter().filter(usable);
+        let destinations: VecDeque<_> = destinations.take(MOST_DESTINATIONS).collect();
+        let stage = match destinations.is_empty() {
+            true => Stage::Over,
+            false => Stage::LookingUp(look_up(&resolver, via.first.address())),
+        };
+        Self {
+            via,
+            resolver,
+            destinations,
+            addresses: Vec::new(),
+            stage,
+        }
+    }
+
+    pub(in crate::server) fn turn(&mut self, cx: &mut TurnContext<'_>) -> Gone {
+        loop {
+            let stage = match mem::replace(&mut self.stage, Stage::Over) {
+                Stage::LookingUp(mut lookup) => match lookup.take() {
+                    None => return self.wait(Stage::LookingUp(lookup), None),
+                    Some(answer) => self.first_found(answer, cx.now),
+                },
+                Stage::Dialling(mut dial) => match dial.turn(cx.now) {
+                    Dialled::Pending(next) => return self.wait(Stage::Dialling(dial), next),
+                    Dialled::Connected(socket) => self.ask(0, socket),
+                    Dialled::Failed(code) => {
+                        Err(self.trouble(0, &format_args!("cannot connect: {code}")))
+                    }
+                },
+                Stage::Naming(place, socket, mut lookup) => match lookup.take() {
+                    None => return self.wait(Stage::Naming(place, socket, lookup), None),
+                    Some(answer) => self.next_found(place, socket, answer),
+                },
+                Stage::Asking(mut asking) => match asking.turn(cx) {
+                    Asked::Not => return self.wait(Stage::Asking(asking), None),
+                    Asked::Granted(bound) if asking.place == self.via.others.len() => {
+                        let bound = self.told(&bound, &asking.socket);
+                        return Gone::Through(asking.socket, bound);
+                    }
+                    Asked::Granted(_) => self.ask(asking.place + 1, asking.socket),
+                    Asked::Failed(error) => self.failed(asking.place, error, cx.now),
+                    Asked::Broken(error) => {
+                        let phase = asking.handshake.phase();
+                        let what = format_args!("connection lost waiting for the {phase}: {error}");
+                        Err(self.trouble(asking.place, &what))
+                    }
+                },
+                // There was nothing that could be asked for.
+                Stage::Over => Err(self.unaskable(RequestError::NotIpv4)),
+            };
+            match stage {
+                Ok(stage) => self.stage = stage,
+                Err(failure) => return Gone::Failed(failure),
+            }
+        }
+    }
+
+    fn wait(&mut self, stage: Stage, until: Option<Instant>) -> Gone {
+        self.stage = stage;
+        Gone::Not(until)
+    }
+
+    fn first_found(
+        &mut self,
+        answer: Result<Vec<SocketAddr>, ResolveError>,
+        now: Instant,
+    ) -> Result<Stage, Failure> {
+        let addresses = answer.map_err(|error| self.trouble(0, &error))?;
+        let mut addresses: Vec<_> = addresses.into_iter().map(canonical).collect();
+        addresses.retain(|address| !self.via.own.is_own(*address));
+        if addresses.is_empty() {
+            return Err(self.trouble(0, &"it is a listener of this server"));
+        }
+        self.addresses = addresses;
+        Ok(self.dial(now))
+    }
+
+    fn dial(&self, now: Instant) -> Stage {
+        Stage::Dialling(Dial::new(self.addresses.clone(), now))
+    }
+
+    /// Asks the proxy at this place for the one behind it, or for the destination.
+    fn ask(&self, place: usize, socket: Socket) -> Result<Stage, Failure> {
+        let Some(next) = self.via.proxy(place + 1) else {
+            let Some(destination) = self.destinations.front() else {
+                return Err(self.unaskable(RequestError::NotIpv4));
+            };
+            let asking = self.asking(place, socket, destination.clone());
+            return asking.map_err(|error| self.unaskable(error));
+        };
+        let next = next.address();
+        let takes_names = self
+            .via
+            .proxy(place)
+            .is_some_and(|proxy| proxy.scheme().resolution() == Resolution::AtProxy);
+        if matches!(next.host, Host::Name(_)) && !takes_names {
+            let lookup = look_up(&self.resolver, next);
+            return Ok(Stage::Naming(place, socket, lookup));
+        }
+        let asking = self.asking(place, socket, next.clone());
+        asking.map_err(|error| self.trouble(place, &error))
+    }
+
+    fn next_found(
+        &self,
+        place: usize,
+        socket: Socket,
+        answer: Result<Vec<SocketAddr>, ResolveError>,
+    ) -> Result<Stage, Failure> {
+        let addresses = answer.map_err(|error| self.trouble(place + 1, &error))?;
+        let scheme = self.via.proxy(place).map(|proxy| proxy.scheme());
+        let usable = |address: &SocketAddr| address.is_ipv4() || scheme != Some(Scheme::Socks4);
+        let address = addresses.into_iter().map(canonical).find(usable);
+        let address = address.ok_or_else(|| self.trouble(place + 1, &RequestError::NotIpv4))?;
+        let asking = self.asking(place, socket, address.into());
+        asking.map_err(|error| self.trouble(place, &error))
+    }
+
+    fn asking(&self, place: usize, socket: Socket, target: Address) -> Result<Stage, RequestError> {
+        let proxy = self.via.proxy(place).unwrap_or(&self.via.first);
+        let mut handshake = Client::for_proxy(proxy, Goal::Connect(target))?;
+        let mut unsent = Vec::new();
+        handshake.start(&mut unsent);
+        Ok(Stage::Asking(Asking {
+            place,
+            socket,
+            handshake,
+            unsent,
+        }))
+    }
+
+    /// What to do about a proxy that did not do what it was asked for.
+    fn failed(
+        &mut self,
+        place: usize,
+        error: HandshakeError,
+        now: Instant,
+    ) -> Result<Stage, Failure> {
+        let refusal = match error {
+            HandshakeError::Refused(refusal) if place == self.via.others.len() => refusal,
+            _ => {
+                let mut failure = self.trouble(place, &error);
+                if is_about_login(error) {
+                    failure.fault = Fault::Login;
+                }
+                return Err(failure);
+            }
+        };
+        if refusal.is_about_address() && self.destinations.len() > 1 {
+            self.destinations.pop_front();
+            return Ok(self.dial(now));
+        }
+        let mut failure = self.trouble(place, &refusal);
+        match refusal {
+            Refusal::Socks5(code) => {
+                failure.code = code;
+                failure.fault = Fault::Destination;
+            }
+            // The only code for that: where it comes from a proxy that works, it is about the destination.
+            Refusal::Socks4(socks4::ReplyCode::REJECTED) => {
+                failure.code = ReplyCode::CONNECTION_REFUSED;
+                failure.fault = Fault::Destination;
+            }
+            // About us (SOCKS4, 92 and 93).
+            Refusal::Socks4(_) => failure.fault = Fault::Login,
+        }
+        Err(failure)
+    }
+
+    /// What to tell the client as the bound address. For a proxy that tells 0.0.0.0 with a port it is itself; where it tells a
+    /// name or nothing, nothing is told, as RFC 1928 §6 has no other way to say so.
+    fn told(&self, bound: &BoundAddress, socket: &Socket) -> SocketAddr {
+        let proxy = match self.via.last().address().host {
+            Host::Ip(ip) => Some(ip),
+            Host::Name(_) if self.via.others.is_empty() => {
+                let peer = socket.peer_addr().ok();
+                peer.and_then(|peer| peer.as_socket()).map(|peer| peer.ip())
+            }
+            Host::Name(_) => None,
+        };
+        let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let proxy = proxy.filter(|_| bound.port() != 0).unwrap_or(unknown);
+        let told = bound.seen_from(proxy);
+        canonical(told.unwrap_or_else(|| SocketAddr::new(unknown, bound.port())))
+    }
+
+    /// What to blame when the time is over.
+    pub(in crate::server) fn timed_out(&self) -> Failure {
+        match &self.stage {
+            Stage::Asking(asking) => {
+                let phase = asking.handshake.phase();
+                let what = format_args!("timed out waiting for the {phase}");
+                let mut failure = self.trouble(asking.place, &what);
+                // It has been asked, so it may be waiting itself.
+                if phase == Phase::Reply && asking.place == self.via.others.len() {
+                    failure.code = ReplyCode::HOST_UNREACHABLE;
+                    failure.fault = Fault::Destination;
+                }
+                failure
+            }
+            Stage::Naming(place, ..) => self.trouble(place + 1, &LOOKUP_TIMED_OUT),
+            Stage::LookingUp(_) => self.trouble(0, &LOOKUP_TIMED_OUT),
+            Stage::Dialling(_) | Stage::Over => self.trouble(0, &"connecting timed out"),
+        }
+    }
+
+    fn trouble(&self, place: usize, what: &dyn fmt::Display) -> Failure {
+        let proxy = self.via.proxy(place).unwrap_or(&self.via.first);
+        Failure {
+            code: ReplyCode::GENERAL_FAILURE,
+            fault: Fault::Proxy,
+            text: format!("via {}: {what}", proxy.address()),
+        }
+    }
+
+    fn unaskable(&self, error: RequestError) -> Failure {
+        Failure {
+            code: ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED,
+            fault: Fault::Destination,
+            ..self.trouble(self.via.others.len(), &error)
+        }
+    }
+
+    pub(in crate::server) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        match &self.stage {
+            Stage::LookingUp(lookup) | Stage::Naming(_, _, lookup) => {
+                if let Some(descriptor) = lookup.descriptor() {
+                    interests.watch(OTHERS, descriptor, Want::READ);
+                }
+            }
+            Stage::Dialling(dial) => dial.interests(interests),
+            Stage::Asking(asking) => {
+                let want = Want {
+                    read: true,
+                    write: !asking.unsent.is_empty(),
+                };
+                interests.watch(OTHERS, asking.socket.as_fd(), want);
+            }
+            Stage::Over => {}
+        }
+    }
+}
+
+impl Asking {
+    fn turn(&mut self, cx: &mut TurnContext<'_>) -> Asked {
+        loop {
+            let sent = write_all_now(&self.socket, &mut self.unsent);
+            let room = cx.buffer_up_to(self.handshake.wanted());
+            // Also after a failed write: a proxy that closed because of what it thinks of us has said so before.
+            let input = match (read_some(&self.socket, room), sent) {
+                (Ok(Some(input)), _) if !input.is_empty() => input,
+                (Ok(Some(_)), Ok(_)) => return Asked::Failed(self.handshake.closed()),
+                (Ok(None), Ok(_)) => return Asked::Not,
+                (Err(error), Ok(_)) | (_, Err(error)) => return Asked::Broken(error),
+            };
+            if let Err(error) = self.handshake.feed(input, &mut self.unsent) {
+                return Asked::Failed(error);
+            }
+            if let Some(Outcome::Done(bound)) = self.handshake.outcome() {
+                return Asked::Granted(bound.clone());
+            }
+        }
+    }
+}
+
+fn look_up(resolver: &Resolver, address: &Address) -> Lookup {
+    resolver.lookup(&address.host.to_string(), address.port)
+}
+
+/// Whether a proxy wants other credentials, or none of ours.
+fn is_about_login(error: HandshakeError) -> bool {
+    matches!(
+        error,
+        HandshakeError::NoAcceptableMethod
+            | HandshakeError::AuthenticationRequired
+            | HandshakeError::MethodNotOffered(_)
+            | HandshakeError::CredentialsRejected(_)
+    )
+}
+
+const LOOKUP_TIMED_OUT: &str = "name look-up timed out";
+
+/// Addresses of one destination that the last proxy is asked for: each costs a whole handshake with every proxy, and the
+/// deadline ends it anyway.
+const MOST_DESTINATIONS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::Ready;
+    use crate::net::OwnListeners;
+
+    /// Runs it against a proxy that gives these replies, one a connection; what became of it, and how many connections there
+    /// were.
+    fn run(scheme: &str, destinations: &[&str], replies: &[[u8; 10]]) -> (Gone, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let via = Via::new(uri.parse().unwrap(), Vec::new(), OwnListeners::new());
+        let destinations = destinations.iter().map(|text| text.parse().unwrap());
+        let resolver = Resolver::default();
+        let mut way = Way::new(Arc::new(via.unwrap()), destinations, resolver);
+        let replies = replies.to_vec();
+        let proxy = thread::spawn(move || {
+            let mut kept = Vec::new();
+            for reply in replies {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 13];
+                stream.read_exact(&mut request[..3]).unwrap();
+                stream.write_all(&[5, 0]).unwrap();
+                stream.read_exact(&mut request[3..]).unwrap();
+                stream.write_all(&reply).unwrap();
+                kept.push(stream);
+            }
+            kept
+        });
+        let mut buffer = Vec::new();
+        for _ in 0..5000 {
+            let mut cx = TurnContext::new(Instant::now(), Ready::ALL, &mut buffer);
+            match way.turn(&mut cx) {
+                Gone::Not(_) => thread::sleep(Duration::from_millis(1)),
+                gone => return (gone, proxy.join().unwrap().len()),
+            }
+        }
+        panic!("nothing came of it");
+    }
+
+    fn reply(code: u8) -> [u8; 10] {
+        [5, code, 0, 1, 192, 0, 2, 1, 0, 80]
+    }
+
+    #[test]
+    fn the_next_address_is_asked_for_while_the_last_proxy_cannot_reach_one() {
+        let two = ["192.0.2.1:80", "192.0.2.2:80"];
+        let (gone, connections) = run("socks5", &two, &[reply(4), reply(0)]);
+        assert!(matches!(gone, Gone::Through(_, bound) if bound.port() == 80));
+        assert_eq!(connections, 2);
+        for (replies, expected) in [(&[reply(4), reply(5)][..], 5), (&[reply(2)], 2)] {
+            match run("socks5", &two, replies) {
+                (Gone::Failed(failure), connections) => {
+                    assert_eq!(failure.code, ReplyCode(expected));
+                    assert_eq!((failure.reason(), connections), (None, replies.len()));
+                }
+                _ => panic!("not refused"),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_asked_of_socks4_that_it_cannot_reach() {
+        match run("socks4", &["[2001:db8::1]:80"], &[]) {
+            (Gone::Failed(failure), 0) => {
+                assert_eq!(failure.code, ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED);
+            }
+            _ => panic!("not refused"),
+        }
+    }
+}
