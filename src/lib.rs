@@ -9,7 +9,7 @@
 //! main, cli, demo       flags to settings or one request; text and JSON on stdout, log on stderr
 //!    daemon             what joins the parts into a running forwarder or server
 //!    control            the local socket: messages, serving end, asking end
-//!    forward  server    a client's session: dial, fail over, relay / answer SOCKS, connect, relay
+//!    forward  server    a client's session: dial, fail over, relay / answer SOCKS, connect, relay, datagrams
 //!    discovery          sources, table, probes, race
 //!    listen             binding, who may connect, how many, what happens when descriptors run out
 //!    client             blocking: through one proxy or a chain of them, for programs and `sockhop dial`

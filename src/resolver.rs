@@ -33,7 +33,7 @@ impl Resolver {
         Self::with_lookup(max_threads, queue_limit, system_lookup)
     }
 
-    fn with_lookup(max_threads: usize, queue_limit: usize, ask: Ask) -> Self {
+    pub(crate) fn with_lookup(max_threads: usize, queue_limit: usize, ask: Ask) -> Self {
         Self {
             shared: Arc::new(Shared {
                 max_threads: max_threads.max(1),
@@ -250,9 +250,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// which takes some tens of KiB more.
 const STACK_SIZE: usize = 256 * 1024;
 
-type Answer = Result<Vec<SocketAddr>, ResolveError>;
+pub(crate) type Answer = Result<Vec<SocketAddr>, ResolveError>;
 
-type Ask = fn(&str, u16) -> Answer;
+pub(crate) type Ask = fn(&str, u16) -> Answer;
 
 #[derive(Debug)]
 enum Inner {

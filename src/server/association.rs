@@ -19,6 +19,8 @@ mod dropped;
 mod names;
 mod settings;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
