@@ -14,6 +14,7 @@ use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORK
 use crate::server::association::UdpOptions;
 use crate::server::rules::{Effect, Rule};
 use crate::server::users::User;
+use crate::wire::socks4::UserId;
 
 /// Be a SOCKS 4, 4a and 5 server: let others use this machine's network.
 #[derive(FromArgs, ArgsInfo)]
@@ -37,7 +38,9 @@ or some that a rule for addresses allows.
 
 A password that is given as an option can be seen by others on this machine:
 better is NAME:PASSWORD in the variable SOCKHOP_USER, or a file. With users,
-SOCKS4 is off, since it knows no passwords.
+SOCKS4 is off, since it knows no passwords, but for the user ids that
+--socks4-user names. Whoever knows or guesses an id can claim it: say with
+--allow where its clients are.
 
 PROXY is SCHEME://[USER:PASSWORD@]HOST[:PORT][?timeout=TIME], as for dial.
 If the last one is socks5h or socks4a, it looks up names: then rules for
@@ -91,6 +94,11 @@ pub(super) struct Serve {
     /// refuse BIND, which opens a port for one peer of a client
     #[argh(switch)]
     no_bind: bool,
+
+    /// ID, repeatable: SOCKS4 and SOCKS4a are for clients with this user id,
+    /// also where there are users (default any id, or SOCKS4 off with users)
+    #[argh(option)]
+    socks4_user: Vec<String>,
 
     /// refuse to carry datagrams (UDP ASSOCIATE)
     #[argh(switch)]
@@ -209,6 +217,7 @@ impl Serve {
                 .map(|text| proxy("--via", text))
                 .collect::<Result<_, _>>()?,
             socks4: !self.no_socks4,
+            socks4_users: values::options(NAME, "--socks4-user", &self.socks4_user, user_id)?,
             udp: self.udp()?,
             max_associations: optional("--max-associations", &self.max_associations, |text| {
                 values::number(text, &CONNECTIONS)
@@ -259,6 +268,10 @@ impl Serve {
         if !self.allow.is_empty() {
             settings.allow = Some(values::options(NAME, "--allow", &self.allow, values::cidr)?);
         }
+        if self.no_socks4 && !self.socks4_user.is_empty() {
+            let problem = "--no-socks4: --socks4-user says who may use SOCKS4";
+            return Err(Failure::usage(problem, Some(NAME)));
+        }
         let denied = rules(Effect::Deny, "--deny-dest", &self.deny_dest)?;
         settings.rules.extend(denied);
         Ok(settings)
@@ -293,6 +306,11 @@ fn user(name: &str, text: &str) -> Result<User, Failure> {
 fn proxy(name: &str, text: &str) -> Result<ProxyUri, Failure> {
     text.parse()
         .map_err(|error| Failure::usage(format!("{name}: {error}"), Some(NAME)))
+}
+
+fn user_id(text: &str) -> Result<UserId, BadText> {
+    let id = UserId::new(text).filter(|_| !text.is_empty());
+    id.ok_or_else(|| BadText::new(text, "is not a user id of 1 to 255 bytes", "ada"))
 }
 
 fn path(text: &str) -> Result<std::path::PathBuf, BadText> {
@@ -352,7 +370,7 @@ mod tests {
     #[test]
     fn every_option_reaches_its_setting() {
         let line = "--listen 1 --allow 10.0.0.0/8 --user a:b --user c:d:e --users-file f \
-             --allow-dest 10.0.0.0/8:80 --deny-dest example.org --via socks5h://a:b@c --via socks4://d --no-socks4 --max-connections 10 \
+             --allow-dest 10.0.0.0/8:80 --deny-dest example.org --via socks5h://a:b@c --via socks4://d --socks4-user ada --socks4-user b --max-connections 10 \
              --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
              --max-associations 7 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
@@ -370,10 +388,11 @@ mod tests {
                 rule(Effect::Allow, "10.0.0.0/8:80"),
                 rule(Effect::Deny, "example.org"),
             ],
+            socks4: true,
+            socks4_users: vec![UserId::new("ada").unwrap(), UserId::new("b").unwrap()],
             via: ["socks5h://a:b@c", "socks4://d"]
                 .map(|text| text.parse().unwrap())
                 .into(),
-            socks4: false,
             udp: Some(UdpOptions {
                 ports: Some("4000-4999".parse().unwrap()),
                 advertise: Some("192.0.2.7".parse().unwrap()),
@@ -423,6 +442,21 @@ mod tests {
             assert!(error.starts_with("--via: "), "{error}");
             assert!(!error.contains("ter2@"), "{error}");
         }
+    }
+
+    #[test]
+    fn socks4_can_be_off_or_for_some() {
+        let off = ServeSettings {
+            socks4: false,
+            ..ServeSettings::default()
+        };
+        assert_eq!(settings("--no-socks4"), Ok(off));
+        let error = settings("--no-socks4 --socks4-user ada").unwrap_err();
+        assert!(error.starts_with("--no-socks4: "), "{error}");
+        let long = "x".repeat(256);
+        let error = settings(&format!("--socks4-user {long}")).unwrap_err();
+        assert!(error.starts_with("--socks4-user: "), "{error}");
+        assert!(user_id("").is_err());
     }
 
     #[test]

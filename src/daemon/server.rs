@@ -68,6 +68,11 @@ pub(super) fn build(
         None => None,
     };
 
+    let socks4 = match (settings.socks4, settings.socks4_users.is_empty()) {
+        (true, true) => Socks4::Allowed,
+        (true, false) => Socks4::ByUserId,
+        (false, _) => Socks4::Refused,
+    };
     let stats = ServerStats::default();
     let relay = RelaySettings {
         idle: settings.idle_timeout,
@@ -82,11 +87,8 @@ pub(super) fn build(
     let associations = udp.as_ref().map(|udp| udp.associations.clone());
     let shared = Arc::new(ServerSettings {
         users: users.clone(),
-        socks4: if settings.socks4 {
-            Socks4::Allowed
-        } else {
-            Socks4::Refused
-        },
+        socks4,
+        socks4_users: settings.socks4_users,
         rules: Rules::new(settings.rules, own),
         via: via.clone(),
         handshake_timeout: settings.handshake_timeout,
@@ -146,8 +148,8 @@ pub(super) fn build(
             "no users are set: whoever may connect can use this server (--user, --users-file)"
         );
     }
-    if users.is_some() && settings.socks4 {
-        log::info!("SOCKS4 is off: it knows no passwords");
+    if users.is_some() && socks4 == Socks4::Allowed {
+        log::info!("SOCKS4 is off: it knows no passwords (--socks4-user)");
     }
     if let Some(via) = via {
         log::info!("connecting through {via}; BIND and UDP ASSOCIATE are off");

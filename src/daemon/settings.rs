@@ -14,6 +14,7 @@ use crate::server::rules::Rule;
 use crate::server::users::User;
 use crate::source_spec::SourceSpec;
 use crate::target::HostPort;
+use crate::wire::socks4::UserId;
 
 /// The settings of a forwarder. `Settings::default()` has every default and nobody to forward to.
 ///
@@ -83,6 +84,8 @@ pub struct ServeSettings {
     pub udp: Option<UdpOptions>,
     /// UDP associations at the same time from one address, within [`CONNECTIONS`].
     pub max_associations: usize,
+    /// If not empty: SOCKS4 and 4a are for these user ids alone, also where there are users.
+    pub socks4_users: Vec<UserId>,
     /// Clients at the same time, within [`CONNECTIONS`]. `None`: as many as the descriptor limit allows.
     pub max_connections: Option<usize>,
     /// Clients at the same time from one address, within [`CONNECTIONS`]. `None`: no limit of their own.
@@ -117,6 +120,7 @@ impl Default for ServeSettings {
             socks4: true,
             udp: Some(UdpOptions::default()),
             max_associations: ASSOCIATIONS_PER_CLIENT,
+            socks4_users: Vec::new(),
             max_connections: None,
             max_per_client: None,
             workers: DEFAULT_WORKERS,

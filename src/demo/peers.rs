@@ -153,6 +153,7 @@ impl Task for Build {
                 let settings = Arc::new(ServerSettings {
                     users,
                     socks4: Socks4::Allowed,
+                    socks4_users: Vec::new(),
                     // The page is on loopback, as everything here.
                     rules: Rules::allow_all(),
                     via: None,

@@ -101,6 +101,11 @@ mod tests {
         socks4: Socks4::Allowed,
     };
 
+    const BY_ID: Policy = Policy {
+        methods: Methods::UserPassword,
+        socks4: Socks4::ByUserId,
+    };
+
     fn ada() -> Credentials {
         Credentials::new("ada", "pass").unwrap()
     }
@@ -137,7 +142,8 @@ mod tests {
             for command in [socks4::Command::Connect, socks4::Command::Bind] {
                 let user_id = socks4::UserId::new("ada").unwrap();
                 let request = socks4::Request::socks4a(command, address(to), user_id).unwrap();
-                clients.push((Client::socks4(request), open));
+                clients.push((Client::socks4(request.clone()), open));
+                clients.push((Client::socks4(request), BY_ID));
             }
         }
         clients
@@ -156,6 +162,14 @@ mod tests {
                 Some(Event::Credentials(request)) => {
                     assert!(ada().matches(&request));
                     server.accept(&mut down);
+                }
+                Some(Event::UserId(request)) => {
+                    assert_eq!(
+                        request.user_id(),
+                        Some(&socks4::UserId::new("ada").unwrap())
+                    );
+                    server.accept(&mut down);
+                    continue;
                 }
                 Some(Event::Request(_)) => server.reply(ReplyCode::SUCCEEDED, bound(), &mut down),
                 None if server.phase() == server::Phase::Reply => {
@@ -217,7 +231,7 @@ mod tests {
                         taken.is_ok_and(|taken| taken <= part.len()) || taken.is_err(),
                         "round {round}"
                     );
-                    if let Some(Event::Credentials(_)) = server.event() {
+                    if let Some(Event::Credentials(_) | Event::UserId(_)) = server.event() {
                         server.accept(&mut down);
                     }
                 }
@@ -244,7 +258,7 @@ mod tests {
         let seed = 0x1928_1929;
         println!("seed {seed:#x}");
         let mut rng = Rng::with_seed(seed);
-        let scripts: [(&[u8], Policy); 4] = [
+        let scripts: [(&[u8], Policy); 5] = [
             (
                 b"\x05\x02\0\x02\x05\x01\0\x03\x01a\0\x50payload",
                 Policy::default(),
@@ -258,6 +272,7 @@ mod tests {
                 Policy::default(),
             ),
             (b"\x04\x02\0\x50\xc0\0\x02\x01\0payload", Policy::default()),
+            (b"\x04\x01\0\x50\xc0\0\x02\x01ada\0payload", BY_ID),
         ];
         for round in 0..20_000 {
             let (script, policy) = scripts[rng.usize(..scripts.len())];
@@ -288,6 +303,10 @@ mod tests {
                 }
                 match server.event() {
                     Some(Event::Credentials(_)) => server.accept(&mut out),
+                    Some(Event::UserId(_)) => {
+                        server.accept(&mut out);
+                        break 'parts;
+                    }
                     Some(Event::Request(_)) => break 'parts,
                     None => (),
                 }

@@ -4,16 +4,17 @@
 //!              5 ┌► AwaitGreeting ── none ────────────────────────────────► AwaitRequest ─┐
 //! AwaitVersion ──┤        └ user/password ─► AwaitCredentials ─► Judging ─ accept ─┘      ▼
 //!              4 └► AwaitSocks4Request ────────────────────────────────────────────► Requested ─ reply ─► Finished
-//!                                                                             (BIND: Listening ─ reply ─┘)
+//!                         └ by user id ─────────────────────► Judging ─ accept ──────┘  (BIND: Listening ─ reply ─┘)
 //! ```
 //!
-//! The machine stops twice for its driver: to have credentials judged, and with the request. After an error `out`
+//! The machine stops twice for its driver: to have credentials or a user id judged, and with the request. After an error `out`
 //! has what the client must still get before the connection is closed.
 //!
 //! What to read: RFC 1928 §3 to §6, RFC 1929 §2, SOCKS4 "CONNECT" and "BIND".
 
 use std::error::Error;
 use std::fmt;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 
 use super::Partial;
@@ -34,8 +35,8 @@ pub struct Server {
 pub struct Policy {
     /// What SOCKS5 clients must offer.
     pub methods: Methods,
-    /// Whether SOCKS4 and 4a are answered. They know no passwords, so never under [`Methods::UserPassword`],
-    /// whatever is said here.
+    /// Whether SOCKS4 and 4a are answered. They know no passwords, so [`Socks4::Allowed`] is [`Socks4::Refused`] under
+    /// [`Methods::UserPassword`].
     pub socks4: Socks4,
 }
 
@@ -55,9 +56,12 @@ pub enum Methods {
 /// Whether SOCKS4 is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Socks4 {
-    /// It is.
+    /// It is, but never where passwords are demanded.
     #[default]
     Allowed,
+    /// It is, also where passwords are demanded, for the user ids that the driver accepts. An id is what the client
+    /// claims: nothing proves it.
+    ByUserId,
     /// It is answered with a refusal.
     Refused,
 }
@@ -67,6 +71,8 @@ pub enum Socks4 {
 pub enum Event {
     /// Judge these, then call [`Server::accept`] or [`Server::reject`].
     Credentials(user_password::Request),
+    /// Judge the [user id](Request::user_id) of this SOCKS4 request in the same way, under [`Socks4::ByUserId`].
+    UserId(Request),
     /// Do this, then call [`Server::reply`] or [`Server::refuse`].
     Request(Request),
 }
@@ -98,7 +104,7 @@ pub enum Phase {
     Greeting,
     /// User and password.
     Credentials,
-    /// The driver's verdict on them.
+    /// The driver's verdict on them, or on a user id.
     Verdict,
     /// The request.
     Request,
@@ -117,6 +123,8 @@ pub enum ServerError {
     Http,
     /// SOCKS4, which the policy refuses. 91 is sent.
     Socks4Refused,
+    /// The driver rejected the user id of SOCKS4. 91 is sent.
+    UserIdRejected,
     /// The client offers none of the methods that the policy demands. `05 FF` is sent.
     NoAcceptableMethod,
     /// The driver rejected user and password. `01 01` is sent.
@@ -213,20 +221,33 @@ impl Server {
         }
     }
 
-    /// The credentials are right. Does nothing if none wait for a verdict.
+    /// The credentials are right, or the user id is. Does nothing if neither waits for a verdict.
     pub fn accept(&mut self, out: &mut Vec<u8>) {
-        if let State::Judging(_) = self.state {
-            Status::ACCEPTED.encode(out);
-            self.state = State::AwaitRequest;
-        }
+        self.state = match mem::replace(&mut self.state, State::Finished) {
+            State::Judging(Event::UserId(request)) => State::Requested(Event::Request(request)),
+            State::Judging(_) => {
+                Status::ACCEPTED.encode(out);
+                State::AwaitRequest
+            }
+            other => other,
+        };
     }
 
-    /// The credentials are wrong: send `out`, then close (RFC 1929 §2). Does nothing if none wait for a verdict.
+    /// The credentials are wrong (RFC 1929 §2), or the user id is: send `out`, then close. Does nothing if neither waits
+    /// for a verdict.
     pub fn reject(&mut self, out: &mut Vec<u8>) {
-        if let State::Judging(_) = self.state {
-            Status::REJECTED.encode(out);
-            self.state = State::Failed(ServerError::CredentialsRejected);
-        }
+        let error = match self.state {
+            State::Judging(Event::UserId(_)) => {
+                write_refusal(Protocol::Socks4, ReplyCode::NOT_ALLOWED, out);
+                ServerError::UserIdRejected
+            }
+            State::Judging(_) => {
+                Status::REJECTED.encode(out);
+                ServerError::CredentialsRejected
+            }
+            _ => return,
+        };
+        self.state = State::Failed(error);
     }
 
     /// Appends the reply in the client's version, with the address on our side. For BIND a success is followed
@@ -362,7 +383,10 @@ impl Server {
                     .inspect_err(|_| {
                         write_refusal(Protocol::Socks4, ReplyCode::GENERAL_FAILURE, out);
                     })?;
-                request.map(|request| State::Requested(Event::Request(request)))
+                request.map(|request| match self.policy.socks4 {
+                    Socks4::ByUserId => State::Judging(Event::UserId(request)),
+                    _ => State::Requested(Event::Request(request)),
+                })
             }
             State::Judging(_)
             | State::Requested(_)
@@ -377,7 +401,11 @@ impl Server {
     }
 
     fn speaks_socks4(&self) -> bool {
-        self.policy.socks4 == Socks4::Allowed && self.policy.methods != Methods::UserPassword
+        match self.policy.socks4 {
+            Socks4::Allowed => self.policy.methods != Methods::UserPassword,
+            Socks4::ByUserId => true,
+            Socks4::Refused => false,
+        }
     }
 
     fn choose(&self, greeting: &Greeting, out: &mut Vec<u8>) -> Result<State, ServerError> {
@@ -415,7 +443,7 @@ impl fmt::Display for Phase {
         f.pad(match self {
             Self::Greeting => "greeting",
             Self::Credentials => "user and password",
-            Self::Verdict => "verdict on user and password",
+            Self::Verdict => "verdict on the user",
             Self::Request => "request",
             Self::Reply => "reply",
             Self::Finished => "end",
@@ -429,6 +457,7 @@ impl fmt::Display for ServerError {
             Self::Version(byte) => write!(f, "not SOCKS: the first byte is {byte:#04x}"),
             Self::Http => write!(f, "not SOCKS: the client speaks HTTP"),
             Self::Socks4Refused => write!(f, "SOCKS4 is not allowed"),
+            Self::UserIdRejected => write!(f, "SOCKS4 is not allowed with this user id"),
             Self::NoAcceptableMethod => write!(f, "the client offers no acceptable method"),
             Self::CredentialsRejected => write!(f, "wrong user or password"),
             Self::NoDestination => write!(f, "the request has no destination"),
@@ -785,6 +814,55 @@ mod tests {
             let expected = (ServerError::Socks4Refused, REJECTED.to_vec());
             assert_eq!(failure(policy, &[4]), expected);
         }
+    }
+
+    #[test]
+    fn user_ids_of_socks4_are_judged_where_the_policy_says_so() {
+        let by_id = |methods| Policy {
+            methods,
+            socks4: Socks4::ByUserId,
+        };
+        for methods in [Methods::None, Methods::UserPassword, Methods::Either] {
+            for (input, _, request) in exchanges() {
+                if request.user_id().is_none() {
+                    continue;
+                }
+                let judging = fed(by_id(methods), input);
+                assert_eq!(judging.phase(), Phase::Verdict);
+                assert_eq!(judging.request(), None);
+                let judged = |event: Option<&Event>| match event {
+                    Some(Event::UserId(request)) => Some(request.clone()),
+                    _ => None,
+                };
+                assert_eq!(judged(judging.event()), Some(request.clone()));
+
+                let (mut server, mut out) = (judging.clone(), Vec::new());
+                // Not a reply: nothing goes past the verdict.
+                server.reply(ReplyCode::SUCCEEDED, bound(), &mut out);
+                assert_eq!(server.feed(b"payload", &mut out), Ok(0));
+                server.accept(&mut out);
+                assert_eq!((asked(&server), &out[..]), (request, &[][..]));
+                server.accept(&mut out);
+                server.reject(&mut out);
+                server.reply(ReplyCode::SUCCEEDED, bound(), &mut out);
+                assert_eq!(out, b"\0\x5a\x0f\xa0\xc0\0\x02\x01");
+
+                let (mut server, mut out) = (judging, Vec::new());
+                server.reject(&mut out);
+                assert_eq!(out, REJECTED);
+                assert_eq!(server.feed(&[], &mut out), Err(ServerError::UserIdRejected));
+                server.accept(&mut out);
+                server.reply(ReplyCode::SUCCEEDED, bound(), &mut out);
+                assert_eq!(out, REJECTED);
+            }
+        }
+        // SOCKS5 is not concerned.
+        let mut server = Server::new(by_id(Methods::UserPassword));
+        let mut out = Vec::new();
+        assert_eq!(
+            server.feed(&[5, 1, 0], &mut out),
+            Err(ServerError::NoAcceptableMethod)
+        );
     }
 
     #[test]

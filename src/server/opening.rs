@@ -13,6 +13,7 @@ use super::users::Verdict;
 use crate::engine::{Interests, TurnContext, Want};
 use crate::handshake::{Event, Request, Server, ServerError};
 use crate::net::{read_some, write_all_now};
+use crate::wire::socks4::UserId;
 
 /// A client that has not made its request yet.
 pub(super) struct Opening {
@@ -128,6 +129,15 @@ impl Opening {
                     });
                     return Opened::Not(until.min(self.until));
                 }
+                Some(Event::UserId(request)) => {
+                    let ids = &settings.socks4_users;
+                    let verdict = match request.user_id().is_some_and(|id| ids.contains(id)) {
+                        true => Verdict::Right,
+                        false => Verdict::Wrong,
+                    };
+                    self.pronounce(verdict, user);
+                    continue;
+                }
                 None => {}
             }
             match write_all_now(&self.client, &mut self.unsent) {
@@ -147,9 +157,12 @@ impl Opening {
     fn pronounce(&mut self, verdict: Verdict, user: &mut Option<Box<str>>) {
         match verdict {
             Verdict::Right => {
-                if let Some(Event::Credentials(credentials)) = self.server.event() {
-                    *user = Some(String::from_utf8_lossy(credentials.user()).into());
-                }
+                let name = match self.server.event() {
+                    Some(Event::Credentials(credentials)) => Some(credentials.user()),
+                    Some(Event::UserId(request)) => request.user_id().map(UserId::as_bytes),
+                    _ => None,
+                };
+                *user = name.map(|name| String::from_utf8_lossy(name).into());
                 self.server.accept(&mut self.unsent);
             }
             Verdict::Wrong => self.server.reject(&mut self.unsent),

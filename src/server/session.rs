@@ -523,6 +523,7 @@ fn reason(error: ServerError) -> &'static str {
     match error {
         ServerError::Version(_) | ServerError::Http => "not-socks",
         ServerError::Socks4Refused => "socks4",
+        ServerError::UserIdRejected => "socks4-user",
         ServerError::NoAcceptableMethod => "no-acceptable-method",
         ServerError::CredentialsRejected => "credentials",
         ServerError::NoDestination | ServerError::Malformed(..) => "malformed",

@@ -11,13 +11,16 @@ use super::via::Via;
 use crate::handshake::{Methods, Policy, Socks4};
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
+use crate::wire::socks4::UserId;
 
 /// What the sessions of one server have in common.
 pub struct ServerSettings {
     /// Who may use it. `None`: everybody who gets in.
     pub users: Option<Users>,
-    /// Whether SOCKS4 and 4a are answered. Never where there are users, since these versions know no passwords.
+    /// Whether SOCKS4 and 4a are answered. Where there are users only by user id, since these versions know no passwords.
     pub socks4: Socks4,
+    /// The user ids that [`Socks4::ByUserId`] is for, compared byte by byte.
+    pub socks4_users: Vec<UserId>,
     /// Where clients may go.
     pub rules: Rules,
     /// The proxies that destinations are reached through. Only CONNECT goes there, so nothing else is answered then: it

@@ -1,0 +1,142 @@
+//! Who uses `sockhop serve`, and what it tells about them. Bytes are written by hand.
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use common::{Observed, SOON, Sockhop, Target, connect, dead_address, exchange, observe};
+
+/// A server that lets clients go to IPv4's loopback.
+fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
+        .args(arguments)
+        .start();
+    let address = server.wait_listening(SOON);
+    (server, address)
+}
+
+#[track_caller]
+fn ask(server: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = connect(server).expect("connect");
+    stream.write_all(bytes).expect("write");
+    stream
+}
+
+#[track_caller]
+fn read_exactly(mut stream: &TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).expect("read");
+    bytes
+}
+
+/// A request of SOCKS4 for loopback, as the user with this id.
+fn socks4(command: u8, port: u16, id: &[u8]) -> Vec<u8> {
+    [
+        &[4, command],
+        &port.to_be_bytes()[..],
+        &[127, 0, 0, 1],
+        id,
+        &[0],
+    ]
+    .concat()
+}
+
+/// CONNECT of SOCKS4a to localhost.
+fn socks4a(port: u16, id: &[u8]) -> Vec<u8> {
+    [
+        &[4, 1],
+        &port.to_be_bytes()[..],
+        &[0, 0, 0, 1],
+        id,
+        b"\0localhost\0",
+    ]
+    .concat()
+}
+
+/// Greeting, user and password, CONNECT of SOCKS5.
+fn socks5(user: &str, password: &str, target: SocketAddr) -> Vec<u8> {
+    let length = |text: &str| [u8::try_from(text.len()).expect("short")];
+    [
+        &[5, 1, 2, 1][..],
+        &length(user),
+        user.as_bytes(),
+        &length(password),
+        password.as_bytes(),
+        &[5, 1, 0, 1, 127, 0, 0, 1],
+        &target.port().to_be_bytes(),
+    ]
+    .concat()
+}
+
+const REFUSED4: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn socks4_is_for_the_user_ids_that_are_named() {
+    let ids = ["--socks4-user", "ada", "--socks4-user", "Bob"];
+    let (with_users, first) = serve(&[&ids[..], &["--user", "eve:secret"]].concat());
+    let (without, second) = serve(&ids);
+    let target = Target::echo();
+    let port = target.address().port();
+    for (server, address) in [(&with_users, first), (&without, second)] {
+        for id in [&b"ada"[..], b"Bob"] {
+            for request in [socks4(1, port, id), socks4a(port, id)] {
+                let stream = ask(address, &request);
+                let reply = read_exactly(&stream, 8);
+                assert_eq!(
+                    (&reply[..2], &reply[4..]),
+                    (&[0, 90][..], &[127, 0, 0, 1][..])
+                );
+                assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
+            }
+        }
+        let accepted = target.accepted();
+        let others = [
+            &b""[..],
+            b"ADA",
+            b"ad",
+            b"adas",
+            b"bob",
+            b"eve",
+            b"ada ",
+            b"\xff",
+        ];
+        for id in others {
+            for request in [socks4(1, port, id), socks4a(port, id), socks4(2, port, id)] {
+                let stream = ask(address, &request);
+                assert_eq!(read_exactly(&stream, 8), REFUSED4, "{id:?}");
+                assert_eq!(observe(&stream, SOON), Observed::Eof);
+            }
+        }
+        assert_eq!(target.accepted(), accepted);
+        server.wait_status(
+            |status| status["connections"]["refused_by_reason"]["socks4-user"] == 24,
+            SOON,
+        );
+        let line = server.wait_log("user \"ada\" to", SOON);
+        assert!(line.contains("127.0.0.1"), "{line}");
+    }
+    // SOCKS5 is as it was.
+    let stream = ask(first, &[5, 1, 0]);
+    assert_eq!(read_exactly(&stream, 2), [5, 0xff]);
+    let stream = ask(first, &socks5("eve", "secret", target.address()));
+    assert_eq!(read_exactly(&stream, 8), [5, 2, 1, 0, 5, 0, 0, 1]);
+    let stream = ask(second, &[5, 1, 0]);
+    assert_eq!(read_exactly(&stream, 2), [5, 0]);
+}
+
+#[test]
+fn a_user_id_byte_by_byte_with_payload_behind_it() {
+    let (_server, address) = serve(&["--socks4-user", "ada", "--user", "eve:secret"]);
+    let target = Target::echo();
+    let mut stream = connect(address).unwrap();
+    for byte in socks4a(target.address().port(), b"ada") {
+        stream.write_all(&[byte]).unwrap();
+    }
+    stream.write_all(b"hello").unwrap();
+    assert_eq!(read_exactly(&stream, 8)[..2], [0, 90]);
+    assert_eq!(read_exactly(&stream, 5), b"hello");
+    // What the target refuses is told in the same way as ever.
+    let stream = ask(address, &socks4(1, dead_address().port(), b"ada"));
+    assert_eq!(read_exactly(&stream, 8), REFUSED4);
+}
