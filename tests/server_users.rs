@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use common::{Observed, SOON, Sockhop, Target, connect, dead_address, exchange, observe};
+use serde_json::json;
 
 /// A server that lets clients go to IPv4's loopback.
 fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
@@ -139,4 +140,92 @@ fn a_user_id_byte_by_byte_with_payload_behind_it() {
     // What the target refuses is told in the same way as ever.
     let stream = ask(address, &socks4(1, dead_address().port(), b"ada"));
     assert_eq!(read_exactly(&stream, 8), REFUSED4);
+}
+
+#[test]
+fn status_tells_of_each_user_and_of_clients() {
+    let users = [
+        "--user",
+        "ada:one",
+        "--user",
+        "eve:two",
+        "--user",
+        "bob:three",
+    ];
+    let (server, address) = serve(&[&users[..], &["--socks4-user", "old"]].concat());
+    let target = Target::echo();
+    assert_eq!(server.status()["by_user"], json!({}));
+    assert_eq!(server.status()["clients"], 0);
+    let log_in = |user, password| {
+        let stream = ask(address, &socks5(user, password, target.address()));
+        assert_eq!(read_exactly(&stream, 14)[..6], [5, 2, 1, 0, 5, 0]);
+        stream
+    };
+    let first = log_in("ada", "one");
+    assert_eq!(exchange(&first, b"hello").unwrap(), b"hello");
+    let second = log_in("ada", "one");
+    assert_eq!(exchange(&second, b"you").unwrap(), b"you");
+    drop(second);
+    let old = ask(address, &socks4(1, target.address().port(), b"old"));
+    assert_eq!(read_exactly(&old, 8)[..2], [0, 90]);
+    assert_eq!(exchange(&old, b"!").unwrap(), b"!");
+    // Whoever has the wrong password is nobody.
+    let wrong = ask(address, &socks5("eve", "one", target.address()));
+    assert_eq!(read_exactly(&wrong, 4), [5, 2, 1, 1]);
+    drop(wrong);
+    // What a BIND carries counts too.
+    let port = target.address().port().to_be_bytes();
+    let login = [&[5, 1, 2, 1, 3][..], b"eve", &[3], b"two"].concat();
+    let request = [&login[..], &[5, 2, 0, 1, 127, 0, 0, 1], &port].concat();
+    let mut bound = ask(address, &request);
+    let reply = read_exactly(&bound, 14);
+    assert_eq!(reply[..8], [5, 2, 1, 0, 5, 0, 0, 1]);
+    let at = SocketAddr::from(([127, 0, 0, 1], u16::from_be_bytes([reply[12], reply[13]])));
+    let mut peer = connect(at).unwrap();
+    assert_eq!(read_exactly(&bound, 10)[..2], [5, 0]);
+    peer.write_all(b"down").unwrap();
+    assert_eq!(read_exactly(&bound, 4), b"down");
+    bound.write_all(b"up").unwrap();
+    assert_eq!(read_exactly(&peer, 2), b"up");
+
+    let expected = json!({
+        "ada": {"active": 1, "total": 2, "bytes": {"up": 8, "down": 8}},
+        "eve": {"active": 1, "total": 1, "bytes": {"up": 2, "down": 4}},
+        "old": {"active": 1, "total": 1, "bytes": {"up": 1, "down": 1}},
+    });
+    let status = server.wait_status(|status| status["by_user"] == expected, SOON);
+    assert_eq!(status["bytes"], json!({"up": 11, "down": 13}));
+    assert_eq!(status["clients"], 1);
+    assert_eq!(status["users"], 3);
+    let output = server.command(&["status"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = "user         ada: 1 active, 2 in total, 8 B up, 8 B down\n";
+    assert!(
+        text.contains(line) && text.contains("clients      1\n"),
+        "{text}"
+    );
+
+    drop((first, old, bound, peer));
+    server.wait_status(
+        |status| {
+            let active = |user: &str| status["by_user"][user]["active"] == 0;
+            status["clients"] == 0 && active("ada") && active("eve") && active("old")
+        },
+        SOON,
+    );
+}
+
+#[test]
+fn without_users_nobody_is_counted_by_name() {
+    let (server, address) = serve(&[]);
+    let target = Target::echo();
+    let stream = ask(address, &socks4(1, target.address().port(), b"ada"));
+    assert_eq!(read_exactly(&stream, 8)[..2], [0, 90]);
+    assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
+    let status = server.wait_status(
+        |status| status["bytes"] == json!({"up": 5, "down": 5}),
+        SOON,
+    );
+    assert_eq!(status["by_user"], json!({}));
+    assert_eq!(status["clients"], 1);
 }

@@ -8,7 +8,9 @@ use argh::{ArgsInfo, FromArgs};
 use super::Failure;
 use super::ask::Question;
 use super::table::{bytes, escape};
-use crate::control::messages::{AnyStatus, Call, Connections, ServerStatus, Status as Answer};
+use crate::control::messages::{
+    AnyStatus, Bytes, Call, Connections, ServerStatus, Status as Answer, UserStatus,
+};
 
 /// Show what a running forwarder or server does.
 #[derive(FromArgs, ArgsInfo)]
@@ -90,14 +92,7 @@ fn text(status: &Answer) -> String {
         ),
         ("sources", sources),
         ("connections", clients(connections)),
-        (
-            "bytes",
-            format!(
-                "{} up, {} down",
-                bytes(status.bytes.up),
-                bytes(status.bytes.down)
-            ),
-        ),
+        ("bytes", both_ways(status.bytes)),
         ("running for", uptime(status.uptime_s)),
     ];
     if let Some(error) = &status.last_error {
@@ -115,6 +110,7 @@ fn server_text(status: &ServerStatus) -> String {
         ("mode", "server".to_owned()),
         ("listening", places(&status.listening)),
         ("users", users),
+        ("clients", status.clients.to_string()),
     ];
     if !status.via.is_empty() {
         lines.push(("via", status.via.join(", then ")));
@@ -123,9 +119,19 @@ fn server_text(status: &ServerStatus) -> String {
     if let Some(datagrams) = datagrams(status) {
         lines.push(("datagrams", datagrams));
     }
-    let moved = &status.bytes;
-    let moved = format!("{} up, {} down", bytes(moved.up), bytes(moved.down));
-    lines.push(("bytes", moved));
+    lines.push(("bytes", both_ways(status.bytes)));
+    for (name, user) in &status.by_user {
+        let UserStatus {
+            active,
+            total,
+            bytes,
+        } = *user;
+        let bytes = both_ways(bytes);
+        lines.push((
+            "user",
+            format!("{name}: {active} active, {total} in total, {bytes}"),
+        ));
+    }
     lines.push(("running for", uptime(status.uptime_s)));
     written(lines)
 }
@@ -138,6 +144,10 @@ fn datagrams(status: &ServerStatus) -> Option<String> {
     }
     let dropped = with_reasons(&format!("{dropped} dropped"), &status.dropped_datagrams);
     Some(format!("{} associations, {dropped}", status.associations))
+}
+
+fn both_ways(moved: Bytes) -> String {
+    format!("{} up, {} down", bytes(moved.up), bytes(moved.down))
 }
 
 fn places(listening: &[String]) -> String {
@@ -187,11 +197,12 @@ fn written(lines: Vec<(&str, String)>) -> String {
 mod tests {
     use super::*;
     use crate::choice::Mode;
-    use crate::control::messages::{Bytes, Candidates, LastError, Role, SourceState};
+    use crate::control::messages::{Candidates, LastError, Role, SourceState};
 
     #[test]
     fn a_server_at_work() {
         let json = r#"{"role":"server","listening":["[::]:1080"],"users":2,"bytes":{"up":1536,"down":0},"uptime_s":1,
+            "clients":2,"by_user":{"ada":{"active":1,"total":4,"bytes":{"up":1536,"down":0}},"b\u001b":{"active":0,"total":1,"bytes":{"up":0,"down":0}}},
             "connections":{"active":3,"parked":2,"total":9,"refused":1,"refused_by_reason":{"rules":1}},
             "associations":1,"dropped_datagrams":{"fragment":2,"rules":1}}"#;
         let AnyStatus::Server(status) = serde_json::from_str(json).unwrap() else {
@@ -203,9 +214,12 @@ mod tests {
             "mode         server\n\
              listening    [::]:1080\n\
              users        2\n\
+             clients      2\n\
              connections  3 active (2 parked), 9 in total, 1 refused (rules 1)\n\
              datagrams    1 associations, 3 dropped (fragment 2, rules 1)\n\
              bytes        1.5 KiB up, 0 B down\n\
+             user         ada: 1 active, 4 in total, 1.5 KiB up, 0 B down\n\
+             user         b\\u{1b}: 0 active, 1 in total, 0 B up, 0 B down\n\
              running for  1s\n"
         );
     }

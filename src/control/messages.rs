@@ -442,7 +442,10 @@ pub struct ServerStatus {
     /// The proxies that destinations are reached through, without passwords. Empty: directly.
     #[serde(default)]
     pub via: Vec<String>,
-    /// Clients.
+    /// Addresses that have connections now; a /64 of IPv6 is one, Unix sockets have none.
+    #[serde(default)]
+    pub clients: u64,
+    /// Their connections.
     pub connections: Connections,
     /// Of these, those that have datagrams carried.
     #[serde(default)]
@@ -452,8 +455,22 @@ pub struct ServerStatus {
     pub dropped_datagrams: BTreeMap<String, u64>,
     /// Bytes carried since the start.
     pub bytes: Bytes,
+    /// The same by user, for those who have logged in; a thousand at most.
+    #[serde(default)]
+    pub by_user: BTreeMap<String, UserStatus>,
     /// Seconds since the start.
     pub uptime_s: f64,
+}
+
+/// What one user of a server did since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UserStatus {
+    /// Connections open now.
+    pub active: u64,
+    /// Connections since the start.
+    pub total: u64,
+    /// Bytes carried since the start.
+    pub bytes: Bytes,
 }
 
 /// What answers, where it is no forwarder.

@@ -12,7 +12,7 @@ use super::runtime::{
 };
 use super::settings::ServeSettings;
 use crate::control::messages::{
-    Bytes, Call, Connections, ErrorCode, ErrorObject, Role, ServerStatus,
+    Bytes, Call, Connections, ErrorCode, ErrorObject, Role, ServerStatus, UserStatus,
 };
 use crate::control::server::{ControlServer, Reply};
 use crate::engine::Cx;
@@ -23,7 +23,7 @@ use crate::resolver::Resolver;
 use crate::server::association::UdpSettings;
 use crate::server::rules::Rules;
 use crate::server::users::Users;
-use crate::server::{ServerSession, ServerSettings, ServerStats, Via};
+use crate::server::{ServerSession, ServerSettings, ServerStats, UserCounts, Via};
 
 /// A running server, for those who ask about it.
 struct Running {
@@ -190,6 +190,14 @@ impl Running {
             ("not-allowed", intake.not_allowed),
             ("per-client-limit", intake.over_client_limit),
         ];
+        let user_status = |counts: UserCounts| UserStatus {
+            active: counts.active,
+            total: counts.total,
+            bytes: Bytes {
+                up: counts.up,
+                down: counts.down,
+            },
+        };
         let refused_by_reason: BTreeMap<_, _> = at_the_door
             .into_iter()
             .chain(counts.refused)
@@ -206,6 +214,7 @@ impl Running {
                 .flat_map(|via| via.proxies())
                 .map(ToString::to_string)
                 .collect(),
+            clients: self.intake.limits.clients() as u64,
             connections: Connections {
                 active: self.intake.limits.active() as u64,
                 parked: cx.parked() as u64,
@@ -223,6 +232,11 @@ impl Running {
                 up: counts.up,
                 down: counts.down,
             },
+            by_user: counts
+                .users
+                .into_iter()
+                .map(|(name, counts)| (name.into(), user_status(counts)))
+                .collect(),
             uptime_s: seconds(cx.now.saturating_duration_since(self.started)),
         }
     }

@@ -63,6 +63,12 @@ impl Limits {
         self.counts().active
     }
 
+    /// Clients that have connections now. Addresses of one /64 of IPv6 are one client; those on Unix sockets have none.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.counts().per_client.len()
+    }
+
     /// The most connections at once.
     #[must_use]
     pub fn most(&self) -> usize {

@@ -42,6 +42,7 @@ use super::{CLIENT, OTHERS};
 use crate::engine::{BUFFER, Interests, Key, MAX_INTERESTS, Turn, TurnContext, Want};
 use crate::listen::Slot;
 use crate::net::{canonical, read_some, write_all_now};
+use crate::relay::Moved;
 use crate::wire::socks5::{DatagramHeader, ReplyCode};
 use crate::wire::{Address, Host};
 
@@ -220,7 +221,6 @@ impl Association {
         let Some(udp) = &settings.udp else {
             return Turn::Done;
         };
-        let before = self.traffic;
         let progress = self.control(cx).map(|quiet| {
             self.look_ups(settings, cx.now);
             let mut quiet = quiet;
@@ -234,13 +234,6 @@ impl Association {
             }
             quiet
         });
-        let (up, down) = (
-            self.traffic.up.bytes - before.up.bytes,
-            self.traffic.down.bytes - before.down.bytes,
-        );
-        if (up, down) != (0, 0) {
-            settings.stats.moved(up, down);
-        }
         let idle = self.last + udp.options.idle;
         let ended = match progress {
             Err(ended) => ended,
@@ -253,6 +246,14 @@ impl Association {
         };
         self.ended = Some(ended);
         Turn::Done
+    }
+
+    /// Bytes of payload so far.
+    pub(super) fn moved(&self) -> Moved {
+        Moved {
+            up: self.traffic.up.bytes,
+            down: self.traffic.down.bytes,
+        }
     }
 
     /// The TCP connection, on which nothing is said any more: whether nothing is left to read.

@@ -4,6 +4,7 @@ pub mod association;
 mod binding;
 mod closing;
 mod dial;
+mod login;
 mod opening;
 mod pending;
 pub mod rules;
@@ -12,6 +13,7 @@ mod settings;
 pub mod users;
 mod via;
 
+pub use login::UserCounts;
 pub use session::ServerSession;
 pub use settings::{ServerCounts, ServerSettings, ServerStats};
 pub use via::{OwnListener, Via};

@@ -8,6 +8,7 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::CLIENT;
+use super::login::Login;
 use super::settings::ServerSettings;
 use super::users::Verdict;
 use crate::engine::{Interests, TurnContext, Want};
@@ -70,11 +71,11 @@ impl Opening {
         }
     }
 
-    /// Goes on with the handshake. The name of a user who turned out to be one goes into `user`.
+    /// Goes on with the handshake. A user who turned out to be one goes into `user`.
     pub(super) fn turn(
         &mut self,
         settings: &ServerSettings,
-        user: &mut Option<Box<str>>,
+        user: &mut Option<Login>,
         cx: &mut TurnContext<'_>,
     ) -> Opened {
         if cx.now >= self.until {
@@ -95,7 +96,7 @@ impl Opening {
             ..
         }) = self.held.take()
         {
-            self.pronounce(verdict, user);
+            self.pronounce(verdict, settings, user);
         }
         loop {
             let fed = self.server.feed(&self.unread, &mut self.unsent);
@@ -112,12 +113,12 @@ impl Opening {
                 Some(Event::Credentials(credentials)) => {
                     let ip = self.address.map(|address| address.ip().to_canonical());
                     let Some(users) = &settings.users else {
-                        self.pronounce(Verdict::Wrong, user);
+                        self.pronounce(Verdict::Wrong, settings, user);
                         continue;
                     };
                     let judgement = users.judge(credentials, ip, cx.now);
                     if judgement.delay.is_zero() {
-                        self.pronounce(judgement.verdict, user);
+                        self.pronounce(judgement.verdict, settings, user);
                         continue;
                     }
                     // If it can't be sent now, it is sent with the verdict.
@@ -135,7 +136,7 @@ impl Opening {
                         true => Verdict::Right,
                         false => Verdict::Wrong,
                     };
-                    self.pronounce(verdict, user);
+                    self.pronounce(verdict, settings, user);
                     continue;
                 }
                 None => {}
@@ -154,7 +155,7 @@ impl Opening {
         Opened::Not(self.until)
     }
 
-    fn pronounce(&mut self, verdict: Verdict, user: &mut Option<Box<str>>) {
+    fn pronounce(&mut self, verdict: Verdict, settings: &ServerSettings, user: &mut Option<Login>) {
         match verdict {
             Verdict::Right => {
                 let name = match self.server.event() {
@@ -162,7 +163,7 @@ impl Opening {
                     Some(Event::UserId(request)) => request.user_id().map(UserId::as_bytes),
                     _ => None,
                 };
-                *user = name.map(|name| String::from_utf8_lossy(name).into());
+                *user = name.map(|name| Login::new(name, &settings.stats));
                 self.server.accept(&mut self.unsent);
             }
             Verdict::Wrong => self.server.reject(&mut self.unsent),

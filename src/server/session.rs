@@ -23,6 +23,7 @@ use super::association::{Association, Prepared};
 use super::binding::{Binding, Came, Unbound};
 use super::closing::Closing;
 use super::dial::{Dial, Dialled};
+use super::login::Login;
 use super::opening::{Opened, Opening};
 use super::pending::Pending;
 use super::rules::{Denied, NameVerdict, Rules};
@@ -83,7 +84,7 @@ struct Established {
 /// What the log tells of a connection, in one line at its end.
 struct Story {
     client: Option<SocketAddr>,
-    user: Option<Box<str>>,
+    user: Option<Login>,
     /// With the command.
     target: Option<Box<str>>,
     since: Instant,
@@ -490,10 +491,7 @@ impl ServerSession {
         let mut moved = established.relay.moved();
         moved.down = moved.down.saturating_sub(established.reply);
         let counted = mem::replace(&mut established.counted, moved);
-        if moved != counted {
-            let stats = &self.settings.stats;
-            stats.moved(moved.up - counted.up, moved.down - counted.down);
-        }
+        self.count(counted, moved);
         if turn != Turn::Done {
             return Step::Stay(Stage::Relaying(established), turn);
         }
@@ -505,6 +503,28 @@ impl ServerSession {
         };
         self.story.end(cx.now, &ended);
         Step::Next(Stage::Over)
+    }
+
+    fn carry(&mut self, mut association: Box<Association>, cx: &mut TurnContext<'_>) -> Step {
+        let counted = association.moved();
+        let turn = association.turn(&self.settings, cx);
+        self.count(counted, association.moved());
+        if turn != Turn::Done {
+            return Step::Stay(Stage::Associated(association), turn);
+        }
+        self.story.end(cx.now, &association);
+        Step::Next(Stage::Over)
+    }
+
+    /// Counts bytes that are not counted yet.
+    fn count(&self, counted: Moved, moved: Moved) {
+        if moved != counted {
+            let (up, down) = (moved.up - counted.up, moved.down - counted.down);
+            self.settings.stats.moved(up, down);
+            if let Some(user) = &self.story.user {
+                user.moved(up, down);
+            }
+        }
     }
 }
 
@@ -571,13 +591,7 @@ impl Session for ServerSession {
                     turn => Step::Stay(Stage::Closing(closing), turn),
                 },
                 Stage::Relaying(established) => self.relay(established, cx),
-                Stage::Associated(mut association) => match association.turn(&self.settings, cx) {
-                    Turn::Done => {
-                        self.story.end(cx.now, &*association);
-                        Step::Next(Stage::Over)
-                    }
-                    turn => Step::Stay(Stage::Associated(association), turn),
-                },
+                Stage::Associated(association) => self.carry(association, cx),
                 Stage::Over => return Turn::Done,
             };
             if let Some(turn) = step.settle(&mut self.stage, cx) {

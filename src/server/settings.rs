@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::association::UdpSettings;
+use super::login::UserCounts;
 use super::rules::Rules;
 use super::users::Users;
 use super::via::Via;
@@ -80,6 +81,8 @@ pub struct ServerCounts {
     pub refused: BTreeMap<&'static str, u64>,
     /// Datagrams that were dropped, by reason.
     pub dropped_datagrams: BTreeMap<&'static str, u64>,
+    /// What users did who have logged in, by their names; not more than a thousand.
+    pub users: BTreeMap<Box<str>, UserCounts>,
 }
 
 impl ServerStats {
@@ -103,7 +106,7 @@ impl ServerStats {
         *self.lock().dropped_datagrams.entry(reason).or_default() += 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, ServerCounts> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ServerCounts> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

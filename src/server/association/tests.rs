@@ -31,9 +31,12 @@ fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSettings {
     ServerSettings {
         users: None,
         socks4: Socks4::Refused,
+        socks4_users: Vec::new(),
         rules,
+        via: None,
         handshake_timeout: LONG,
         connect_timeout: LONG,
+        bind_timeout: None,
         answer_delay: Duration::ZERO,
         udp: Some(UdpSettings::new(UdpOptions::default(), associations)),
         relay: Arc::new(RelaySettings {
