@@ -4,8 +4,9 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 
-use common::{Observed, SOON, Sockhop, Target, connect, dead_address, exchange, observe};
+use common::{Observed, SOON, Signal, Sockhop, Target, connect, dead_address, exchange, observe};
 use serde_json::json;
 
 /// A server that lets clients go to IPv4's loopback.
@@ -228,4 +229,35 @@ fn without_users_nobody_is_counted_by_name() {
     );
     assert_eq!(status["by_user"], json!({}));
     assert_eq!(status["clients"], 1);
+}
+
+#[test]
+fn a_users_file_that_everybody_can_read_is_warned_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users");
+    std::fs::write(&path, "ada:one\n").unwrap();
+    let start = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (server, _) = serve(&["--users-file", path.to_str().unwrap()]);
+        server
+    };
+    let warned = |server: &Sockhop| {
+        let log = server.log();
+        let of = |line: &&String| line.contains("everybody on this machine can read");
+        log.iter().filter(of).count()
+    };
+    let server = start(0o644);
+    let line = server.wait_log("everybody on this machine", SOON);
+    assert!(
+        line.contains("warn") && line.contains("chmod o-r"),
+        "{line}"
+    );
+    std::fs::write(&path, "ada:one\neve:two\n").unwrap();
+    server.signal(Signal::HUP);
+    server.wait_status(|status| status["users"] == 2, SOON);
+    assert_eq!(warned(&server), 1);
+    for mode in [0o600, 0o640, 0o660] {
+        // It listens after the file was read.
+        assert_eq!(warned(&start(mode)), 0, "{mode:o}");
+    }
 }

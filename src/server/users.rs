@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -223,6 +224,13 @@ impl UsersFile {
             complaint: None,
         };
         file.read().map_err(|problem| file.error(problem))?;
+        // Said at the start only. A group may be meant: a service often reads what its administrators write.
+        if fs::metadata(path).is_ok_and(|metadata| metadata.mode() & READ_BY_OTHERS != 0) {
+            let path = path.display();
+            log::warn!(
+                "everybody on this machine can read the passwords in {path}: chmod o-r {path}"
+            );
+        }
         Ok(file)
     }
 
@@ -367,6 +375,9 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// More than two thousand of the longest users.
 const MOST_BYTES: u64 = 1 << 20;
+
+/// S_IROTH.
+const READ_BY_OTHERS: u32 = 0o004;
 
 /// A typing mistake costs nothing.
 const FREE_FAILURES: u32 = 3;
