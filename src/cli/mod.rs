@@ -13,7 +13,6 @@ mod failure;
 mod forward;
 mod link;
 mod output;
-mod pipe;
 mod probe;
 mod probing;
 mod proxies;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::dialer::{Asked, FOREVER};
@@ -66,6 +66,12 @@ impl Association {
         })
     }
 
+    /// What to wait for besides other things: with one of them readable, [`Association::recv_from`] has something to do.
+    #[must_use]
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.socket.as_fd(), self.control.as_fd()]
+    }
+
     /// Where the proxy takes datagrams.
     #[must_use]
     pub const fn relay(&self) -> SocketAddr {
@@ -114,8 +120,7 @@ impl Association {
         let room = buffer.len().saturating_add(DatagramHeader::MAX_LEN);
         let mut datagram = vec![0; room.min(MAX_DATAGRAM)];
         loop {
-            let descriptors = [self.socket.as_fd(), self.control.as_fd()];
-            let ready = wait(&descriptors, PollFlags::IN, deadline)?;
+            let ready = wait(&self.descriptors(), PollFlags::IN, deadline)?;
             if ready.is_empty() {
                 return Err(io::ErrorKind::TimedOut.into());
             }

@@ -32,6 +32,7 @@ pub use bind::Binding;
 pub use dialer::{DEFAULT_TIMEOUT, Dialer};
 pub use error::{ClientError, Fault, Phase, Whose};
 pub use negotiate::{NegotiationError, negotiate};
+pub(crate) use stream::connect_any;
 
 use std::net::TcpStream;
 

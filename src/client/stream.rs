@@ -58,7 +58,7 @@ impl Write for Until<'_> {
 ///
 /// # Errors
 /// Why the last one failed that did; `None` when the deadline came first.
-pub(super) fn connect_any(
+pub(crate) fn connect_any(
     addresses: &[SocketAddr],
     deadline: Instant,
 ) -> Result<TcpStream, Option<ConnectFailure>> {

@@ -71,24 +71,31 @@ fn receive(mut stream: &TcpStream) -> io::Result<bool> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let mut rest = buffer.get(..count).unwrap_or_default();
-        while !rest.is_empty() {
-            match retried(stdout, PollFlags::OUT, || rustix::io::write(stdout, rest)) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
-                Err(error) => {
-                    return Err(io::Error::new(
-                        error.kind(),
-                        format!("write to stdout: {error}"),
-                    ));
-                }
-            }
+        if !write_out(stdout, buffer.get(..count).unwrap_or_default())? {
+            return Ok(false);
         }
     }
 }
 
+/// Writes all of it to stdout; `false` when its reader has left.
+pub(super) fn write_out(stdout: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<bool> {
+    while !bytes.is_empty() {
+        match retried(stdout, PollFlags::OUT, || rustix::io::write(stdout, bytes)) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("write to stdout: {error}"),
+                ));
+            }
+        }
+    }
+    Ok(true)
+}
+
 /// A call on a descriptor that may have been made non-blocking by whoever shares it.
-fn retried(
+pub(super) fn retried(
     descriptor: BorrowedFd<'_>,
     flags: PollFlags,
     mut call: impl FnMut() -> rustix::io::Result<usize>,
