@@ -290,7 +290,12 @@ impl FromStr for Pattern {
                 let host = host.strip_prefix('.').unwrap_or(host);
                 let host = host.strip_suffix('.').unwrap_or(host);
                 match host.parse::<Name>() {
-                    Ok(name) if !name.looks_like_ipv4_number() && !host.starts_with(['.', '*']) => {
+                    // With a second dot at an end it would match nothing, and deny nobody.
+                    Ok(name)
+                        if !name.looks_like_ipv4_number()
+                            && !host.starts_with(['.', '*'])
+                            && !host.ends_with('.') =>
+                    {
                         Place::Domain(host.to_ascii_lowercase().into())
                     }
                     _ => return Err(bad("is neither an address nor a name")),
@@ -673,6 +678,7 @@ mod tests {
             "::ffff:10.0.0.0/95",
             "10.0.0",
             "*.example.org",
+            "example.org..",
             "example.org/8",
             "a b",
             "[::1]x",
