@@ -1,0 +1,74 @@
+//! What people type as options: addresses, destinations, users, sources.
+
+#![no_main]
+
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+
+use libfuzzer_sys::fuzz_target;
+use sockhop::listen_address::ListenAddress;
+use sockhop::net::OwnListeners;
+use sockhop::server::rules::{Effect, Pattern, Rule, Rules};
+use sockhop::server::users::User;
+use sockhop::source_spec::SourceSpec;
+use sockhop::target::{HostPort, parse_remote};
+use sockhop::wire::Name;
+use sockhop_fuzz::text;
+
+fuzz_target!(|input: &[u8]| {
+    let text = text(input);
+    shown_as_itself::<ListenAddress>(&text);
+    shown_as_itself::<SourceSpec>(&text);
+    for address in [
+        shown_as_itself::<HostPort>(&text),
+        HostPort::parse_or_port(&text, 1080).ok(),
+        parse_remote(&text).ok(),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        assert_ne!(address.port, 0);
+        assert_eq!(address.to_string().parse().as_ref(), Ok(&address));
+    }
+    if let Ok(pattern) = text.parse::<Pattern>() {
+        check_pattern(&text, pattern);
+    }
+    if let Some((name, password)) = text.split_once(':')
+        && let Ok(user) = text.parse::<User>()
+    {
+        assert!(!name.is_empty() && !password.is_empty());
+        let hidden = format!("\"{}\", password: ***", name.as_bytes().escape_ascii());
+        assert!(format!("{user:?}").contains(&hidden));
+    }
+});
+
+fn shown_as_itself<T: FromStr<Err: Display> + Display + Debug + PartialEq>(
+    text: &str,
+) -> Option<T> {
+    match text.parse::<T>() {
+        Ok(value) => {
+            let again = value.to_string().parse::<T>();
+            assert!(again.is_ok_and(|again| again == value), "{value:?}");
+            Some(value)
+        }
+        Err(error) => {
+            // On one line: it goes to a terminal.
+            assert!(!error.to_string().contains(char::is_control), "{error}");
+            None
+        }
+    }
+}
+
+/// A destination that names a host decides over exactly that name.
+fn check_pattern(text: &str, pattern: Pattern) {
+    let name = text.strip_prefix('.').unwrap_or(text);
+    let Ok(name) = name.parse::<Name>() else {
+        return;
+    };
+    let rule = |effect| {
+        let pattern = pattern.clone();
+        Rules::new(vec![Rule { effect, pattern }], OwnListeners::new())
+    };
+    assert!(rule(Effect::Deny).check_name(&name, 80).is_err(), "{name}");
+    assert!(rule(Effect::Allow).check_name(&name, 80).is_ok(), "{name}");
+}
