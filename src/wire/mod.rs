@@ -18,6 +18,8 @@ mod first_bytes;
 mod reader;
 pub mod socks4;
 pub mod socks5;
+#[cfg(feature = "socks6")]
+pub mod socks6;
 pub mod user_password;
 
 pub use address::{Address, AddressError, BoundAddress, BoundName, Host, Name, NameError};

@@ -135,6 +135,12 @@ impl Request {
         &self.user
     }
 
+    /// Whether both clients sent the same, in a time that does not tell how much of it is.
+    #[cfg(feature = "socks6")]
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        same(&self.user, &other.user) & same(&self.password, &other.password)
+    }
+
     /// See [`crate::wire`] for the convention.
     ///
     /// # Errors
