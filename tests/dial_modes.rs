@@ -373,7 +373,7 @@ fn nobody_comes() {
         dial.stderr()
     );
 
-    let mut dial = Running::start(&["--listen", "--timeout=300ms", &uri]);
+    let mut dial = Running::start(&["--listen", "--timeout=2s", &uri]);
     let _far = binds(&accepted, anybody);
     assert_eq!(dial.wait_status(), Some(3), "{}", dial.stderr());
     let expected = "nobody connected to 192.0.2.9:4000 in time";
