@@ -8,9 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    Chunks, Daemon, Observed, Pattern, SOON, Sockhop, Target, connect, dead_address, expect_end,
-    observe, reset, wait_until,
+    Chunks, Daemon, Observed, Pattern, SOON, Signal, Sockhop, Target, connect, dead_address,
+    expect_end, observe, reset, wait_until,
 };
+#[cfg(target_os = "linux")]
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use sockhop::client::{ClientError, Dialer, Fault};
@@ -501,6 +503,82 @@ fn observe_nothing_taken(stream: &TcpStream) -> Observed {
 fn exchange_with(mut client: &TcpStream, peer: &TcpStream) -> Vec<u8> {
     client.write_all(b"hello").unwrap();
     read_exactly(peer, 5)
+}
+
+/// Takes the program's descriptors away: none of those it has, but it gets no more. Gives its limit back.
+#[cfg(target_os = "linux")]
+fn starve(server: &Sockhop) -> Rlimit {
+    let used: Vec<u64> = std::fs::read_dir(format!("/proc/{}/fd", server.id()))
+        .unwrap()
+        .map(|entry| {
+            entry
+                .unwrap()
+                .file_name()
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    let lowest_free = (0..).find(|number| !used.contains(number));
+    let id = Pid::from_raw(server.id().try_into().unwrap());
+    // The hard limit stays: only root could raise it again. The program has raised the soft one to it.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: lowest_free,
+        maximum,
+    };
+    prlimit(id, Resource::Nofile, limit).unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn without_descriptors_it_fails_clearly_and_nothing_leaks() {
+    let (server, address) = serve(&[]);
+    let idle = server.fds();
+    let feed = |limit| {
+        let id = Pid::from_raw(server.id().try_into().unwrap());
+        prlimit(id, Resource::Nofile, limit).unwrap();
+    };
+    // None for the port.
+    let mut client = ask(address, &[5, 1, 0]);
+    assert_eq!(read_exactly(&client, 2), [5, 0]);
+    let before = starve(&server);
+    client.write_all(&bind_for("127.0.0.1:21")[3..]).unwrap();
+    let answer = reply(&client);
+    feed(before);
+    assert_eq!(answer, (1, "0.0.0.0:0".parse().unwrap()));
+    assert_eq!(observe(&client, SOON), Observed::Eof);
+    drop(client);
+    // None for the peer.
+    let (client, port) = bound(address, &bind_for("127.0.0.1:21"));
+    let before = starve(&server);
+    let peer = come_from("127.0.0.1", port).unwrap();
+    let answer = reply(&client);
+    feed(before);
+    assert_eq!(answer.0, 1);
+    assert!(matches!(
+        expect_end(&peer, SOON),
+        Observed::Reset | Observed::Eof
+    ));
+    assert!(is_free(port));
+    drop(client);
+    server.wait_status(|status| status["connections"]["active"] == 0, SOON);
+    assert!(wait_until(SOON, || server.fds() <= idle));
+    // And it goes on.
+    let (client, port) = bound(address, &bind_for("127.0.0.1:21"));
+    let peer = come_from("127.0.0.1", port).unwrap();
+    assert_eq!(reply(&client), (0, peer.local_addr().unwrap()));
+}
+
+#[test]
+fn sigterm_ends_the_wait() {
+    let (mut server, address) = serve(&[]);
+    let (client, port) = bound(address, &bind_for("127.0.0.1:21"));
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit(SOON).code(), Some(0));
+    assert!(is_free(port));
+    assert_eq!(expect_end(&client, SOON), Observed::Eof);
 }
 
 fn dialer(scheme: &str, server: SocketAddr) -> Dialer {

@@ -226,6 +226,8 @@ mod tests {
             (Errno::TIMEDOUT, 4),
             (Errno::PERM, 2),
             (Errno::MFILE, 1),
+            // No port left for a BIND.
+            (Errno::ADDRINUSE, 1),
         ] {
             assert_eq!(reply_code(&errno.into()), ReplyCode(code), "{errno}");
         }
