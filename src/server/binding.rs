@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -19,7 +20,7 @@ use super::dial::reply_code;
 use super::rules::{Denied, NameVerdict, Rules};
 use crate::engine::{Interests, Want};
 use crate::handshake::Request;
-use crate::net::{accept, canonical, source_towards, tune};
+use crate::net::{accept, canonical, is_shortage, source_towards, tune};
 use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
 
@@ -103,6 +104,8 @@ impl Binding {
                     return Came::Peer(socket, canonical(peer));
                 }
                 Ok(_) => self.strangers += 1,
+                // Linux wants a descriptor before it looks whether there is anybody.
+                Err(error) if is_shortage(&error) && !self.is_readable() => return Came::Nobody,
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::AGAIN) => return Came::Nobody,
                     // It left before it was accepted: it could do so for ever.
@@ -115,6 +118,11 @@ impl Binding {
         }
         let why = format!("{MOST_STRANGERS} others came instead of the peer");
         Came::Failed(ReplyCode::NOT_ALLOWED, why)
+    }
+
+    fn is_readable(&self) -> bool {
+        let mut listener = [PollFd::new(&self.listener, PollFlags::IN)];
+        poll(&mut listener, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     fn expects(&self, peer: SocketAddr, rules: &Rules) -> bool {
