@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, Tc
 use std::thread;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use common::Netns;
 use common::{
     Chunks, Daemon, Observed, Pattern, SOON, Signal, Sockhop, Target, connect, dead_address,
     expect_end, observe, reset, wait_until,
@@ -794,4 +796,46 @@ fn ftp_in_active_mode_with_vsftpd() {
         ftp.say("QUIT");
         ftp.answer("221");
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+#[ignore = "needs root for network namespaces"]
+fn the_port_is_where_the_peer_can_reach_it() {
+    let (home, near, far) = (Netns::new(), Netns::new(), Netns::new());
+    for (number, other) in [(1, &near), (2, &far)] {
+        let addresses = |end| {
+            let v4 = format!("10.78.{number}.{end}/24");
+            [v4, format!("fd78:{number}::{end}/64")]
+        };
+        let (ours, theirs) = (addresses(1), addresses(2));
+        home.cable(other, &[&ours[0], &ours[1]], &[&theirs[0], &theirs[1]]);
+    }
+    let allowed = ["--allow-dest", "10.0.0.0/8", "--allow-dest", "fd78::/16"];
+    let server = Sockhop::serve(&[&allowed[..], &["--listen", "[::]:1080", "-v"]].concat())
+        .inside(&home)
+        .start();
+    server.wait_listening(SOON);
+    // IPv4 at a listener for both families.
+    let server: SocketAddr = "10.78.1.1:1080".parse().unwrap();
+    let ask_for = |peer: &str| near.inside(|| bound(server, &bind_for(peer)));
+    for (peer, own) in [("10.78.2.2", "10.78.2.1"), ("[fd78:2::2]", "fd78:2::1")] {
+        let (client, port) = ask_for(&format!("{peer}:21"));
+        assert_eq!(port.ip().to_string(), own);
+        let mut peer = far.inside(|| connect(port)).unwrap();
+        assert_eq!(reply(&client), (0, peer.local_addr().unwrap()));
+        peer.write_all(b"hello").unwrap();
+        assert_eq!(read_exactly(&client, 5), b"hello");
+    }
+    let (client, port) = ask_for("0.0.0.0:0");
+    assert_eq!(port.ip().to_string(), "10.78.1.1");
+    let peer = near.inside(|| connect(port)).unwrap();
+    assert_eq!(reply(&client), (0, peer.local_addr().unwrap()));
+    // No way to the peer, and no port for it.
+    let refused_for = |peer: &str| near.inside(|| refused(server, &bind_for(peer)));
+    assert_eq!(refused_for("10.99.0.1:21"), 3);
+    home.set("ipv4/ip_local_port_range", "40000 40000");
+    let (_client, port) = ask_for("10.78.2.2:21");
+    assert_eq!(port.port(), 40000);
+    assert_eq!(refused_for("10.78.2.2:21"), 1);
 }
