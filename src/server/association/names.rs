@@ -128,7 +128,7 @@ impl Names {
         place: &Place,
         mut found: Found,
         now: Instant,
-    ) -> impl Iterator<Item = Box<[u8]>> + use<> {
+    ) -> Vec<Box<[u8]>> {
         let same = |it: &Known| it.place.is(&place.name, place.port);
         let before = self.known.iter().position(same);
         let before = before.map(|at| self.known.remove(at).found);
@@ -150,11 +150,15 @@ impl Names {
             found,
             until: now + holds,
         });
-        let (released, others): (VecDeque<_>, _) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|it| it.place.is(&place.name, place.port));
-        self.waiting = others;
-        released.into_iter().map(|it| it.payload)
+        let mut released = Vec::new();
+        for _ in 0..self.waiting.len() {
+            match self.waiting.pop_front() {
+                Some(it) if it.place.is(&place.name, place.port) => released.push(it.payload),
+                Some(other) => self.waiting.push_back(other),
+                None => {}
+            }
+        }
+        released
     }
 
     /// What becomes readable when the look-up under way is answered.
@@ -238,7 +242,7 @@ mod tests {
             names.wait(place(name, port), payload.as_bytes()).unwrap();
         }
         let found = addresses("1.1.1.1:53");
-        let released: Vec<_> = names.learn(&place("a", 53), found, now).collect();
+        let released = names.learn(&place("a", 53), found, now);
         assert_eq!(
             released.concat(),
             *b"135",
