@@ -143,15 +143,19 @@ fn wait_dropped(server: &Sockhop, reason: &str, count: u64) {
     server.wait_status(|status| status["dropped_datagrams"][reason] == count, SOON);
 }
 
-/// Nobody takes datagrams at `relay` any more. `from` has the address of the client.
-fn is_closed(relay: SocketAddr, from: SocketAddr) -> bool {
-    let probe = UdpSocket::bind(from).expect("bind");
-    probe.connect(relay).expect("connect");
-    probe
-        .set_read_timeout(Some(Duration::from_millis(20)))
-        .expect("time limit");
+/// Whether nobody takes datagrams there any more. `probe` is connected to it.
+fn is_closed(probe: &UdpSocket) -> bool {
     let _ = probe.send(b"?");
     matches!(probe.recv(&mut [0; 16]), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// A UDP port that is free, outside of the range that systems take theirs from when they are not told.
+fn free_port() -> u16 {
+    let skipped = std::process::id() as usize * 17 % 10_000;
+    (20_000..32_000)
+        .skip(skipped)
+        .find(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free port")
 }
 
 #[test]
@@ -310,6 +314,9 @@ fn only_the_clients_address_and_then_its_port() {
         .set_read_timeout(Some(Duration::from_millis(50)))
         .unwrap();
     assert!(same_machine.recv(&mut [0; 16]).is_err());
+    let status = server.status();
+    let dropped = json!({"stranger": 1, "short": 1});
+    assert_eq!(status["dropped_datagrams"], dropped);
 }
 
 #[test]
@@ -494,11 +501,13 @@ fn it_ends_with_its_connection() {
             socket,
             relay,
         } = client;
-        let from = socket.local_addr().unwrap();
-        drop(socket);
-        assert!(!is_closed(relay, from), "before {how}");
+        socket.connect(relay).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        assert!(!is_closed(&socket), "before {how}");
         end(control);
-        assert!(wait_until(SOON, || is_closed(relay, from)), "after {how}");
+        assert!(wait_until(SOON, || is_closed(&socket)), "after {how}");
         server.wait_status(|status| status["associations"] == 0, SOON);
     }
     server.wait_status(|status| status["connections"]["active"] == 0, SOON);
@@ -520,7 +529,7 @@ fn what_comes_on_the_connection_is_dropped() {
 
 #[test]
 fn an_idle_one_ends_and_a_used_one_does_not() {
-    let (server, address) = serve(&["--udp-timeout", "1s"]);
+    let (server, address) = serve(&["--udp-timeout", "2s"]);
     let far = udp("127.0.0.1:0");
     let start = Instant::now();
     let silent = Client::new(address);
@@ -532,7 +541,7 @@ fn an_idle_one_ends_and_a_used_one_does_not() {
         stranger.send_to(b"x", silent.relay).unwrap();
         expect_end(&silent.control, Duration::from_millis(100)) != Observed::Silent
     });
-    assert!(ended && start.elapsed() >= Duration::from_millis(900));
+    assert!(ended && start.elapsed() >= Duration::from_millis(1900));
     used.exchange(&far, b"still there");
     server.wait_log("0 down (0 bytes), ", SOON);
     assert!(server.log().iter().any(|line| line.contains(": idle in ")));
@@ -580,8 +589,7 @@ fn associations_leave_descriptors_to_others() {
 
 #[test]
 fn ports_are_those_of_the_range_and_used_again() {
-    // Found free, and hopefully still so in a moment.
-    let port = udp("127.0.0.1:0").local_addr().unwrap().port();
+    let port = free_port();
     let range = format!("{port}-{port}");
     let (server, address) = serve(&["--udp-ports", &range]);
     let client = Client::new(address);
@@ -632,16 +640,13 @@ fn the_rules_hold_for_every_datagram() {
         count += 1;
         wait_dropped(&server, "rules", count);
     };
+    // None of them leads off this machine, even if the rules were not asked.
     for to in [
         "127.0.0.2:53",
         "[::1]:53",
         "[::ffff:127.0.0.2]:53",
         "127.0.0.1:9",
         "0.0.0.0:53",
-        "10.0.0.1:53",
-        "169.254.169.254:80",
-        "224.0.0.1:53",
-        "[ff02::1]:53",
         "255.255.255.255:53",
     ] {
         client.send(b"x", to.parse().unwrap());

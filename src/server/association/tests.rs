@@ -188,7 +188,7 @@ fn of_several_addresses_the_first_that_there_is_a_way_to() {
 fn a_name_leads_to_none_but_allowed_addresses() {
     fn private(_: &str, port: u16) -> Answer {
         Ok(vec![
-            SocketAddr::from(([10, 0, 0, 1], port)),
+            SocketAddr::from(([127, 0, 0, 2], port)),
             SocketAddr::from(([127, 0, 0, 1], port)),
         ])
     }
