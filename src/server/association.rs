@@ -221,25 +221,24 @@ impl Association {
         let Some(udp) = &settings.udp else {
             return Turn::Done;
         };
-        let progress = self.control(cx).map(|quiet| {
-            self.look_ups(settings, cx.now);
-            let mut quiet = quiet;
-            if cx.ready.has(NEAR) {
-                quiet &= self.up(settings, cx);
+        let control = self.control(cx);
+        self.look_ups(settings, cx.now);
+        let mut quiet = true;
+        // What a client sent right before it closed is still sent on: the last word of a program that ends.
+        if cx.ready.has(NEAR) || control.is_err() {
+            quiet &= self.up(settings, cx);
+        }
+        for family in [Family::V4, Family::V6] {
+            if cx.ready.has(family.key()) {
+                quiet &= self.down(family, settings, udp.options.filter, cx);
             }
-            for family in [Family::V4, Family::V6] {
-                if cx.ready.has(family.key()) {
-                    quiet &= self.down(family, settings, udp.options.filter, cx);
-                }
-            }
-            quiet
-        });
+        }
         let idle = self.last + udp.options.idle;
-        let ended = match progress {
+        let ended = match control {
             Err(ended) => ended,
             Ok(_) if cx.now >= idle => Ended::Idle,
-            Ok(false) => return Turn::Again,
-            Ok(true) => {
+            Ok(nothing_left) if !(nothing_left && quiet) => return Turn::Again,
+            Ok(_) => {
                 let until = self.names.until().map_or(idle, |until| until.min(idle));
                 return Turn::Wait { until: Some(until) };
             }

@@ -121,6 +121,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn never_more_than_the_limit_and_always_the_last_ones(
             numbers in prop::collection::vec(0..2 * MOST_CONTACTS, 0..3 * MOST_CONTACTS),

@@ -221,6 +221,19 @@ mod tests {
     }
 
     #[test]
+    fn what_came_of_an_earlier_datagram_costs_no_later_one() {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = client.local_addr().unwrap();
+        let mut near = near("127.0.0.1:5000");
+        near.pin(address);
+        drop(client);
+        assert_eq!(near.send(b"lost"), Ok(()));
+        let client = UdpSocket::bind(address).unwrap();
+        assert_eq!(near.send(b"found"), Ok(()));
+        assert_eq!(client.recv(&mut [0; 16]).unwrap(), 5);
+    }
+
+    #[test]
     fn every_port_of_a_range_is_tried() {
         let local: SocketAddr = "127.0.0.1:1080".parse().unwrap();
         let taken = near("127.0.0.1:5000");

@@ -18,7 +18,7 @@ use crate::server::rules::Rules;
 struct Bench {
     association: Association,
     settings: ServerSettings,
-    _control: TcpStream,
+    control: TcpStream,
     client: UdpSocket,
     far: UdpSocket,
     now: Instant,
@@ -73,7 +73,7 @@ impl Bench {
         Self {
             association: Association::new(accepted, Vec::new(), prepared, now),
             settings,
-            _control: control,
+            control,
             client,
             far,
             now,
@@ -222,6 +222,15 @@ fn a_look_up_that_takes_too_long_is_given_up() {
     bench.send("slow.example", b"x");
     bench.next();
     assert_eq!(bench.dropped("look-up"), 2, "remembered");
+}
+
+#[test]
+fn what_was_sent_before_the_end_is_sent_on() {
+    let mut bench = Bench::new(Rules::allow_all(), unused);
+    bench.send("127.0.0.1", b"farewell");
+    bench.control.shutdown(std::net::Shutdown::Both).unwrap();
+    while bench.next() != Turn::Done {}
+    bench.arrives(b"farewell");
 }
 
 #[test]
