@@ -1,5 +1,5 @@
-//! Forwards a port of loopback to the best of some peers, until Ctrl-C:
-//! `cargo run --example forwarder -- 407::1 10.1.2.3:1080`.
+//! Forwards a port to the best of some peers, until Ctrl-C:
+//! `cargo run --example forwarder -- 127.0.0.1:1080 407::1 10.1.2.3:9050`.
 
 use std::env;
 use std::error::Error;
@@ -9,12 +9,12 @@ use sockhop::daemon::settings::{ControlPath, Settings};
 use sockhop::target::{HostPort, SOCKS_PORT};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let peers = env::args()
-        .skip(1)
-        .map(|text| HostPort::parse_or_port(&text, SOCKS_PORT));
+    let mut arguments = env::args().skip(1);
+    let listen = arguments.next().ok_or("usage: forwarder ADDR PEER...")?;
+    let peers = arguments.map(|text| HostPort::parse_or_port(&text, SOCKS_PORT));
     let settings = Settings {
+        listen: vec![listen.parse()?],
         peers: peers.collect::<Result<_, _>>()?,
-        listen: vec!["127.0.0.1:1080".parse()?],
         control: ControlPath::None,
         ..Settings::default()
     };

@@ -12,7 +12,7 @@ use crate::ProxyUri;
 use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
 use crate::server::association::UdpOptions;
-use crate::server::rules::{Effect, Rule};
+use crate::server::rules::Rule;
 use crate::server::users::User;
 use crate::wire::socks4::UserId;
 
@@ -210,7 +210,7 @@ impl Serve {
                 .map(|text| user("--user", text))
                 .collect::<Result<_, _>>()?,
             users_file: optional("--users-file", &self.users_file, path)?,
-            rules: rules(Effect::Allow, "--allow-dest", &self.allow_dest)?,
+            rules: values::options(NAME, "--allow-dest", &self.allow_dest, Rule::allow)?,
             via: self
                 .via
                 .iter()
@@ -272,7 +272,7 @@ impl Serve {
             let problem = "--no-socks4: --socks4-user says who may use SOCKS4";
             return Err(Failure::usage(problem, Some(NAME)));
         }
-        let denied = rules(Effect::Deny, "--deny-dest", &self.deny_dest)?;
+        let denied = values::options(NAME, "--deny-dest", &self.deny_dest, Rule::deny)?;
         settings.rules.extend(denied);
         Ok(settings)
     }
@@ -318,13 +318,6 @@ fn path(text: &str) -> Result<std::path::PathBuf, BadText> {
         "" => Err(BadText::new(text, "is not a path", "/etc/sockhop.users")),
         _ => Ok(text.into()),
     }
-}
-
-fn rules(effect: Effect, name: &str, texts: &[String]) -> Result<Vec<Rule>, Failure> {
-    values::options(NAME, name, texts, |text| {
-        let pattern = text.parse()?;
-        Ok(Rule { effect, pattern })
-    })
 }
 
 fn optional<T>(
@@ -375,18 +368,14 @@ mod tests {
              --max-associations 7 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice";
-        let rule = |effect, pattern: &str| Rule {
-            effect,
-            pattern: pattern.parse().unwrap(),
-        };
         let expected = ServeSettings {
             listen: vec!["[::]:1".parse().unwrap()],
             allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
             users: vec!["a:b".parse().unwrap(), "c:d:e".parse().unwrap()],
             users_file: Some("f".into()),
             rules: vec![
-                rule(Effect::Allow, "10.0.0.0/8:80"),
-                rule(Effect::Deny, "example.org"),
+                Rule::allow("10.0.0.0/8:80").unwrap(),
+                Rule::deny("example.org").unwrap(),
             ],
             socks4: true,
             socks4_users: vec![UserId::new("ada").unwrap(), UserId::new("b").unwrap()],

@@ -43,6 +43,29 @@ pub struct Rule {
     pub pattern: Pattern,
 }
 
+impl Rule {
+    /// Lets clients go where the text of a [`Pattern`] says.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn allow(text: &str) -> Result<Self, BadText> {
+        Self::new(Effect::Allow, text)
+    }
+
+    /// Does not let them.
+    ///
+    /// # Errors
+    /// As [`Rule::allow`].
+    pub fn deny(text: &str) -> Result<Self, BadText> {
+        Self::new(Effect::Deny, text)
+    }
+
+    fn new(effect: Effect, text: &str) -> Result<Self, BadText> {
+        let pattern = text.parse()?;
+        Ok(Self { effect, pattern })
+    }
+}
+
 /// The destinations that a rule is for. In text: an address, a range, or a name that stands for everything under it too, and
 /// maybe a port: `10.0.0.0/8:80`, `[fd00::]/8:443`, `example.org`, `.example.org:443`.
 #[derive(Debug, Clone, PartialEq, Eq)]
