@@ -4,12 +4,13 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Behaviour, Chunks, End, Pattern, Peer, SOON, Sockhop, Step, Target, Unanswering, connect,
-    dead_address, exchange, socks5_connect, socks5_connect_name, wait_until,
+    Behaviour, Chunks, Daemon, End, Pattern, Peer, SOON, Sockhop, Step, Target, Unanswering,
+    connect, dead_address, exchange, program, socks5_connect, socks5_connect_name, wait_until,
 };
 use serde_json::json;
 
@@ -540,4 +541,41 @@ fn much_data_both_ways_at_once_arrives_unchanged() {
         |status| status["bytes"] == json!({"up": LENGTH, "down": LENGTH}),
         SOON,
     );
+}
+
+#[test]
+#[ignore = "needs curl, microsocks"]
+fn curl_reaches_a_page_in_each_version_through_a_chain_that_wants_a_password() {
+    let pattern = Pattern::new(20);
+    let page = Target::http("127.0.0.1:0", &pattern);
+    let microsocks = |more: &[&str]| {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let server = Daemon::start("microsocks", address, |_| {
+            let port = address.port().to_string();
+            let arguments = [&["-i", "127.0.0.1", "-p", &port], more].concat();
+            arguments.into_iter().map(String::from).collect()
+        });
+        (server, address)
+    };
+    let (_locked, locked) = microsocks(&["-u", "ada", "-P", "secret"]);
+    let (_open, open) = microsocks(&[]);
+    let fetch = |scheme: &str, proxy: SocketAddr| {
+        let url = format!("http://127.0.0.1:{}/300000", page.address().port());
+        let mut curl = Command::new(program("curl"));
+        curl.args(["-q", "-sS", "--max-time", "10", "--noproxy", "", "-x"])
+            .args([&uri(scheme, proxy), &url]);
+        curl.output().expect("curl")
+    };
+    let right = format!("socks5h://ada:secret@{locked}");
+    let (_server, address) = serve(&[&right, &uri("socks5", open)], &[]);
+    for scheme in ["socks4", "socks4a", "socks5", "socks5h"] {
+        let output = fetch(scheme, address);
+        assert!(output.status.success(), "{scheme}: {output:?}");
+        assert_eq!(output.stdout.len(), 300_000);
+        assert_eq!(pattern.verify(0, &output.stdout), None);
+    }
+    let (server, address) = serve(&[&format!("socks5h://ada:guess@{locked}")], &[]);
+    // curl's code for a proxy that could not be talked into it.
+    assert_eq!(fetch("socks5h", address).status.code(), Some(97));
+    server.wait_log("warn: via", SOON);
 }

@@ -13,9 +13,9 @@ use crate::resolver::Resolver;
 use crate::wire::{Address, Host};
 
 /// Whether this list names the host, as curl reads it: names stand for everything under them, addresses and ranges for
-/// themselves, one `*` for everything; commas or spaces between them. There are no ports.
+/// themselves, a `*` that is alone for everything; commas or spaces between them. There are no ports.
 pub(super) fn is_named(list: &str, host: &Host) -> bool {
-    if list.trim() == "*" {
+    if list == "*" {
         return true;
     }
     let separator = |char: char| char == ',' || char.is_ascii_whitespace();
@@ -80,7 +80,9 @@ mod tests {
     fn hosts_are_named_as_curl_reads_it() {
         for (list, host, expected) in [
             ("*", "a.example", true),
-            (" * ", "192.0.2.1", true),
+            ("*", "192.0.2.1", true),
+            (" * ", "a.example", false),
+            ("..a.example", "a.example", false),
             ("a,*", "b.example", false),
             ("", "a.example", false),
             (", ,", "a.example", false),
