@@ -17,7 +17,7 @@
 //!    resolver  net      name look-ups; connecting, options, own addresses
 //!    engine             reactor (waits) and workers (work); Session, Turn, Task
 //!    handshake          state machines of both sides: bytes in, bytes out
-//!    wire  proxy_uri    codecs: addresses, SOCKS 4, 4a, 5, user/password; proxy URIs
+//!    wire  proxy_uri    codecs: addresses, SOCKS 4, 4a, 5, 6, user/password; proxy URIs
 //! ```
 //!
 //! Beside them stand the types that text is parsed into once, at the edge: [`target`], [`listen_address`],

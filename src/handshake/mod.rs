@@ -42,6 +42,8 @@ use crate::wire::DecodeError;
 
 pub mod client;
 pub mod server;
+#[cfg(feature = "socks6")]
+pub mod socks6;
 
 pub use client::{Client, Goal, HandshakeError, Outcome, Refusal};
 pub use server::{Event, Methods, Policy, Request, Server, ServerError, Socks4};

@@ -273,7 +273,7 @@ fn rough_options() -> impl Strategy<Value = Vec<u8>> {
             let mut option = kind.to_be_bytes().to_vec();
             option.extend(length.to_be_bytes());
             if kind == 1 && data.len() >= 2 {
-                data[0] = data[0] & 0xc0 | data[0] % 6;
+                data[0] = (data[0] & 0xc0) | (data[0] % 6);
                 data[1] %= 5;
             }
             option.extend(data);

@@ -16,7 +16,7 @@ fn group(name: &str) -> Vec<Value> {
     let all: Value = serde_json::from_str(include_str!("vectors.json")).unwrap();
     let groups = all["groups"].as_array().unwrap();
     let group = groups.iter().find(|group| group["name"] == name).unwrap();
-    let vectors = group.get("vectors").or(group.get("cases")).unwrap();
+    let vectors = group.get("vectors").or_else(|| group.get("cases")).unwrap();
     vectors.as_array().unwrap().clone()
 }
 

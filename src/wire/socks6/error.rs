@@ -129,22 +129,21 @@ pub enum Malformed {
 }
 
 /// What the receiver of a faulty option does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consequence {
     /// Nothing: as if the option were not there.
-    #[default]
     Ignore,
     /// A proxy answers with a failed authentication and closes; a client closes. For what says two things about who the
     /// client is, or leaves open where its data begins: somebody else on the way may have read it in the other way.
     Refuse,
 }
 
-/// The faulty options of one message. Remembers the first [`Problems::KEPT`], counts the others.
+/// The faulty options of one message. Remembers the first [`Problems::KEPT`] and the first grave one, counts the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     kept: [Option<Problem>; Self::KEPT],
     count: u16,
-    consequence: Consequence,
+    grave: Option<Problem>,
 }
 
 impl<T> Decoded<T> {
@@ -211,10 +210,19 @@ impl Problems {
         self.kept.into_iter().flatten()
     }
 
-    /// The gravest consequence of all of them, also of those that are not remembered.
+    /// The gravest consequence of all of them.
     #[must_use]
     pub const fn consequence(&self) -> Consequence {
-        self.consequence
+        match self.grave {
+            Some(_) => Consequence::Refuse,
+            None => Consequence::Ignore,
+        }
+    }
+
+    /// The first one that must not be ignored, however many harmless ones were before it.
+    #[must_use]
+    pub const fn grave(&self) -> Option<Problem> {
+        self.grave
     }
 
     pub(super) fn add(&mut self, kind: Kind, at: u16, fault: Fault) {
@@ -223,7 +231,9 @@ impl Problems {
             *slot = Some(problem);
         }
         self.count = self.count.saturating_add(1);
-        self.consequence = self.consequence.max(fault.consequence(kind));
+        if fault.consequence(kind) == Consequence::Refuse {
+            self.grave.get_or_insert(problem);
+        }
     }
 }
 
