@@ -460,6 +460,24 @@ fn other_versions_are_told_with_the_first_byte() {
 }
 
 #[test]
+fn address_of_a_noop_is_zeros() {
+    for (address, legal) in [
+        (&[0, 0, 0, 1, 0, 0, 0, 0][..], true),
+        (&[0, 80, 0, 1, 0, 0, 0, 0], false),
+        (&[0, 0, 0, 1, 0, 0, 0, 1], false),
+        (&[0, 0, 0, 3, 3, b'a', 0, 0], false),
+    ] {
+        let noop = [&[6, 0, 0, 0], address].concat();
+        let (request, problems) = check::decodes(Request::decode, &noop, PROFILE);
+        assert_eq!(request.has_legal_address(), legal);
+        assert!(problems.is_empty());
+        let connect = [&[6, 1, 0, 0], address].concat();
+        let (request, _) = check::decodes(Request::decode, &connect, PROFILE);
+        assert!(request.has_legal_address());
+    }
+}
+
+#[test]
 fn unknown_commands_and_codes_are_kept() {
     let mut bytes = request(&[]);
     bytes[1] = 0xee;

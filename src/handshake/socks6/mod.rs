@@ -35,11 +35,13 @@ pub mod client;
 pub mod server;
 pub mod sessions;
 pub mod tokens;
+pub mod wallet;
 
 pub use client::{Client, ClientError, Outcome};
 pub use server::{Server, ServerError};
 pub use sessions::{Arrival, Limits, Owner, Sessions};
 pub use tokens::{Purse, SpentTokens};
+pub use wallet::{Spend, Ticket, Wallet};
 
 /// The beginning of a message whose rest has not come yet. Never more than the message, whose length has a cap.
 #[derive(Clone, Default)]

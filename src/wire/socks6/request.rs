@@ -70,6 +70,15 @@ impl Request {
         }
     }
 
+    /// Whether the address is one that the command may have: that of a NOOP is all zeros, and no name. The draft does not
+    /// say what a proxy does about another; as it has no use for the address, it can ignore it.
+    #[must_use]
+    pub fn has_legal_address(&self) -> bool {
+        let address = self.address.socket_addr();
+        let zeros = address.is_some_and(|to| to.ip().is_unspecified() && to.port() == 0);
+        zeros || self.command != Command::NOOP
+    }
+
     /// How many bytes of payload follow the request and come before anything else, as the client declares it.
     #[must_use]
     pub fn initial_data(&self) -> usize {
