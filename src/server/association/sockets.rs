@@ -229,6 +229,8 @@ mod tests {
         drop(client);
         assert_eq!(near.send(b"lost"), Ok(()));
         let client = UdpSocket::bind(address).unwrap();
+        let limit = std::time::Duration::from_secs(10);
+        client.set_read_timeout(Some(limit)).unwrap();
         assert_eq!(near.send(b"found"), Ok(()));
         assert_eq!(client.recv(&mut [0; 16]).unwrap(), 5);
     }
