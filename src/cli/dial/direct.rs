@@ -1,12 +1,12 @@
 //! Connecting without a proxy, where `NO_PROXY` says so.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
-
-use super::Failure;
+use super::{Failure, values};
 use crate::client::connect_any;
 use crate::net::ConnectFailure;
 use crate::resolver::Resolver;
@@ -18,12 +18,10 @@ pub(super) fn is_named(list: &str, host: &Host) -> bool {
     if list == "*" {
         return true;
     }
-    let separator = |char: char| char == ',' || char.is_ascii_whitespace();
-    let mut entries = list.split(separator).filter(|entry| !entry.is_empty());
-    match host {
-        Host::Ip(ip) => entries.any(|entry| names_ip(entry, ip.to_canonical())),
-        Host::Name(name) => entries.any(|entry| names_name(entry, name.as_str())),
-    }
+    list.split([',', ' ', '\t']).any(|entry| match host {
+        Host::Ip(ip) => names_ip(entry, ip.to_canonical()),
+        Host::Name(name) => names_name(entry, name.as_str()),
+    })
 }
 
 fn names_ip(entry: &str, ip: IpAddr) -> bool {
@@ -31,11 +29,7 @@ fn names_ip(entry: &str, ip: IpAddr) -> bool {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     let entry = inside.unwrap_or(entry);
-    match (entry.parse::<IpAddr>(), entry.parse::<IpNet>()) {
-        (Ok(one), _) => one.to_canonical() == ip,
-        (_, Ok(range)) => range.contains(&ip),
-        _ => false,
-    }
+    values::cidr(entry).is_ok_and(|range| range.contains(&ip))
 }
 
 fn names_name(entry: &str, name: &str) -> bool {
@@ -53,22 +47,35 @@ fn names_name(entry: &str, name: &str) -> bool {
 
 /// Connects to the target; the stream is as one through a proxy is.
 pub(super) fn connect(target: &Address, timeout: Duration) -> Result<TcpStream, Failure> {
-    let beyond = |what: &dyn std::fmt::Display| {
-        Failure::beyond(&io::Error::other(format!("target {target}: {what}")))
-    };
     let deadline = Instant::now() + timeout;
     let lookup = Resolver::new(1, 1).lookup(&target.host.to_string(), target.port);
-    let addresses = lookup.wait(deadline).map_err(|error| beyond(&error))?;
-    let stream = connect_any(&addresses, deadline).map_err(|failure| match failure {
-        Some(ConnectFailure::Remote(error)) => beyond(&format_args!("cannot connect: {error}")),
-        Some(ConnectFailure::Local(error)) => {
-            Failure::because(format!("target {target}: cannot connect: {error}"))
-        }
-        None => beyond(&"timed out waiting for the connection"),
-    })?;
-    match stream.set_nonblocking(false) {
-        Ok(()) => Ok(stream),
-        Err(error) => Err(Failure::because(format!("connection to {target}: {error}"))),
+    let connected = match lookup.wait(deadline) {
+        Ok(addresses) => connect_any(&addresses, deadline).map_err(|failure| match failure {
+            Some(ConnectFailure::Remote(error) | ConnectFailure::Local(error)) => error,
+            None => io::ErrorKind::TimedOut.into(),
+        }),
+        Err(error) => Err(io::Error::other(error)),
+    };
+    let stream = connected.and_then(|stream| {
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    });
+    stream.map_err(|error| Failure::beyond(&Unreached(target.clone(), error)))
+}
+
+/// There is no proxy to blame.
+#[derive(Debug)]
+struct Unreached(Address, io::Error);
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "target {}: cannot connect", self.0)
+    }
+}
+
+impl Error for Unreached {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.1)
     }
 }
 
