@@ -382,6 +382,8 @@ fn initial_data_has_its_limit_and_needs_a_connect() {
 #[test]
 fn names_that_cannot_be_fail_the_request() {
     let connect = |name: &[u8]| [&[6, 1, 0, 0, 0, 80, 0, 3], name].concat();
+    // With options that have not come yet.
+    let with_options = |name: &[u8]| [&[6, 1, 0, 8, 0, 80, 0, 3], name].concat();
     for (name, error) in [
         (&b"\0"[..], NameError::Empty.into()),
         (b"\x01", DecodeError::NameLength(1)),
@@ -393,6 +395,8 @@ fn names_that_cannot_be_fail_the_request() {
         (b"\x03a\xffb", NameError::Byte(0xff).into()),
     ] {
         let bytes = connect(name);
+        assert_eq!(Request::decode(&bytes, PROFILE), Err(error), "{name:02x?}");
+        let bytes = with_options(name);
         assert_eq!(Request::decode(&bytes, PROFILE), Err(error), "{name:02x?}");
         assert_eq!(error.answer(), Answer::FailAuthentication);
     }

@@ -14,7 +14,10 @@ pub(super) struct Addressed<'a> {
     pub(super) code: u8,
     pub(super) host: HostField<'a>,
     pub(super) port: u16,
-    pub(super) options: &'a [u8],
+    input: &'a [u8],
+    /// Where the options begin.
+    start: usize,
+    /// Of the whole message.
     pub(super) length: usize,
 }
 
@@ -38,7 +41,7 @@ const FIXED: usize = 8;
 /// The shortest address is IPv4; a name has at least as much.
 const SHORTEST: usize = FIXED + 4;
 
-/// Takes a request or an operation reply apart.
+/// Takes a request or an operation reply apart, as soon as its address is there.
 pub(super) fn read_addressed<'a>(
     input: &'a [u8],
     profile: &Profile,
@@ -52,19 +55,25 @@ pub(super) fn read_addressed<'a>(
         Length::Exactly(length) => length,
         Length::AtLeast(length) => return Err(short(input, FIXED + length + options)),
     };
-    // Before the options are complete: a bad name is bad already.
-    let end = FIXED + field;
-    let Some(host) = input.get(FIXED..end) else {
-        return Err(short(input, end + options));
+    let start = FIXED + field;
+    let Some(host) = input.get(FIXED..start) else {
+        return Err(short(input, start + options));
     };
-    let host = read_host(kind, host, profile)?;
     Ok(Addressed {
         code,
-        host,
+        host: read_host(kind, host, profile)?,
         port: u16::from_be_bytes([port_high, port_low]),
-        options: slice(input, end, end + options)?,
-        length: end + options,
+        input,
+        start,
+        length: start + options,
     })
+}
+
+impl<'a> Addressed<'a> {
+    /// The options. Ask for them last: a bad name is bad also before they are there.
+    pub(super) fn options(&self) -> Result<&'a [u8], Stop> {
+        slice(self.input, self.start, self.length)
+    }
 }
 
 /// Appends a request or an operation reply up to its options, which the caller has written to `options`.

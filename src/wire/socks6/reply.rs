@@ -70,7 +70,7 @@ impl OpReply {
         let addressed = read_addressed(input, profile)?;
         let mut options = OpReplyOptions::default();
         let mut problems = Problems::default();
-        for option in RawOption::all(addressed.options, profile) {
+        for option in RawOption::all(addressed.options()?, profile) {
             let option = option?;
             if let Err(fault) = options.take(&option, profile) {
                 problems.add(option.kind, option.at, fault);

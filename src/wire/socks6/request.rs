@@ -106,7 +106,7 @@ impl Request {
         let addressed = read_addressed(input, profile)?;
         let command = Command(addressed.code);
         let address = addressed.host.strict(addressed.port)?;
-        let (options, problems) = RequestOptions::read(addressed.options, command, profile)?;
+        let (options, problems) = RequestOptions::read(addressed.options()?, command, profile)?;
         let request = Self {
             command,
             address,
