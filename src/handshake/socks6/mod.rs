@@ -22,7 +22,8 @@
 //! assert_eq!(up[taken..], *b"GET /");
 //! assert_eq!(server.request().map(|request| request.command), Some(Command::CONNECT));
 //! server.accept(AuthReplyOptions::default(), &mut down);
-//! server.reply(ReplyCode::SUCCEEDED, "192.0.2.1:4000".parse()?, OpReplyOptions::default(), &mut down);
+//! let bound: std::net::SocketAddr = "192.0.2.1:4000".parse()?;
+//! server.reply(ReplyCode::SUCCEEDED, bound.into(), OpReplyOptions::default(), &mut down);
 //!
 //! client.feed(&down)?;
 //! assert!(matches!(client.outcome(), Some(Outcome::Done(reply)) if reply.bound.port() == 4000));
