@@ -176,7 +176,9 @@ fn a_taken_port_ends_the_start_with_its_address_and_a_hint() {
 #[test]
 fn a_port_that_is_taken_when_connect_is_asked_is_a_coded_error() {
     let (remote, echo) = (Peer::valid(ZERO), Target::echo());
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Other tests take ports of 127.0.0.1, and could have this one as soon as it is free.
+    let taken = TcpListener::bind("127.77.0.1:0");
+    let taken = taken.or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = taken.local_addr().unwrap();
     let peer = remote.address().to_string();
     let arguments = [

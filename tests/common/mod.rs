@@ -18,6 +18,7 @@
 )]
 
 mod client;
+mod loopback;
 #[cfg(target_os = "linux")]
 mod netns;
 mod pattern;

@@ -1,15 +1,14 @@
 //! What a probe or a forwarder can meet on the other side.
 
 use std::io::{self, Read, Write};
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::loopback::Alone;
 use super::target::copy;
 use super::{SOON, wait_until};
 
@@ -61,7 +60,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Peer {
     address: SocketAddr,
-    listener: Arc<TcpListener>,
+    listener: Arc<Alone>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
@@ -147,7 +146,7 @@ impl Peer {
 
     /// Any behaviour at an address of the test's choice: `127.0.0.7:0`, `[::1]:0`, or where a dead peer was.
     pub fn at(address: impl ToSocketAddrs, behaviour: Behaviour) -> Self {
-        let listener = Arc::new(TcpListener::bind(address).expect("listen on loopback"));
+        let listener = Arc::new(Alone::listen(address));
         let address = listener.local_addr().expect("own address");
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -230,7 +229,7 @@ impl Peer {
 
     /// New connections are refused; those that are open go on.
     pub fn stop_accepting(&mut self) {
-        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _ = SockRef::from(&**self.listener).shutdown(Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }

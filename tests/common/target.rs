@@ -1,7 +1,7 @@
 //! Where a proxy connects to.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use super::loopback::Alone;
 use super::pattern::{Chunks, Pattern, Received};
 use super::wait_until;
 
@@ -19,7 +20,7 @@ const LOOPBACK: &str = "127.0.0.1:0";
 #[derive(Debug)]
 pub struct Target {
     address: SocketAddr,
-    listener: Arc<TcpListener>,
+    listener: Arc<Alone>,
     accepting: Option<JoinHandle<()>>,
     connections: Arc<Mutex<Connections>>,
 }
@@ -137,7 +138,7 @@ impl Target {
         address: &str,
         taken: impl Fn(TcpStream, &Arc<Mutex<Connections>>) + Send + 'static,
     ) -> Self {
-        let listener = Arc::new(TcpListener::bind(address).expect("listen"));
+        let listener = Arc::new(Alone::listen(address));
         let address = listener.local_addr().expect("own address");
         let connections = Arc::new(Mutex::new(Connections::default()));
         let accepting = thread::spawn({
@@ -165,7 +166,7 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _ = SockRef::from(&**self.listener).shutdown(Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
