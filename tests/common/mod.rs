@@ -5,7 +5,7 @@
 //! - [`Target`]: where a proxy connects to: echo, source, sink, and one that the test drives itself.
 //! - [`socks5_connect`], [`exchange`], [`observe`], [`reset`]: the client's side.
 //! - [`Netns`]: network namespaces, for what loopback can't do: lost packets, links that go down, clients from elsewhere.
-//! - [`Daemon`], [`program`]: other people's programs.
+//! - [`Daemon`], [`program`], [`Sshd`]: other people's programs.
 //! - [`Pattern`]: seeded bytes, so that any byte of a long transfer can be verified without storing it.
 //!
 //! Everything listens on loopback at port 0 unless a test names an address, every wait has a limit, and everything ends on drop.
@@ -24,6 +24,7 @@ mod netns;
 mod pattern;
 mod peer;
 mod program;
+mod ssh;
 mod target;
 mod tools;
 
@@ -36,8 +37,9 @@ pub use netns::Netns;
 pub use pattern::{Chunks, End, Pattern, Received};
 pub use peer::{Behaviour, Peer, Step, Unanswering, dead_address};
 pub use program::{Launch, RpcError, Signal, Sockhop};
+pub use ssh::Sshd;
 pub use target::Target;
-pub use tools::{Daemon, need_root, program};
+pub use tools::{Daemon, free_port, need_root, program, success};
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,11 +36,13 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// Debian's package, where it has another name than the program.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("danted", "dante-server"),
     ("ip", "iproute2"),
+    ("nc.openbsd", "netcat-openbsd"),
     ("nft", "nftables"),
     ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
     ("unshare", "util-linux"),
 ];
@@ -52,6 +54,27 @@ pub fn need_root() {
         rustix::process::geteuid().is_root(),
         "this test needs root: it makes namespaces of its own"
     );
+}
+
+/// A port that was free a moment ago: other people's servers can't tell which one they got.
+pub fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+}
+
+/// Runs a program to its end, which must be a success, and gives what it wrote to stdout. It needs a time limit of its own.
+#[track_caller]
+pub fn success(command: &mut Command) -> Vec<u8> {
+    let output = command.output().expect("start");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}, {} bytes of output: {}",
+        output.status,
+        output.stdout.len(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
 }
 
 /// How long a server may take to end in order.

@@ -45,7 +45,11 @@ fn password(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("://")?;
     let (userinfo, _) = rest.rsplit_once('@')?;
     let (_, password) = userinfo.split_once(':')?;
-    // Signs that no message has.
-    let marked = password.contains(['!', '$', '~', '^']);
-    (marked && text.matches(password).count() == 1).then_some(password)
+    // Signs that no message has, and none that is shown in another way than it came.
+    const SIGNS: [char; 4] = ['!', '$', '~', '^'];
+    let marked = password.contains(SIGNS);
+    let plain = password
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || SIGNS.contains(&c));
+    (marked && plain && text.matches(password).count() == 1).then_some(password)
 }
