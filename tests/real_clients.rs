@@ -4,7 +4,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::Receiver;
 use std::thread;
@@ -276,6 +276,60 @@ fn pysocks_goes_through() {
         let log = server.log().join("\n");
         assert!(!log.contains("guess") && !log.contains("secret"), "{log}");
     }
+}
+
+/// Whether the proxy resolves, proxy's port, port of the target on loopback, and maybe user and password.
+const PYSOCKS_DATAGRAMS: &str = r#"
+import sys, socket, socks
+rdns, proxy, host, port, *login = sys.argv[1:]
+s = socks.socksocket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(20)
+s.set_proxy(socks.SOCKS5, "127.0.0.1", int(proxy), rdns == "there", *login)
+try:
+    for size in (1, 100, 1400, 8000):
+        sent = bytes([size % 251]) * size
+        s.sendto(sent, (host, int(port)))
+        heard, who = s.recvfrom(9000)
+        assert heard == sent, size
+        assert who == ("127.0.0.1", int(port)), who
+except socks.ProxyError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print("done")
+"#;
+
+#[test]
+#[ignore = "needs PySocks"]
+fn datagrams_of_pysocks_go_through() {
+    let echo = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let port = echo.local_addr().expect("own address").port().to_string();
+    // Ends with the test.
+    thread::spawn(move || {
+        let mut buffer = vec![0; 9000];
+        while let Ok((count, from)) = echo.recv_from(&mut buffer) {
+            let _ = echo.send_to(&buffer[..count], from);
+        }
+    });
+    let (_open, open) = serve(None);
+    let (_locked, locked) = serve(USER);
+    let (open, locked) = (open.port().to_string(), locked.port().to_string());
+    for arguments in [
+        &["here", &open, "127.0.0.1", &port][..],
+        &["here", &open, "localhost", &port],
+        // It asks for an association from the name "0" then.
+        &["there", &open, "127.0.0.1", &port],
+        &["there", &open, "localhost", &port],
+        &["here", &locked, "127.0.0.1", &port, "ada", "secret"],
+    ] {
+        let said = success(&mut python(PYSOCKS_DATAGRAMS, arguments));
+        assert_eq!(said, b"done\n", "{arguments:?}");
+    }
+    assert_fails(
+        &mut python(
+            PYSOCKS_DATAGRAMS,
+            &["here", &locked, "127.0.0.1", &port, "ada", "guess"],
+        ),
+        "authentication",
+    );
 }
 
 /// As for PySocks.
