@@ -20,7 +20,8 @@ fuzz_target!(|input: &[u8]| {
         policy: Policy {
             methods: [Methods::None, Methods::UserPassword, Methods::Either]
                 [usize::from(policy % 3)],
-            socks4: [Socks4::Allowed, Socks4::Refused][usize::from(policy / 3 % 2)],
+            socks4: [Socks4::Allowed, Socks4::Refused, Socks4::ByUserId]
+                [usize::from(policy / 3 % 3)],
         },
         accepts: verdict % 2 == 0,
         code: ReplyCode(reply),
@@ -95,8 +96,10 @@ impl Driver {
         };
         seen.events.push(format!("{event:?}"));
         match event {
-            Event::Credentials(_) if self.accepts => server.accept(&mut seen.out),
-            Event::Credentials(_) => server.reject(&mut seen.out),
+            Event::Credentials(_) | Event::UserId(_) if self.accepts => {
+                server.accept(&mut seen.out)
+            }
+            Event::Credentials(_) | Event::UserId(_) => server.reject(&mut seen.out),
             Event::Request(request) => {
                 let binds = request.command == Command::Bind && self.code == ReplyCode::SUCCEEDED;
                 // Not the turn of these.
