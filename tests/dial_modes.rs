@@ -1,4 +1,4 @@
-//! `sockhop dial --udp` and `--listen`, and `NO_PROXY`, against proxies that the test plays itself.
+//! `sockhop dial --udp` and `--listen`, and `NO_PROXY`: against proxies that the test plays itself, and our own server.
 
 mod common;
 
@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Launch, Observed, Peer, SOON, Step, Target, dead_address, expect_end, observe, wait_until,
+    Launch, Observed, Peer, SOON, Sockhop, Step, Target, connect, dead_address, expect_end,
+    observe, wait_until,
 };
 
 /// Not of the test's own environment.
@@ -428,4 +429,50 @@ fn no_proxy_is_for_the_proxy_of_the_environment() {
     assert_failed(&output, 3, "cannot connect");
     let output = run(&["no-such-name.invalid:80"], "invalid");
     assert_failed(&output, 3, "target no-such-name.invalid:80: ");
+}
+
+/// Both ends are ours: the proxy is `sockhop serve`.
+#[test]
+fn datagrams_and_a_connection_through_our_own_server() {
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--user", "ada:secret"]).start();
+    let uri = format!("socks5h://ada:secret@{}", server.wait_listening(SOON));
+
+    let far = UdpSocket::bind("127.0.0.1:0").unwrap();
+    far.set_read_timeout(Some(SOON)).unwrap();
+    let address = far.local_addr().unwrap().to_string();
+    let mut dial = Running::start(&["--udp", &uri, &address]);
+    dial.type_in(b"there");
+    let mut buffer = [0; 100];
+    let (count, from) = far.recv_from(&mut buffer).unwrap();
+    assert_eq!(buffer[..count], *b"there");
+    far.send_to(b"and back", from).unwrap();
+    dial.wait_stdout(b"and back");
+    dial.stdin = None;
+    assert_eq!(dial.wait_status(), Some(0), "{}", dial.stderr());
+
+    let mut dial = Running::start(&["--listen", &uri, "127.0.0.1"]);
+    let listening = || {
+        let said = dial.stderr();
+        let line = said
+            .lines()
+            .find_map(|line| line.strip_prefix("listening on "));
+        line.map(|at| at.parse::<SocketAddr>().unwrap())
+    };
+    assert!(
+        wait_until(SOON, || listening().is_some()),
+        "{}",
+        dial.stderr()
+    );
+    let mut peer = connect(listening().unwrap()).unwrap();
+    let from = peer.local_addr().unwrap();
+    dial.wait_stderr(&format!("connection from {from}"));
+    peer.write_all(b"from the peer").unwrap();
+    dial.wait_stdout(b"from the peer");
+    dial.type_in(b"to the peer");
+    let mut bytes = [0; 11];
+    peer.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, *b"to the peer");
+    drop(peer);
+    dial.stdin = None;
+    assert_eq!(dial.wait_status(), Some(0), "{}", dial.stderr());
 }

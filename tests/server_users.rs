@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 
 use common::{Observed, SOON, Signal, Sockhop, Target, connect, dead_address, exchange, observe};
@@ -189,13 +189,40 @@ fn status_tells_of_each_user_and_of_clients() {
     bound.write_all(b"up").unwrap();
     assert_eq!(read_exactly(&peer, 2), b"up");
 
+    // And datagrams.
+    let far = UdpSocket::bind("127.0.0.1:0").unwrap();
+    far.set_read_timeout(Some(SOON)).unwrap();
+    let login = [&[5, 1, 2, 1, 3][..], b"bob", &[5], b"three"].concat();
+    let datagrams = ask(
+        address,
+        &[&login[..], &[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]].concat(),
+    );
+    let reply = read_exactly(&datagrams, 14);
+    assert_eq!(reply[..8], [5, 2, 1, 0, 5, 0, 0, 1]);
+    let near = UdpSocket::bind("127.0.0.1:0").unwrap();
+    near.set_read_timeout(Some(SOON)).unwrap();
+    near.connect(("127.0.0.1", u16::from_be_bytes([reply[12], reply[13]])))
+        .unwrap();
+    let header = [
+        &[0, 0, 0, 1, 127, 0, 0, 1],
+        &far.local_addr().unwrap().port().to_be_bytes()[..],
+    ]
+    .concat();
+    near.send(&[&header[..], b"seven77"].concat()).unwrap();
+    let mut buffer = [0; 100];
+    let (count, from) = far.recv_from(&mut buffer).unwrap();
+    assert_eq!(buffer[..count], *b"seven77");
+    far.send_to(b"ok", from).unwrap();
+    assert_eq!(near.recv(&mut buffer).unwrap(), header.len() + 2);
+
     let expected = json!({
         "ada": {"active": 1, "total": 2, "bytes": {"up": 8, "down": 8}},
+        "bob": {"active": 1, "total": 1, "bytes": {"up": 7, "down": 2}},
         "eve": {"active": 1, "total": 1, "bytes": {"up": 2, "down": 4}},
         "old": {"active": 1, "total": 1, "bytes": {"up": 1, "down": 1}},
     });
     let status = server.wait_status(|status| status["by_user"] == expected, SOON);
-    assert_eq!(status["bytes"], json!({"up": 11, "down": 13}));
+    assert_eq!(status["bytes"], json!({"up": 18, "down": 15}));
     assert_eq!(status["clients"], 1);
     assert_eq!(status["users"], 3);
     let output = server.command(&["status"]);
@@ -206,7 +233,7 @@ fn status_tells_of_each_user_and_of_clients() {
         "{text}"
     );
 
-    drop((first, old, bound, peer));
+    drop((first, old, bound, peer, datagrams));
     server.wait_status(
         |status| {
             let active = |user: &str| status["by_user"][user]["active"] == 0;
