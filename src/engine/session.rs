@@ -196,18 +196,17 @@ impl<'a> TurnContext<'a> {
     /// The worker's copy buffer, [`BUFFER`] bytes. What is in it is lost at the end of the turn: bytes that could not
     /// be passed on belong into the session.
     pub fn buffer(&mut self) -> &mut [u8] {
-        if self.buffer.is_empty() {
-            // Zeroed by the kernel: pages that are never read into stay unused.
-            *self.buffer = vec![0; BUFFER];
-        }
-        self.buffer
+        self.buffer_up_to(BUFFER)
     }
 
-    /// The first bytes of the [`buffer`](Self::buffer), at most `limit` of them.
+    /// The first bytes of the [`buffer`](Self::buffer), at most `limit` of them. A worker that never needs the whole of it
+    /// never has it: dozens of them do nothing but small messages.
     pub fn buffer_up_to(&mut self, limit: usize) -> &mut [u8] {
-        self.buffer()
-            .get_mut(..limit.min(BUFFER))
-            .unwrap_or_default()
+        let limit = limit.min(BUFFER);
+        if self.buffer.len() < limit {
+            *self.buffer = vec![0; limit];
+        }
+        self.buffer.get_mut(..limit).unwrap_or_default()
     }
 }
 

@@ -74,19 +74,21 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 /// # Errors
 /// Why it failed.
 pub fn finish_connect(socket: &Socket) -> Result<bool, ConnectFailure> {
-    if let Some(error) = socket.take_error().map_err(ConnectFailure::Local)? {
-        return Err(match Errno::from_io_error(&error) {
+    // Asked first: it is the only call for a connect that went well.
+    match socket.peer_addr() {
+        Ok(_) => return Ok(true),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOTCONN | Errno::INVAL) => {}
+            _ => return Err(ConnectFailure::Local(error)),
+        },
+    }
+    match socket.take_error().map_err(ConnectFailure::Local)? {
+        None => Ok(false),
+        Some(error) => Err(match Errno::from_io_error(&error) {
             Some(Errno::NETDOWN | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) => {
                 ConnectFailure::Local(error)
             }
             _ => ConnectFailure::Remote(error),
-        });
-    }
-    match socket.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::NOTCONN | Errno::INVAL) => Ok(false),
-            _ => Err(ConnectFailure::Local(error)),
-        },
+        }),
     }
 }

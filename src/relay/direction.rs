@@ -200,9 +200,7 @@ impl Direction {
         cx: &mut TurnContext<'_>,
     ) -> Result<Step, Broken> {
         let chunk = self.chunk.min(BUFFER);
-        let Some(buffer) = cx.buffer().get_mut(..chunk) else {
-            return Ok(Step::Drained);
-        };
+        let buffer = cx.buffer_up_to(chunk);
         let Some(count) = until_done(|| (&*source).read(buffer)).map_err(Broken::Source)? else {
             return Ok(Step::Drained);
         };
