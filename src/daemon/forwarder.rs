@@ -347,6 +347,7 @@ impl Forwarder {
         Choice {
             candidates,
             patience: Patience::Limited,
+            is_awaited: false,
         }
     }
 
@@ -385,6 +386,8 @@ impl Forwarder {
             .into_iter()
             .partition(|address| self.own.borrow().is_own(*address));
         let choice = Choice {
+            // The names are looked up: whoever comes meanwhile need not be refused.
+            is_awaited: candidates.is_empty() && !explicit.is_settled(),
             candidates,
             patience,
         };

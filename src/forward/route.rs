@@ -23,6 +23,8 @@ pub struct Choice {
     pub candidates: Vec<SocketAddr>,
     /// What to make of a remote that connects and then says nothing.
     pub patience: Patience,
+    /// There are no candidates yet, but there will be another choice soon: clients wait for it.
+    pub is_awaited: bool,
 }
 
 /// What to make of a remote that connects and then says nothing.
@@ -125,6 +127,7 @@ impl Route {
                 choice: Mutex::new(Arc::new(Choice {
                     candidates: Vec::new(),
                     patience: Patience::Limited,
+                    is_awaited: false,
                 })),
                 epoch: AtomicUsize::new(1),
                 cut_before: AtomicUsize::new(0),
@@ -166,6 +169,7 @@ impl Route {
         self.set(Choice {
             candidates: Vec::new(),
             patience: Patience::Limited,
+            is_awaited: false,
         });
         self.shared
             .closed_before

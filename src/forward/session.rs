@@ -98,7 +98,7 @@ struct Dial {
     /// Candidates that failed this client.
     tried: Vec<SocketAddr>,
     attempt: Option<Attempt>,
-    /// There was no descriptor for an attempt: when to ask for one again.
+    /// There was no descriptor for an attempt, or no candidate so far: when to look again.
     retry: Option<Instant>,
     /// The client is gone, but what it sent is to be delivered.
     client_closed: bool,
@@ -204,7 +204,12 @@ impl ForwardSession {
                 .iter()
                 .copied()
                 .find(|one| !dial.tried.contains(one));
-            let Some(remote) = untried else { return };
+            let Some(remote) = untried else {
+                if dial.choice.is_awaited {
+                    dial.retry = Some(dial.give_up);
+                }
+                return;
+            };
             match start_connect(remote) {
                 Ok(socket) => {
                     let limit = self.settings.connect_timeout;
@@ -440,3 +445,83 @@ const SHORTAGE_RETRY: Duration = Duration::from_millis(100);
 
 /// A client waits for at most so many connect time-outs in all, however many candidates there are.
 const DIALS: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::engine::{Cx, Next, Reactor, Ready, Task};
+    use crate::listen::Limits;
+    use crate::relay::Pipes;
+
+    struct Idle;
+
+    impl Task for Idle {
+        fn run(&mut self, _: &mut Cx<'_>) -> Next {
+            Next::Wait(None)
+        }
+    }
+
+    /// At the start a remote's name is still being looked up when the first clients come.
+    #[test]
+    fn a_client_waits_for_a_choice_that_is_awaited() {
+        let mut reactor = Reactor::new(1).unwrap();
+        let reader = reactor.spawn(Box::new(Idle));
+        let (reports, _kept) = crossbeam_channel::unbounded();
+        let route = Route::new(reports, reactor.mailbox(), reader);
+        let choose = |candidates, is_awaited| {
+            route.set(Choice {
+                candidates,
+                patience: Patience::Unlimited,
+                is_awaited,
+            });
+        };
+        choose(Vec::new(), true);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut far = TcpStream::connect(address).unwrap();
+        let socket = Socket::from(listener.accept().unwrap().0);
+        socket.set_nonblocking(true).unwrap();
+        far.write_all(&[5, 1, 0]).unwrap();
+        poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();
+        let limits = Limits::new(1, None, reactor.mailbox());
+        let client = Client {
+            socket,
+            address: None,
+            slot: limits.take(None).unwrap(),
+        };
+        let settings = Arc::new(ForwardSettings {
+            connect_timeout: Duration::from_secs(5),
+            relay: Arc::new(RelaySettings {
+                idle: None,
+                half_closed_idle: None,
+                pipes: Pipes::new(0),
+            }),
+        });
+        let now = Instant::now();
+        let mut session = ForwardSession::new(client, route.clone(), settings, now);
+        let mut buffer = Vec::new();
+        let mut turn = |session: &mut ForwardSession, at| {
+            let mut cx = TurnContext::new(at, Ready::ALL, &mut buffer);
+            session.turn(&mut cx)
+        };
+        let until = now + Duration::from_secs(5) * DIALS;
+        assert_eq!(turn(&mut session, now), Turn::Wait { until: Some(until) });
+
+        choose(vec![address], false);
+        assert_ne!(turn(&mut session, now), Turn::Done);
+        listener.accept().expect("it connects to the candidate");
+
+        // Nobody is to be had after all: the client is told, with `05 FF` or a reply.
+        choose(Vec::new(), false);
+        while !matches!(session.stage, Stage::Declining { .. } | Stage::Over) {
+            turn(&mut session, now);
+        }
+        assert!(matches!(session.stage, Stage::Declining { .. }));
+    }
+}
