@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::names::Found;
 use super::*;
 use crate::engine::{Reactor, Ready, poll_interests};
 use crate::handshake::Socks4;
@@ -154,7 +155,7 @@ fn addresses_go_on_while_a_name_is_looked_up() {
     for _ in 0..6 {
         bench.arrives(b"more");
     }
-    assert!(bench.association.names.descriptor().is_none());
+    assert!(bench.association.far.names.descriptor().is_none());
     bench.send("SLOW.example", b"known");
     bench.next();
     bench.arrives(b"known");
@@ -172,15 +173,15 @@ fn of_several_addresses_the_first_that_there_is_a_way_to() {
     for _ in 0..3 {
         bench.send("several.example", b"hello");
         bench.next();
-        if bench.association.names.descriptor().is_some() {
+        if bench.association.far.names.descriptor().is_some() {
             bench.next();
         }
         bench.arrives(b"hello");
     }
-    assert_eq!(bench.association.traffic.dropped, 0);
+    assert_eq!(bench.association.far.traffic.dropped, 0);
     let name = "several.example".parse().unwrap();
     let port = bench.far.local_addr().unwrap().port();
-    let found = bench.association.names.find(&name, port, bench.now);
+    let found = bench.association.far.names.find(&name, port, bench.now);
     assert!(matches!(found, Some(Found::Addresses(list, 2)) if list.len() == 3));
 }
 
@@ -195,7 +196,7 @@ fn a_name_leads_to_none_but_allowed_addresses() {
     let mut bench = Bench::new(Rules::default(), private);
     bench.send("private.example", b"x");
     bench.next();
-    while bench.association.names.descriptor().is_some() {
+    while bench.association.far.names.descriptor().is_some() {
         bench.next();
     }
     assert_eq!(bench.dropped("rules"), 1);
@@ -203,7 +204,7 @@ fn a_name_leads_to_none_but_allowed_addresses() {
     bench.send("private.example", b"x");
     bench.next();
     assert_eq!(bench.dropped("rules"), 2);
-    assert!(bench.association.far.iter().all(Option::is_none));
+    assert!(bench.association.far.sockets.iter().all(Option::is_none));
 }
 
 #[test]
@@ -240,9 +241,9 @@ fn a_turn_is_bounded() {
         bench.send("127.0.0.1", b"x");
     }
     assert_eq!(bench.turn(), Turn::Again);
-    assert_eq!(bench.association.traffic.up.datagrams, 32);
+    assert_eq!(bench.association.far.traffic.up.datagrams, 32);
     assert!(matches!(bench.turn(), Turn::Wait { .. }));
-    assert_eq!(bench.association.traffic.up.datagrams, 33);
+    assert_eq!(bench.association.far.traffic.up.datagrams, 33);
 }
 
 #[test]
