@@ -6,6 +6,8 @@ mod descriptors;
 mod local_address;
 mod options;
 mod own_listeners;
+#[cfg(feature = "socks6")]
+pub mod stack;
 mod transfer;
 
 pub use accept::accept;
