@@ -7,6 +7,7 @@ mod dial;
 mod login;
 mod opening;
 mod pending;
+mod reach;
 pub mod rules;
 mod session;
 mod settings;
