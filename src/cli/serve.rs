@@ -5,6 +5,9 @@
     reason = "comments of options are help text, where brackets are those of IPv6"
 )]
 
+#[cfg(feature = "socks6")]
+use std::net::{IpAddr, SocketAddr};
+
 use argh::{ArgsInfo, FromArgs};
 
 use super::{Failure, link, values};
@@ -13,8 +16,12 @@ use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
 use crate::server::association::UdpOptions;
 use crate::server::rules::Rule;
+#[cfg(feature = "socks6")]
+use crate::server::socks6::Socks6Options;
 use crate::server::users::User;
 use crate::wire::socks4::UserId;
+#[cfg(feature = "socks6")]
+use crate::wire::socks6::Profile;
 
 /// Be a SOCKS 4, 4a and 5 server: let others use this machine's network.
 #[derive(FromArgs, ArgsInfo)]
@@ -90,6 +97,33 @@ pub(super) struct Serve {
     /// refuse SOCKS4 and SOCKS4a
     #[argh(switch)]
     no_socks4: bool,
+
+    /// do not speak SOCKS6
+    #[cfg(feature = "socks6")]
+    #[argh(switch)]
+    no_socks6: bool,
+
+    /// speak nothing but SOCKS6
+    #[cfg(feature = "socks6")]
+    #[argh(switch)]
+    socks6_only: bool,
+
+    /// how SOCKS6 is spoken: draft12 (the default), draft11, go212 or s6m207
+    #[cfg(feature = "socks6")]
+    #[argh(option)]
+    socks6_profile: Option<String>,
+
+    /// close SOCKS6 clients without a word whose first bytes are not a whole
+    /// request
+    #[cfg(feature = "socks6")]
+    #[argh(switch)]
+    require_whole_request: bool,
+
+    /// ADDR[:PORT] of a DNS server, for SOCKS6 clients that connect to
+    /// 0.0.0.0:53 or [::]:53 (default none)
+    #[cfg(feature = "socks6")]
+    #[argh(option)]
+    dns: Option<String>,
 
     /// refuse BIND, which opens a port for one peer of a client
     #[argh(switch)]
@@ -218,6 +252,8 @@ impl Serve {
                 .collect::<Result<_, _>>()?,
             socks4: !self.no_socks4,
             socks4_users: values::options(NAME, "--socks4-user", &self.socks4_user, user_id)?,
+            #[cfg(feature = "socks6")]
+            socks6: self.socks6()?,
             udp: self.udp()?,
             max_associations: optional("--max-associations", &self.max_associations, |text| {
                 values::number(text, &CONNECTIONS)
@@ -277,6 +313,27 @@ impl Serve {
         Ok(settings)
     }
 
+    #[cfg(feature = "socks6")]
+    fn socks6(&self) -> Result<Option<Socks6Options>, Failure> {
+        let options = Socks6Options {
+            profile: optional("--socks6-profile", &self.socks6_profile, profile)?
+                .unwrap_or_default(),
+            only: self.socks6_only,
+            require_whole_request: self.require_whole_request,
+            dns: optional("--dns", &self.dns, dns)?,
+            ..Socks6Options::default()
+        };
+        if self.no_socks6 && options != Socks6Options::default() {
+            let problem = "--no-socks6: other options say how SOCKS6 is spoken";
+            return Err(Failure::usage(problem, Some(NAME)));
+        }
+        if self.socks6_only && !self.socks4_user.is_empty() {
+            let problem = "--socks6-only: --socks4-user says who may use SOCKS4";
+            return Err(Failure::usage(problem, Some(NAME)));
+        }
+        Ok((!self.no_socks6).then_some(options))
+    }
+
     fn udp(&self) -> Result<Option<UdpOptions>, Failure> {
         let default = UdpOptions::default();
         let options = UdpOptions {
@@ -313,6 +370,24 @@ fn user_id(text: &str) -> Result<UserId, BadText> {
     id.ok_or_else(|| BadText::new(text, "is not a user id of 1 to 255 bytes", "ada"))
 }
 
+#[cfg(feature = "socks6")]
+fn profile(text: &str) -> Result<Profile, BadText> {
+    text.parse()
+        .map_err(|_| BadText::new(text, "is not draft12, draft11, go212 or s6m207", "draft12"))
+}
+
+#[cfg(feature = "socks6")]
+fn dns(text: &str) -> Result<SocketAddr, BadText> {
+    let address = text.parse().or_else(|_| {
+        let ip = text.parse::<IpAddr>();
+        ip.map(|ip| SocketAddr::new(ip, DNS))
+    });
+    address
+        .ok()
+        .filter(|address| address.port() != 0 && !address.ip().is_unspecified())
+        .ok_or_else(|| BadText::new(text, "is not an address", "127.0.0.1:53"))
+}
+
 fn path(text: &str) -> Result<std::path::PathBuf, BadText> {
     match text {
         "" => Err(BadText::new(text, "is not a path", "/etc/sockhop.users")),
@@ -329,6 +404,9 @@ fn optional<T>(
 }
 
 const NAME: &str = "serve";
+
+#[cfg(feature = "socks6")]
+const DNS: u16 = 53;
 
 /// One more user, out of sight of `ps`.
 const VARIABLE: &str = "SOCKHOP_USER";
@@ -369,6 +447,8 @@ mod tests {
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice";
         let expected = ServeSettings {
+            #[cfg(feature = "socks6")]
+            socks6: Some(Socks6Options::default()),
             listen: vec!["[::]:1".parse().unwrap()],
             allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
             users: vec!["a:b".parse().unwrap(), "c:d:e".parse().unwrap()],

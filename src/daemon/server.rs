@@ -22,6 +22,8 @@ use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
 use crate::server::association::UdpSettings;
 use crate::server::rules::Rules;
+#[cfg(feature = "socks6")]
+use crate::server::socks6::Socks6;
 use crate::server::users::Users;
 use crate::server::{ServerSession, ServerSettings, ServerStats, UserCounts, Via};
 
@@ -91,6 +93,8 @@ pub(super) fn build(
         socks4_users: settings.socks4_users,
         rules: Rules::new(settings.rules, own),
         via: via.clone(),
+        #[cfg(feature = "socks6")]
+        socks6: settings.socks6.map(Socks6::new),
         handshake_timeout: settings.handshake_timeout,
         connect_timeout: settings.connect_timeout,
         bind_timeout: settings.bind_timeout,

@@ -11,6 +11,8 @@ use crate::choice::{Mode, OnSwitch};
 use crate::listen_address::ListenAddress;
 use crate::server::association::{ASSOCIATIONS_PER_CLIENT, UdpOptions};
 use crate::server::rules::Rule;
+#[cfg(feature = "socks6")]
+use crate::server::socks6::Socks6Options;
 use crate::server::users::User;
 use crate::source_spec::SourceSpec;
 use crate::target::HostPort;
@@ -80,6 +82,9 @@ pub struct ServeSettings {
     pub via: Vec<ProxyUri>,
     /// Whether SOCKS4 and 4a are answered, where there are no users.
     pub socks4: bool,
+    /// How SOCKS 6 is spoken. `None`: not at all.
+    #[cfg(feature = "socks6")]
+    pub socks6: Option<Socks6Options>,
     /// How datagrams are carried. `None`: not at all.
     pub udp: Option<UdpOptions>,
     /// UDP associations at the same time from one address, within [`CONNECTIONS`].
@@ -118,6 +123,8 @@ impl Default for ServeSettings {
             rules: Vec::new(),
             via: Vec::new(),
             socks4: true,
+            #[cfg(feature = "socks6")]
+            socks6: Some(Socks6Options::default()),
             udp: Some(UdpOptions::default()),
             max_associations: ASSOCIATIONS_PER_CLIENT,
             socks4_users: Vec::new(),

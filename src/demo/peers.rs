@@ -157,6 +157,8 @@ impl Task for Build {
                     // The page is on loopback, as everything here.
                     rules: Rules::allow_all(),
                     via: None,
+                    #[cfg(feature = "socks6")]
+                    socks6: None,
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
                     bind_timeout: None,

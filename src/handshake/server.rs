@@ -190,6 +190,12 @@ impl Server {
         }
     }
 
+    /// Whether nothing was fed yet: another machine can take over.
+    #[must_use]
+    pub const fn is_fresh(&self) -> bool {
+        matches!(self.state, State::AwaitVersion)
+    }
+
     /// What the driver has to see to.
     #[must_use]
     pub const fn event(&self) -> Option<&Event> {

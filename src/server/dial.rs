@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use socket2::Socket;
 
 use super::OTHERS;
+use super::cause::Cause;
 use crate::engine::{Interests, MAX_INTERESTS, Want};
 use crate::net::{ConnectFailure, finish_connect, start_connect};
 use crate::wire::socks5::ReplyCode;
@@ -21,7 +22,7 @@ pub(super) struct Dial {
     attempts: Vec<Attempt>,
     /// When the next one starts, though none has failed.
     next: Instant,
-    failure: Option<ReplyCode>,
+    failure: Option<Cause>,
 }
 
 struct Attempt {
@@ -34,7 +35,7 @@ pub(super) enum Dialled {
     /// Connected.
     Connected(Socket),
     /// Every address has failed; the most telling reason.
-    Failed(ReplyCode),
+    Failed(Cause),
     /// Not yet: to be looked at again then, or when one of the sockets is ready.
     Pending(Option<Instant>),
 }
@@ -85,15 +86,23 @@ impl Dial {
             }
         }
         if self.attempts.is_empty() && self.waiting.is_empty() {
-            return Dialled::Failed(self.failure.unwrap_or(ReplyCode::HOST_UNREACHABLE));
+            return Dialled::Failed(match self.failure {
+                Some(cause) => cause,
+                None => ReplyCode::HOST_UNREACHABLE.into(),
+            });
         }
         Dialled::Pending((!self.waiting.is_empty()).then_some(self.next))
     }
 
     fn failed(&mut self, failure: &ConnectFailure) {
         let code = reply_code(failure.error());
-        if self.failure.is_none_or(|other| tells(code) > tells(other)) {
-            self.failure = Some(code);
+        let more = |other: Cause| tells(code) > tells(other.code());
+        if self.failure.is_none_or(more) {
+            let timed_out = Errno::from_io_error(failure.error()) == Some(Errno::TIMEDOUT);
+            self.failure = Some(match timed_out {
+                true => Cause::timed_out(code),
+                false => code.into(),
+            });
         }
     }
 
@@ -211,10 +220,8 @@ mod tests {
         };
         assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(open));
         let failed = dial(vec![dead, dead]);
-        assert!(matches!(
-            failed,
-            Dialled::Failed(ReplyCode::CONNECTION_REFUSED)
-        ));
+        let refused = Cause::from(ReplyCode::CONNECTION_REFUSED);
+        assert!(matches!(failed, Dialled::Failed(cause) if cause == refused));
     }
 
     #[test]

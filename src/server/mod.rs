@@ -1,7 +1,9 @@
 //! A SOCKS server's side of a connection, on the engine: SOCKS 4, 4a and 5, CONNECT, BIND and UDP ASSOCIATE.
 
+mod answering;
 pub mod association;
 mod binding;
+mod cause;
 mod closing;
 mod dial;
 mod login;
@@ -11,6 +13,8 @@ mod reach;
 pub mod rules;
 mod session;
 mod settings;
+#[cfg(feature = "socks6")]
+pub mod socks6;
 pub mod users;
 mod via;
 

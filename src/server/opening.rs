@@ -15,6 +15,8 @@ use crate::engine::{Interests, TurnContext, Want};
 use crate::handshake::{Event, Request, Server, ServerError};
 use crate::net::{read_some, write_all_now};
 use crate::wire::socks4::UserId;
+#[cfg(feature = "socks6")]
+use crate::wire::socks6::Profile;
 
 /// A client that has not made its request yet.
 pub(super) struct Opening {
@@ -23,22 +25,25 @@ pub(super) struct Opening {
     pub(super) unsent: Vec<u8>,
     /// Read, but not part of the handshake so far. Behind the request: the client's payload.
     pub(super) unread: Vec<u8>,
-    address: Option<SocketAddr>,
-    until: Instant,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) until: Instant,
     held: Option<Hold>,
 }
 
 /// The client has to wait until then.
-struct Hold {
-    until: Instant,
+pub(super) struct Hold {
+    pub(super) until: Instant,
     /// For this, or else before anything is read.
-    verdict: Option<Verdict>,
+    pub(super) verdict: Option<Verdict>,
 }
 
 /// What an opening has come to.
 pub(super) enum Opened {
     /// Wait, until then at the latest.
     Not(Instant),
+    /// It begins in SOCKS 6, for which nothing is done here.
+    #[cfg(feature = "socks6")]
+    Socks6(Profile),
     /// This is the request.
     Request(Request),
     /// The handshake has failed; what is unsent is still to be sent.
@@ -99,6 +104,13 @@ impl Opening {
             self.pronounce(verdict, settings, user);
         }
         loop {
+            #[cfg(feature = "socks6")]
+            if self.server.is_fresh()
+                && let (Some(first), Some(socks6)) = (self.unread.first(), &settings.socks6)
+                && let Some(profile) = socks6.profile(*first)
+            {
+                return Opened::Socks6(profile);
+            }
             let fed = self.server.feed(&self.unread, &mut self.unsent);
             match fed {
                 Ok(taken) => drop(self.unread.drain(..taken)),

@@ -6,15 +6,19 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::CLIENT;
-use super::opening::Opening;
+use super::answering::Answering;
+#[cfg(feature = "socks6")]
+use super::answering::Stack;
 use crate::engine::{Interests, TurnContext, Want};
-use crate::handshake::Server;
 use crate::net::{read_some, write_all_now};
 
 /// A client whose destination is looked up, connected to or waited for.
 pub(super) struct Pending {
     pub(super) client: Socket,
-    pub(super) server: Server,
+    pub(super) answering: Answering,
+    /// What the request wants of sockets.
+    #[cfg(feature = "socks6")]
+    pub(super) stack: Stack,
     pub(super) unsent: Vec<u8>,
     /// Came behind the request.
     pub(super) payload: Vec<u8>,
@@ -24,12 +28,21 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(opening: Opening, until: Instant) -> Self {
+    /// A client that has an answer until then. What it has sent behind its request is the beginning of the `payload`.
+    pub(super) fn new(
+        client: Socket,
+        answering: Answering,
+        unsent: Vec<u8>,
+        payload: Vec<u8>,
+        until: Instant,
+    ) -> Self {
         Self {
-            client: opening.client,
-            server: opening.server,
-            unsent: opening.unsent,
-            payload: opening.unread,
+            client,
+            answering,
+            #[cfg(feature = "socks6")]
+            stack: None,
+            unsent,
+            payload,
             until,
             half_closed: false,
         }
@@ -69,4 +82,4 @@ impl Pending {
 }
 
 /// A client that sends more before it has the reply waits. Twice that is kept at most.
-const MOST_PAYLOAD: usize = 4096;
+pub(super) const MOST_PAYLOAD: usize = 4096;

@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use socket2::Socket;
 
+use super::answering::{Answering, Stack};
 use super::binding::{Binding, Came, Unbound};
+use super::cause::Cause;
 use super::dial::{Dial, Dialled};
 use super::opening::Opening;
 use super::pending::Pending;
-use super::rules::{NameVerdict, Rules};
+use super::rules::{Denied, NameVerdict, Rules};
 use super::session::{Established, ServerSession, Stage, Step};
 use super::via::{Failure, Gone, Via, Way};
 use crate::engine::{Turn, TurnContext};
@@ -21,31 +23,48 @@ use crate::proxy_uri::Resolution;
 use crate::relay::{Moved, Relay};
 use crate::resolver::{Lookup, ResolveError};
 use crate::wire::socks5::{Command, ReplyCode};
-use crate::wire::{Address, Host};
+use crate::wire::{Address, Host, Name};
 
 impl ServerSession {
     pub(super) fn request(&mut self, opening: Opening, request: &Request, now: Instant) -> Stage {
         let address = &request.address;
-        let pending = Box::new(Pending::new(opening, now + self.settings.patience()));
+        let pending = Pending::new(
+            opening.client,
+            Answering::Older(opening.server),
+            opening.unsent,
+            opening.unread,
+            now + self.settings.patience(),
+        );
         if self.settings.via.is_some() && request.command != Command::Connect {
             // Other commands would go past the proxies.
             self.story.target = Some(address.to_string().into());
-            return self.no_such_command(*pending, now);
+            return self.no_such_command(pending, now);
         }
         if request.command == Command::Associate {
-            return self.associate(*pending, address, now);
+            return self.associate(pending, address, now);
         }
         let verb = match request.command {
             Command::Bind => "BIND for",
             _ => "to",
         };
         self.story.target = Some(format!("{verb} {address}").into());
-        let rules = &self.settings.rules;
         let check_name = match request.command {
             Command::Connect => Rules::check_name,
             Command::Bind if self.settings.bind_timeout.is_some() => Rules::check_peer_name,
-            _ => return self.no_such_command(*pending, now),
+            _ => return self.no_such_command(pending, now),
         };
+        self.go_to(Box::new(pending), address, check_name, now)
+    }
+
+    /// Goes on to where the request leads, of which the name, if it is one, is checked with that.
+    pub(super) fn go_to(
+        &mut self,
+        pending: Box<Pending>,
+        address: &Address,
+        check_name: fn(&Rules, &Name, u16) -> Result<NameVerdict, Denied>,
+        now: Instant,
+    ) -> Stage {
+        let rules = &self.settings.rules;
         match &address.host {
             Host::Ip(ip) => {
                 let address = SocketAddr::new(*ip, address.port);
@@ -129,7 +148,12 @@ impl ServerSession {
         addresses: Vec<SocketAddr>,
         now: Instant,
     ) -> Stage {
-        match pending.server.request() {
+        let request = match &pending.answering {
+            Answering::Older(server) => server.request(),
+            #[cfg(feature = "socks6")]
+            Answering::Socks6(_) => None,
+        };
+        match request {
             Some(request) if request.command == Command::Bind => {
                 let rules = &self.settings.rules;
                 let bound = Binding::new(request, &pending.client, addresses, name, rules);
@@ -148,8 +172,7 @@ impl ServerSession {
     ) -> Stage {
         match bound {
             Ok((binding, bound)) => {
-                let reply = ReplyCode::SUCCEEDED;
-                pending.server.reply(reply, bound, &mut pending.unsent);
+                pending.answering.reply(bound, None, &mut pending.unsent);
                 pending.until = now + self.settings.bind_timeout.unwrap_or_default();
                 let binding = Box::new(binding);
                 Stage::Binding { pending, binding }
@@ -170,7 +193,7 @@ impl ServerSession {
                 if let Some(target) = &mut self.story.target {
                     *target = format!("{target}, came from {peer}").into();
                 }
-                Step::Next(self.established(*pending, socket, peer, cx.now))
+                Step::Next(self.established(*pending, socket, peer, None, cx.now))
             }
             Came::Failed(code, why) => Step::Next(self.refuse(*pending, code, &why, cx.now)),
             Came::Nobody => match self.wait(&mut pending, cx) {
@@ -179,8 +202,8 @@ impl ServerSession {
                     Step::Stay(Stage::Binding { pending, binding }, Turn::Wait { until })
                 }
                 Err(GivenUp::TimedOut) => {
-                    let code = ReplyCode::TTL_EXPIRED;
-                    Step::Next(self.refuse(*pending, code, &"nobody came in time", cx.now))
+                    let cause = Cause::timed_out(ReplyCode::TTL_EXPIRED);
+                    Step::Next(self.refuse(*pending, cause, &"nobody came in time", cx.now))
                 }
                 Err(left) => Step::Next(self.give_up(*pending, left, cx.now)),
             },
@@ -206,6 +229,16 @@ impl ServerSession {
         if let (Some(why), true) = (denied, allowed.is_empty()) {
             return self.deny(*pending, why, now);
         }
+        self.connect_to(pending, allowed, now)
+    }
+
+    /// Connects to one of these, which need no check any more.
+    pub(super) fn connect_to(
+        &mut self,
+        pending: Box<Pending>,
+        allowed: Vec<SocketAddr>,
+        now: Instant,
+    ) -> Stage {
         if let Some(via) = &self.settings.via {
             let destinations = allowed.into_iter().map(Address::from);
             return self.go_through(pending, Arc::clone(via), destinations);
@@ -227,11 +260,11 @@ impl ServerSession {
                 let bound = socket.local_addr().ok();
                 let bound = bound.and_then(|address| address.as_socket());
                 let bound = bound.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
-                Step::Next(self.established(*pending, socket, canonical(bound), cx.now))
+                Step::Next(self.established(*pending, socket, canonical(bound), None, cx.now))
             }
-            Dialled::Failed(code) => {
-                let why = format!("no address answered ({})", code.0);
-                Step::Next(self.refuse(*pending, code, &why, cx.now))
+            Dialled::Failed(cause) => {
+                let why = format!("no address answered ({})", cause.code().0);
+                Step::Next(self.refuse(*pending, cause, &why, cx.now))
             }
             Dialled::Pending(next) => match self.wait(&mut pending, cx) {
                 Ok(until) => {
@@ -251,29 +284,36 @@ impl ServerSession {
         cx: &mut TurnContext<'_>,
     ) -> Step {
         Step::Next(match way.turn(cx) {
-            Gone::Through(socket, bound) => self.established(*pending, socket, bound, cx.now),
-            Gone::Failed(failure) => self.lost(*pending, &failure, cx.now),
+            Gone::Through(socket, bound) => self.established(*pending, socket, bound, None, cx.now),
+            Gone::Failed(failure) => {
+                let cause = failure.code.into();
+                self.lost(*pending, &failure, cause, cx.now)
+            }
             Gone::Not(next) => match self.wait(&mut pending, cx) {
                 Ok(until) => {
                     let until = Some(next.map_or(until, |next| next.min(until)));
                     let stage = Stage::Through { pending, way };
                     return Step::Stay(stage, Turn::Wait { until });
                 }
-                Err(GivenUp::TimedOut) => self.lost(*pending, &way.timed_out(), cx.now),
+                Err(GivenUp::TimedOut) => {
+                    let failure = way.timed_out();
+                    let cause = Cause::timed_out(failure.code);
+                    self.lost(*pending, &failure, cause, cx.now)
+                }
                 Err(over) => self.give_up(*pending, over, cx.now),
             },
         })
     }
 
     /// Nobody was reached through the proxies.
-    fn lost(&mut self, pending: Pending, failure: &Failure, now: Instant) -> Stage {
+    fn lost(&mut self, pending: Pending, failure: &Failure, cause: Cause, now: Instant) -> Stage {
         if let Some(reason) = failure.reason() {
             self.settings.stats.refused(reason);
         }
         if let Some(via) = &self.settings.via {
             via.complain(failure, now);
         }
-        self.refuse(pending, failure.code, failure, now)
+        self.refuse(pending, cause, failure, now)
     }
 
     /// Both sides are there: the last reply tells an address, then bytes are relayed.
@@ -282,16 +322,17 @@ impl ServerSession {
         pending: Pending,
         socket: Socket,
         told: SocketAddr,
+        granted: Stack,
         now: Instant,
     ) -> Stage {
         let Pending {
             client,
-            mut server,
+            mut answering,
             mut unsent,
             payload,
             ..
         } = pending;
-        server.reply(ReplyCode::SUCCEEDED, told, &mut unsent);
+        answering.reply(told, granted, &mut unsent);
         let settings = Arc::clone(&self.settings.relay);
         Stage::Relaying(Box::new(Established {
             relay: Relay::new(client, socket, &payload, &unsent, settings, now),
@@ -314,8 +355,8 @@ impl ServerSession {
     fn give_up(&mut self, pending: Pending, over: GivenUp, now: Instant) -> Stage {
         match over {
             GivenUp::TimedOut => {
-                let code = ReplyCode::HOST_UNREACHABLE;
-                self.refuse(pending, code, &"connecting timed out", now)
+                let cause = Cause::timed_out(ReplyCode::HOST_UNREACHABLE);
+                self.refuse(pending, cause, &"connecting timed out", now)
             }
             GivenUp::Left => {
                 self.story.end(now, &"left before it was connected");

@@ -19,6 +19,7 @@ use std::time::Instant;
 use super::OTHERS;
 use super::association::{Association, Prepared};
 use super::binding::Binding;
+use super::cause::Cause;
 use super::closing::Closing;
 use super::dial::Dial;
 use super::login::Login;
@@ -26,6 +27,8 @@ use super::opening::{Opened, Opening};
 use super::pending::Pending;
 use super::rules::{Denied, NameVerdict};
 use super::settings::ServerSettings;
+#[cfg(feature = "socks6")]
+use super::socks6::Opening6;
 use super::via::Way;
 use crate::engine::{self, Interests, Session, Turn, TurnContext, Want};
 use crate::handshake::ServerError;
@@ -46,6 +49,8 @@ pub struct ServerSession {
 
 pub(super) enum Stage {
     Opening(Box<Opening>),
+    #[cfg(feature = "socks6")]
+    Opening6(Box<Opening6>),
     LookingUp {
         pending: Box<Pending>,
         name: NameVerdict,
@@ -113,6 +118,8 @@ impl ServerSession {
                 let until = Some(until);
                 Step::Stay(Stage::Opening(opening), Turn::Wait { until })
             }
+            #[cfg(feature = "socks6")]
+            Opened::Socks6(profile) => Step::Next(self.begin6(*opening, profile)),
             Opened::Request(request) => Step::Next(self.request(*opening, &request, cx.now)),
             Opened::Failed(error) => {
                 self.settings.stats.refused(reason(error));
@@ -149,12 +156,12 @@ impl ServerSession {
         };
         let Pending {
             client,
-            mut server,
+            mut answering,
             mut unsent,
             ..
         } = pending;
         let told = prepared.told(&self.settings);
-        server.reply(ReplyCode::SUCCEEDED, told, &mut unsent);
+        answering.reply(told, None, &mut unsent);
         let association = Association::new(client, unsent, prepared, now);
         Stage::Associated(Box::new(association))
     }
@@ -173,18 +180,18 @@ impl ServerSession {
     pub(super) fn refuse(
         &mut self,
         pending: Pending,
-        code: ReplyCode,
+        cause: impl Into<Cause>,
         why: &dyn fmt::Display,
         now: Instant,
     ) -> Stage {
         self.story.end(now, why);
         let Pending {
             client,
-            mut server,
+            mut answering,
             mut unsent,
             ..
         } = pending;
-        server.refuse(code, &mut unsent);
+        answering.refuse(cause.into(), &mut unsent);
         closing(Closing::new(client, unsent, now))
     }
 
@@ -274,6 +281,8 @@ impl Session for ServerSession {
         loop {
             let step = match mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Opening(opening) => self.open(opening, cx),
+                #[cfg(feature = "socks6")]
+                Stage::Opening6(opening) => self.open6(opening, cx),
                 Stage::LookingUp {
                     pending,
                     name,
@@ -299,6 +308,8 @@ impl Session for ServerSession {
     fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         match &self.stage {
             Stage::Opening(opening) => opening.interests(interests),
+            #[cfg(feature = "socks6")]
+            Stage::Opening6(opening) => opening.interests(interests),
             Stage::LookingUp {
                 pending, lookup, ..
             } => {

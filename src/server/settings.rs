@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::association::UdpSettings;
 use super::login::UserCounts;
 use super::rules::Rules;
+#[cfg(feature = "socks6")]
+use super::socks6::Socks6;
 use super::users::Users;
 use super::via::Via;
 use crate::handshake::{Methods, Policy, Socks4};
@@ -35,6 +37,9 @@ pub struct ServerSettings {
     pub bind_timeout: Option<Duration>,
     /// Waited before the greeting is answered. For demonstrations: the latency of a far-away peer.
     pub answer_delay: Duration,
+    /// SOCKS 6. `None`: not spoken.
+    #[cfg(feature = "socks6")]
+    pub socks6: Option<Socks6>,
     /// For datagrams. `None`: there are none.
     pub udp: Option<UdpSettings>,
     /// For the relays.

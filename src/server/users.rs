@@ -147,6 +147,16 @@ impl Users {
         }
     }
 
+    /// A number that changes when the users do, other than by being judged. May look at the file, once a second at most.
+    #[cfg(feature = "socks6")]
+    pub(super) fn revision(&self, now: Instant) -> u64 {
+        let mut state = self.lock();
+        state.file.as_mut().map_or(0, |file| {
+            file.refresh(now);
+            file.revision
+        })
+    }
+
     /// How many users there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -178,6 +188,8 @@ struct UsersFile {
     /// What was read last; `None` when it has to be read again.
     stamp: Option<Stamp>,
     checked: Option<Instant>,
+    /// How often the users have changed.
+    revision: u64,
     /// Said about it last, so that it is said once.
     complaint: Option<String>,
 }
@@ -221,6 +233,7 @@ impl UsersFile {
             users: Vec::new(),
             stamp: None,
             checked: None,
+            revision: 0,
             complaint: None,
         };
         file.read().map_err(|problem| file.error(problem))?;
@@ -250,6 +263,7 @@ impl UsersFile {
             Ok(Changed::No) => {}
             Ok(Changed::Yes) => {
                 self.complaint = None;
+                self.revision += 1;
                 log::info!("{}: {} users", self.path.display(), self.users.len());
             }
             Err(problem) => {

@@ -176,6 +176,12 @@ impl Server {
         taken
     }
 
+    /// How many bytes of initial data were not taken yet.
+    #[must_use]
+    pub const fn initial_data_left(&self) -> usize {
+        self.initial_data
+    }
+
     /// Whether another method can be negotiated: none was yet, and the client is ready for this one.
     #[must_use]
     pub fn may_negotiate(&self, method: Method) -> bool {

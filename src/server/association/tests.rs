@@ -35,6 +35,8 @@ fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSettings {
         socks4_users: Vec::new(),
         rules,
         via: None,
+        #[cfg(feature = "socks6")]
+        socks6: None,
         handshake_timeout: LONG,
         connect_timeout: LONG,
         bind_timeout: None,

@@ -57,8 +57,8 @@ pub use extra::{ExtraOptions, ExtraTooLong};
 pub use names::{ToAsciiError, address_from_text, to_ascii};
 pub use option::{Kind, RawOption, RawOptions};
 pub use profile::{
-    AddressOrder, Alignment, BacklogNotice, MultipathValues, NameLength, NameReading, Profile,
-    ReserveValues, SelectionKind, SessionIdPlacement, UnknownProfile,
+    AddressOrder, Alignment, BacklogNotice, MultipathValues, NameLength, NameReading, PasswordForm,
+    Profile, ReserveValues, SelectionKind, SessionIdPlacement, UnknownProfile,
 };
 pub use reply::{OpReply, OpReplyOptions, ReplyCode};
 pub use request::{Command, Request, RequestOptions};

@@ -38,6 +38,8 @@ pub struct Profile {
     pub alignment: Alignment,
     /// Which kinds are read as Authentication Method Selection. We always write kind 3.
     pub selection_kind: SelectionKind,
+    /// How user and password may be sent.
+    pub password: PasswordForm,
     /// Where a proxy tells the id of a new session. Clients take it from either place.
     pub session_id: SessionIdPlacement,
     /// Whether a proxy tells the client of a backlog that somebody has connected.
@@ -111,6 +113,15 @@ pub enum SelectionKind {
     OrAdvertisement,
 }
 
+/// How user and password may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PasswordForm {
+    /// In the request (-12).
+    InRequest,
+    /// There, or in messages of their own after the proxy has selected the method (until -11).
+    Either,
+}
+
 /// Where a proxy tells the id of a new session: the draft's text and its overview contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionIdPlacement {
@@ -146,6 +157,7 @@ impl Profile {
         multipath_values: MultipathValues::NoYes,
         alignment: Alignment::Strict,
         selection_kind: SelectionKind::Own,
+        password: PasswordForm::InRequest,
         session_id: SessionIdPlacement::Both,
         backlog: BacklogNotice::None,
         max_options: CAP_12,
@@ -155,6 +167,7 @@ impl Profile {
     pub const DRAFT_11: Self = Self {
         name_length: NameLength::WithoutPadding,
         name_reading: NameReading::Lenient,
+        password: PasswordForm::Either,
         max_options: CAP_11,
         ..Self::DRAFT_12
     };
