@@ -348,6 +348,7 @@ impl Serve {
                 values::duration(text, &LIMITS)
             })?
             .unwrap_or(default.idle),
+            first_datagram: default.first_datagram,
         };
         Ok((!self.no_udp).then_some(options))
     }
@@ -467,6 +468,7 @@ mod tests {
                 advertise: Some("192.0.2.7".parse().unwrap()),
                 filter: Filter::EndpointIndependent,
                 idle: Duration::from_secs(120),
+                ..UdpOptions::default()
             }),
             max_associations: 7,
             max_connections: Some(10),

@@ -86,6 +86,10 @@ pub(super) fn build(
         let associations = Limits::new(budget.connections, Some(most), cx.mailbox());
         UdpSettings::new(options, associations)
     });
+    #[cfg(feature = "socks6")]
+    if let (Some(udp), true) = (&udp, settings.socks6.is_some()) {
+        cx.spawn(Box::new(udp.receiver(stats.clone())));
+    }
     let associations = udp.as_ref().map(|udp| udp.associations.clone());
     let shared = Arc::new(ServerSettings {
         users: users.clone(),

@@ -20,6 +20,8 @@ mod far_side;
 mod names;
 mod settings;
 mod sockets;
+#[cfg(feature = "socks6")]
+pub(super) mod socks6;
 #[cfg(test)]
 mod tests;
 
@@ -31,11 +33,13 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-pub use settings::{ASSOCIATIONS_PER_CLIENT, Filter, IDLE, PortRange, UdpOptions, UdpSettings};
+pub use settings::{
+    ASSOCIATIONS_PER_CLIENT, FIRST_DATAGRAM, Filter, IDLE, PortRange, UdpOptions, UdpSettings,
+};
 
 use self::dropped::Dropped;
 use self::far_side::{Family, FarSide, Received};
-use self::sockets::{Near, NoSocket};
+use self::sockets::{Far, Near, NoSocket};
 use super::settings::ServerSettings;
 use super::{CLIENT, OTHERS};
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext, Want};
@@ -185,7 +189,7 @@ impl Association {
             client,
             unsent,
             near: prepared.near,
-            far: FarSide::new(now),
+            far: FarSide::new(Box::new(Far::open), now),
             header: Vec::new(),
             ended: None,
             _counted: prepared.counted,

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::OTHERS;
+#[cfg(feature = "socks6")]
+use super::association;
 use super::association::{Association, Prepared};
 use super::binding::Binding;
 use super::cause::Cause;
@@ -71,6 +73,8 @@ pub(super) enum Stage {
     Closing(Box<Closing>),
     Relaying(Box<Established>),
     Associated(Box<Association>),
+    #[cfg(feature = "socks6")]
+    Associated6(Box<association::socks6::Association>),
     Over,
 }
 
@@ -226,7 +230,7 @@ impl ServerSession {
     }
 
     /// Counts bytes that are not counted yet.
-    fn count(&self, counted: Moved, moved: Moved) {
+    pub(super) fn count(&self, counted: Moved, moved: Moved) {
         if moved != counted {
             let (up, down) = (moved.up - counted.up, moved.down - counted.down);
             self.settings.stats.moved(up, down);
@@ -297,6 +301,8 @@ impl Session for ServerSession {
                 },
                 Stage::Relaying(established) => self.relay(established, cx),
                 Stage::Associated(association) => self.carry(association, cx),
+                #[cfg(feature = "socks6")]
+                Stage::Associated6(association) => self.carry6(association, cx),
                 Stage::Over => return Turn::Done,
             };
             if let Some(turn) = step.settle(&mut self.stage, cx) {
@@ -333,6 +339,8 @@ impl Session for ServerSession {
             Stage::Closing(closing) => closing.interests(interests),
             Stage::Relaying(established) => established.relay.interests(interests),
             Stage::Associated(association) => association.interests(interests),
+            #[cfg(feature = "socks6")]
+            Stage::Associated6(association) => association.interests(interests),
             Stage::Over => {}
         }
     }

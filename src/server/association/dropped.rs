@@ -5,6 +5,8 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::wire::DecodeError;
+#[cfg(feature = "socks6")]
+use crate::wire::socks6;
 
 /// Why a datagram was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,15 @@ pub(super) enum Dropped {
     Unreachable,
     /// The system gives no socket.
     Socket,
+    /// Its first byte is not that of this association.
+    #[cfg(feature = "socks6")]
+    Version,
+    /// It is a message that clients don't send.
+    #[cfg(feature = "socks6")]
+    Message,
+    /// It is for an association that there is not, or not on that connection.
+    #[cfg(feature = "socks6")]
+    Association,
 }
 
 impl Dropped {
@@ -60,6 +71,12 @@ impl Dropped {
             Self::Congested => "congested",
             Self::Unreachable => "unreachable",
             Self::Socket => "socket",
+            #[cfg(feature = "socks6")]
+            Self::Version => "version",
+            #[cfg(feature = "socks6")]
+            Self::Message => "message",
+            #[cfg(feature = "socks6")]
+            Self::Association => "association",
         }
     }
 
@@ -80,6 +97,19 @@ impl From<DecodeError> for Dropped {
             DecodeError::AddressType(_) => Self::AddressType,
             DecodeError::Name(_) => Self::Name,
             _ => Self::Reserved,
+        }
+    }
+}
+
+#[cfg(feature = "socks6")]
+impl From<socks6::DecodeError> for Dropped {
+    fn from(error: socks6::DecodeError) -> Self {
+        use socks6::DecodeError;
+        match error {
+            DecodeError::Version(_) => Self::Version,
+            DecodeError::AddressType(_) => Self::AddressType,
+            DecodeError::Name(_) | DecodeError::NameLength(_) => Self::Name,
+            _ => Self::Short,
         }
     }
 }

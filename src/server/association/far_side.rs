@@ -2,6 +2,7 @@
 //! and what was carried.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -21,12 +22,16 @@ use crate::wire::{Address, Host};
 /// A port for each family, and what is known of those who are talked to.
 pub(super) struct FarSide {
     pub(super) sockets: [Option<Far>; 2],
+    open: Open,
     contacts: Contacts,
     pub(super) names: Names,
     /// When the last datagram was carried.
     last: Instant,
     pub(super) traffic: Traffic,
 }
+
+/// Makes a socket that can reach an address.
+pub(super) type Open = Box<dyn Fn(SocketAddr) -> io::Result<Far> + Send>;
 
 /// What was carried.
 #[derive(Clone, Copy, Default)]
@@ -53,10 +58,11 @@ pub(super) enum Received<'b> {
 }
 
 impl FarSide {
-    /// No ports yet: each comes with the first datagram that needs it.
-    pub(super) fn new(now: Instant) -> Self {
+    /// No ports yet: `open` gives each with the first datagram that needs it.
+    pub(super) fn new(open: Open, now: Instant) -> Self {
         Self {
             sockets: [None, None],
+            open,
             contacts: Contacts::default(),
             names: Names::default(),
             last: now,
@@ -173,7 +179,7 @@ impl FarSide {
         let far = match far {
             Some(far) => far,
             none => {
-                let opened = Far::open(to).map_err(|_| Dropped::Socket)?;
+                let opened = (self.open)(to).map_err(|_| Dropped::Socket)?;
                 none.insert(opened)
             }
         };
@@ -236,7 +242,17 @@ impl FarSide {
         self.last = now;
     }
 
-    const fn socket(&self, family: Family) -> Option<&Far> {
+    /// The socket of a family, which `open` need not give any more.
+    #[cfg(feature = "socks6")]
+    pub(super) fn put(&mut self, family: Family, socket: Far) {
+        let [v4, v6] = &mut self.sockets;
+        match family {
+            Family::V4 => *v4 = Some(socket),
+            Family::V6 => *v6 = Some(socket),
+        }
+    }
+
+    pub(super) const fn socket(&self, family: Family) -> Option<&Far> {
         let [v4, v6] = &self.sockets;
         match family {
             Family::V4 => v4.as_ref(),
@@ -247,6 +263,18 @@ impl FarSide {
     pub(super) fn drop_one(&mut self, dropped: Dropped, settings: &ServerSettings) {
         self.traffic.dropped += 1;
         settings.stats.dropped(dropped.reason());
+    }
+
+    /// Whether the client has sent to this address.
+    #[cfg(feature = "socks6")]
+    pub(super) fn knows(&mut self, address: SocketAddr) -> bool {
+        self.contacts.has(address)
+    }
+
+    /// The client is there, though it has sent nothing.
+    #[cfg(feature = "socks6")]
+    pub(super) const fn touch(&mut self, now: Instant) {
+        self.last = now;
     }
 
     /// When the last datagram was carried.
@@ -267,12 +295,17 @@ impl FarSide {
         }
     }
 
+    /// The sockets, and a look-up.
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         for (family, far) in [Family::V4, Family::V6].into_iter().zip(&self.sockets) {
             if let Some(far) = far {
                 interests.watch(family.key(), far.descriptor(), Want::READ);
             }
         }
+        self.look_up_interest(interests);
+    }
+
+    pub(super) fn look_up_interest<'a>(&'a self, interests: &mut Interests<'a>) {
         if let Some(descriptor) = self.names.descriptor() {
             interests.watch(LOOK_UP, descriptor, Want::READ);
         }
@@ -297,7 +330,7 @@ impl fmt::Display for Traffic {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
     V6,

@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::bad_text::BadText;
+#[cfg(feature = "socks6")]
+use crate::engine::Task;
 use crate::listen::Limits;
+#[cfg(feature = "socks6")]
+use crate::server::settings::ServerStats;
 
 /// What a server is told about datagrams.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct UdpOptions {
     pub filter: Filter,
     /// An association without a datagram either way for this long ends.
     pub idle: Duration,
+    /// One of SOCKS 6 whose client has sent no datagram at all ends after this long.
+    pub first_datagram: Duration,
 }
 
 impl Default for UdpOptions {
@@ -30,6 +36,7 @@ impl Default for UdpOptions {
             advertise: None,
             filter: Filter::default(),
             idle: IDLE,
+            first_datagram: FIRST_DATAGRAM,
         }
     }
 }
@@ -43,17 +50,28 @@ pub struct UdpSettings {
     pub associations: Limits,
     /// That there was no free port; said once until there is one.
     pub(super) out_of_ports: AtomicBool,
+    #[cfg(feature = "socks6")]
+    pub(super) socks6: super::socks6::Common,
 }
 
 impl UdpSettings {
     /// These options, and that limit of associations per client.
     #[must_use]
-    pub const fn new(options: UdpOptions, associations: Limits) -> Self {
+    pub fn new(options: UdpOptions, associations: Limits) -> Self {
         Self {
             options,
             associations,
             out_of_ports: AtomicBool::new(false),
+            #[cfg(feature = "socks6")]
+            socks6: super::socks6::Common::default(),
         }
+    }
+
+    /// The task that takes the datagrams of clients of SOCKS 6, which share a port; to be given to the reactor, once.
+    #[cfg(feature = "socks6")]
+    #[must_use]
+    pub fn receiver(&self, stats: ServerStats) -> impl Task + use<> {
+        self.socks6.receiver(stats)
     }
 
     pub(super) fn found_port(&self) {
@@ -140,6 +158,9 @@ impl fmt::Display for PortRange {
 
 /// RFC 4787 §4.3: two minutes at least, five are recommended.
 pub const IDLE: Duration = Duration::from_secs(5 * 60);
+
+/// As long as the only other server gives them. The draft names no time; clients begin at once, or not at all.
+pub const FIRST_DATAGRAM: Duration = Duration::from_secs(120);
 
 /// Programs that send all of a machine's traffic through a proxy have one for each of its sockets.
 pub const ASSOCIATIONS_PER_CLIENT: usize = 256;

@@ -105,6 +105,8 @@ impl Near {
 /// mapping).
 pub(super) struct Far {
     socket: UdpSocket,
+    /// Errors that came of earlier datagrams are reported to it, which interrupts sending.
+    is_interrupted: bool,
 }
 
 impl Far {
@@ -118,7 +120,17 @@ impl Far {
         socket.bind(&SocketAddr::new(any, 0).into())?;
         Ok(Self {
             socket: socket.into(),
+            is_interrupted: false,
         })
+    }
+
+    /// This one, which is bound; `is_interrupted` if errors are reported to it.
+    #[cfg(feature = "socks6")]
+    pub(super) fn new(socket: Socket, is_interrupted: bool) -> Self {
+        Self {
+            socket: socket.into(),
+            is_interrupted,
+        }
     }
 
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
@@ -126,7 +138,11 @@ impl Far {
     }
 
     pub(super) fn send(&self, payload: &[u8], to: SocketAddr) -> Result<(), Dropped> {
-        sent(until_done(|| self.socket.send_to(payload, to)))
+        match send(&self.socket, payload, to) {
+            // Said once by the system. If it is about this one, it says so again.
+            Err(Dropped::Unreachable) if self.is_interrupted => send(&self.socket, payload, to),
+            done => done,
+        }
     }
 
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
@@ -135,7 +151,7 @@ impl Far {
 }
 
 /// Datagrams only, non-blocking, of one family. Never to broadcast addresses: that would take an option.
-fn open(family: SocketAddr) -> io::Result<Socket> {
+pub(super) fn open(family: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(family),
         Type::DGRAM,
@@ -172,7 +188,10 @@ fn bind(socket: &Socket, at: SocketAddr, ports: Option<PortRange>) -> Result<(),
     Err(NoSocket::Ports(range))
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+pub(super) fn receive(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+) -> io::Result<Option<(usize, SocketAddr)>> {
     let mut from = None;
     let count = until_done(|| {
         let (count, address) = socket.recv_from(buffer)?;
@@ -180,6 +199,10 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Option<(usize, S
         Ok(count)
     })?;
     Ok(count.zip(from))
+}
+
+pub(super) fn send(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) -> Result<(), Dropped> {
+    sent(until_done(|| socket.send_to(datagram, to)))
 }
 
 fn sent(result: io::Result<Option<usize>>) -> Result<(), Dropped> {
@@ -191,7 +214,7 @@ fn sent(result: io::Result<Option<usize>>) -> Result<(), Dropped> {
 }
 
 /// An IPv4-mapped address as IPv4; others keep their scope, which a link-local one needs.
-fn unmapped(address: SocketAddr) -> SocketAddr {
+pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => canonical(address),
         other => other,

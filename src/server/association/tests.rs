@@ -26,7 +26,7 @@ struct Bench {
     buffer: Vec<u8>,
 }
 
-fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSettings {
+pub(super) fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSettings {
     let mailbox = Reactor::new(1).unwrap().mailbox();
     let associations = Limits::new(4, None, mailbox);
     ServerSettings {
@@ -124,9 +124,9 @@ impl Bench {
     }
 }
 
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
-fn unused(_: &str, _: u16) -> Answer {
+pub(super) fn unused(_: &str, _: u16) -> Answer {
     Err(ResolveError::NotFound)
 }
 

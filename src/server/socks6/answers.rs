@@ -3,7 +3,7 @@
 use crate::handshake::socks6::Server;
 use crate::server::answering::Stack;
 use crate::wire::BoundAddress;
-use crate::wire::socks6::{OpReplyOptions, ReplyCode};
+use crate::wire::socks6::{OpReplyOptions, Profile, ReplyCode, SessionId};
 
 /// Answers a client whose request was accepted.
 pub(in crate::server) struct Answers {
@@ -15,6 +15,14 @@ pub(in crate::server) struct Answers {
 impl Answers {
     pub(super) const fn new(server: Server, withheld: Vec<u8>) -> Self {
         Self { server, withheld }
+    }
+
+    pub(super) fn session(&self) -> Option<&SessionId> {
+        self.server.session()
+    }
+
+    pub(super) const fn profile(&self) -> &Profile {
+        self.server.profile()
     }
 
     /// Appends that it succeeded, at this address and with what is in force there.

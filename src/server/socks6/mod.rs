@@ -7,7 +7,7 @@ mod answers;
 mod associate;
 mod exchange;
 mod opening;
-mod random;
+pub(super) mod random;
 mod request;
 
 use std::net::SocketAddr;

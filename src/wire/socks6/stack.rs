@@ -276,6 +276,16 @@ impl Choice {
 }
 
 impl Parity {
+    /// Whether a port has it.
+    #[must_use]
+    pub const fn is_that_of(self, port: u16) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Even => port % 2 == 0,
+            Self::Odd => port % 2 == 1,
+        }
+    }
+
     const fn byte(self) -> u8 {
         match self {
             Self::Any => 0,
