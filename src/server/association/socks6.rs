@@ -362,7 +362,7 @@ fn seen(at: SocketAddr, client_side: Option<SocketAddr>) -> SocketAddr {
         (near.is_ipv4() == at.is_ipv4()).then_some(near)
     };
     let own = source_towards(elsewhere).ok().or_else(near);
-    SocketAddr::new(own.unwrap_or(at.ip()), at.port())
+    SocketAddr::new(own.unwrap_or_else(|| at.ip()), at.port())
 }
 
 impl Association {

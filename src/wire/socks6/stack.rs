@@ -281,8 +281,8 @@ impl Parity {
     pub const fn is_that_of(self, port: u16) -> bool {
         match self {
             Self::Any => true,
-            Self::Even => port % 2 == 0,
-            Self::Odd => port % 2 == 1,
+            Self::Even => port.is_multiple_of(2),
+            Self::Odd => !port.is_multiple_of(2),
         }
     }
 

@@ -252,7 +252,7 @@ mod tests {
                 for at in [ANY, "[::1]:0"] {
                     let taken = take(&ports, at, wanted(parity, Reserve::No), &me);
                     assert_eq!(taken.parity, wanted(parity, Reserve::No));
-                    assert_eq!(taken.at.port() % 2 == 0, parity == Parity::Even);
+                    assert_eq!(taken.at.port().is_multiple_of(2), parity == Parity::Even);
                     kept.push(taken);
                 }
             }
