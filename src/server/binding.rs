@@ -88,10 +88,22 @@ impl Binding {
             let at = near_peer(&peers)?;
             (Expected::OneOf(peers), at)
         };
-        let (listener, bound) = listen(at).map_err(|error| failed(&error))?;
+        let (listener, bound) = listen(at, BACKLOG).map_err(|error| failed(&error))?;
         let binding = Self {
             listener,
             expected,
+            strangers: 0,
+        };
+        Ok((binding, canonical(bound)))
+    }
+
+    /// Listens at this address for anybody whom the rules let in with any port.
+    #[cfg(feature = "socks6")]
+    pub(super) fn open(at: SocketAddr) -> Result<(Self, SocketAddr), Unbound> {
+        let (listener, bound) = listen(at, BACKLOG).map_err(|error| failed(&error))?;
+        let binding = Self {
+            listener,
+            expected: Expected::Anybody(0),
             strangers: 0,
         };
         Ok((binding, canonical(bound)))
@@ -129,16 +141,18 @@ impl Binding {
         let ip = peer.ip().to_canonical();
         match &self.expected {
             Expected::OneOf(peers) => peers.contains(&ip),
-            Expected::Anybody(port) => {
-                let as_destination = SocketAddr::new(ip, *port);
-                rules.check_peer(as_destination, NameVerdict::Open).is_ok()
-            }
+            Expected::Anybody(port) => lets_in(SocketAddr::new(ip, *port), rules),
         }
     }
 
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         interests.watch(OTHERS, self.listener.as_fd(), Want::READ);
     }
+}
+
+/// Whether the rules let a peer in, judged as a destination.
+pub(super) fn lets_in(peer: SocketAddr, rules: &Rules) -> bool {
+    rules.check_peer(peer, NameVerdict::Open).is_ok()
 }
 
 /// The address that packets to the first of the peers that can be reached come from: there it reaches us.
@@ -163,15 +177,8 @@ fn near_peer(peers: &[IpAddr]) -> Result<SocketAddr, Unbound> {
 /// The address at which the client has reached us. Where it is none, or cannot be told to the client, all addresses: the client
 /// is told 0.0.0.0, which stands for the one it knows us by (SOCKS4 "BIND").
 fn near_client(request: &Request, client: &Socket) -> SocketAddr {
-    let arrived = client.local_addr().ok();
-    let arrived = arrived.and_then(|address| address.as_socket());
-    match arrived.map(|address| (address.ip().to_canonical(), address)) {
-        Some((IpAddr::V4(ip), _)) => (ip, 0).into(),
-        Some((IpAddr::V6(_), mut address)) if request.user_id().is_none() => {
-            // Not made anew: a link-local address has its scope in there.
-            address.set_port(0);
-            address
-        }
+    match reached_at(client) {
+        Some(address) if address.is_ipv4() || request.user_id().is_none() => address,
         _ => match request.address.host {
             Host::Ip(IpAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED, 0).into(),
             _ => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -179,7 +186,21 @@ fn near_client(request: &Request, client: &Socket) -> SocketAddr {
     }
 }
 
-fn listen(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+/// The address at which the client has reached us, if it is one, with port 0.
+pub(super) fn reached_at(client: &Socket) -> Option<SocketAddr> {
+    let mut address = client.local_addr().ok()?.as_socket()?;
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => Some((ip, 0).into()),
+        IpAddr::V6(_) => {
+            // Not made anew: a link-local address has its scope in there.
+            address.set_port(0);
+            Some(address)
+        }
+    }
+}
+
+/// A port that keeps so many who have connected.
+pub(super) fn listen(at: SocketAddr, backlog: i32) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     if at.is_ipv6() {
         socket.set_only_v6(!at.ip().is_unspecified())?;
@@ -187,12 +208,12 @@ fn listen(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     tune(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&at.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(at);
     Ok((socket, bound))
 }
 
-fn failed(error: &io::Error) -> Unbound {
+pub(super) fn failed(error: &io::Error) -> Unbound {
     Unbound::Failed(reply_code(error), format!("cannot listen: {error}"))
 }
 

@@ -43,6 +43,12 @@ impl Login {
         login
     }
 
+    /// The user, who may have anything in the name.
+    #[cfg(feature = "socks6")]
+    pub(super) fn name(&self) -> &str {
+        &self.user
+    }
+
     /// Counts bytes, for the user alone.
     pub(super) fn moved(&self, up: u64, down: u64) {
         self.change(|counts| {

@@ -317,7 +317,7 @@ impl ServerSession {
     }
 
     /// Both sides are there: the last reply tells an address, then bytes are relayed.
-    fn established(
+    pub(super) fn established(
         &self,
         pending: Pending,
         socket: Socket,
@@ -342,7 +342,11 @@ impl ServerSession {
     }
 
     /// Until when to wait on.
-    fn wait(&self, pending: &mut Pending, cx: &mut TurnContext<'_>) -> Result<Instant, GivenUp> {
+    pub(super) fn wait(
+        &self,
+        pending: &mut Pending,
+        cx: &mut TurnContext<'_>,
+    ) -> Result<Instant, GivenUp> {
         if cx.now >= pending.until {
             Err(GivenUp::TimedOut)
         } else if pending.has_left(cx) {
@@ -352,7 +356,7 @@ impl ServerSession {
         }
     }
 
-    fn give_up(&mut self, pending: Pending, over: GivenUp, now: Instant) -> Stage {
+    pub(super) fn give_up(&mut self, pending: Pending, over: GivenUp, now: Instant) -> Stage {
         match over {
             GivenUp::TimedOut => {
                 let cause = Cause::timed_out(ReplyCode::HOST_UNREACHABLE);
@@ -367,7 +371,7 @@ impl ServerSession {
 }
 
 /// Why a client gets no connection any more.
-enum GivenUp {
+pub(super) enum GivenUp {
     TimedOut,
     Left,
 }

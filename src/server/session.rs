@@ -30,7 +30,7 @@ use super::pending::Pending;
 use super::rules::{Denied, NameVerdict};
 use super::settings::ServerSettings;
 #[cfg(feature = "socks6")]
-use super::socks6::Opening6;
+use super::socks6::{Fetch, Handle, Opening6};
 use super::via::Way;
 use crate::engine::{self, Interests, Session, Turn, TurnContext, Want};
 use crate::handshake::ServerError;
@@ -66,6 +66,15 @@ pub(super) enum Stage {
         pending: Box<Pending>,
         binding: Box<Binding>,
     },
+    /// For a peer of a port that another connection keeps open.
+    #[cfg(feature = "socks6")]
+    Fetching {
+        pending: Box<Pending>,
+        fetch: Box<Fetch>,
+    },
+    /// Keeps such a port open.
+    #[cfg(feature = "socks6")]
+    Listening(Box<Handle>),
     Through {
         pending: Box<Pending>,
         way: Box<Way>,
@@ -294,6 +303,10 @@ impl Session for ServerSession {
                 } => self.look_up(pending, name, lookup, cx),
                 Stage::Dialling { pending, dial } => self.dial(pending, dial, cx),
                 Stage::Binding { pending, binding } => self.await_peer(pending, binding, cx),
+                #[cfg(feature = "socks6")]
+                Stage::Fetching { pending, fetch } => self.await_fetched(pending, fetch, cx),
+                #[cfg(feature = "socks6")]
+                Stage::Listening(handle) => self.keep_open(handle, cx),
                 Stage::Through { pending, way } => self.through(pending, way, cx),
                 Stage::Closing(mut closing) => match closing.turn(cx) {
                     Turn::Done => Step::Next(Stage::Over),
@@ -332,6 +345,13 @@ impl Session for ServerSession {
                 pending.interests(interests);
                 binding.interests(interests);
             }
+            #[cfg(feature = "socks6")]
+            Stage::Fetching { pending, fetch } => {
+                pending.interests(interests);
+                fetch.interests(interests);
+            }
+            #[cfg(feature = "socks6")]
+            Stage::Listening(handle) => handle.interests(interests),
             Stage::Through { pending, way } => {
                 pending.interests(interests);
                 way.interests(interests);

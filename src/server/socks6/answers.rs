@@ -10,11 +10,32 @@ pub(in crate::server) struct Answers {
     server: Server,
     /// The authentication reply, where it can wait for the operation reply: a packet less.
     withheld: Vec<u8>,
+    /// The request belongs to it.
+    session: Option<SessionId>,
+    profile: Profile,
 }
 
 impl Answers {
-    pub(super) const fn new(server: Server, withheld: Vec<u8>) -> Self {
-        Self { server, withheld }
+    pub(super) const fn new(
+        server: Server,
+        withheld: Vec<u8>,
+        session: Option<SessionId>,
+        profile: Profile,
+    ) -> Self {
+        Self {
+            server,
+            withheld,
+            session,
+            profile,
+        }
+    }
+
+    pub(super) const fn session(&self) -> Option<&SessionId> {
+        self.session.as_ref()
+    }
+
+    pub(in crate::server) const fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     pub(super) fn session(&self) -> Option<&SessionId> {
@@ -43,6 +64,11 @@ impl Answers {
     pub(in crate::server) fn refuse(&mut self, code: ReplyCode, out: &mut Vec<u8>) {
         out.append(&mut self.withheld);
         self.server.refuse(code, out);
+    }
+
+    /// [`Server::notify`].
+    pub(super) fn notify(&mut self, peer: BoundAddress, out: &mut Vec<u8>) {
+        self.server.notify(peer, out);
     }
 
     /// A success that has no address.

@@ -5,6 +5,8 @@
 
 mod answers;
 mod associate;
+mod backlog;
+mod bind;
 mod exchange;
 mod opening;
 pub(super) mod random;
@@ -15,6 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub(super) use self::answers::Answers;
+use self::backlog::Ports;
+pub(super) use self::backlog::{Fetch, Handle};
 pub(super) use self::opening::{Opened6, Opening6};
 use crate::handshake::socks6::{Arrival, Limits, Owner, Sessions};
 use crate::wire::socks6::{
@@ -42,6 +46,8 @@ pub struct Socks6Options {
 pub struct Socks6 {
     options: Socks6Options,
     sessions: Mutex<Book>,
+    /// Of BIND with a backlog.
+    ports: Ports,
 }
 
 /// The sessions, with the state of the users for whom they were opened.
@@ -59,6 +65,7 @@ impl Socks6 {
         Self {
             options,
             sessions: Mutex::new(Book { sessions, users: 0 }),
+            ports: Ports::default(),
         }
     }
 

@@ -34,7 +34,8 @@ use crate::server::settings::ServerSettings;
 use crate::server::users::Verdict;
 use crate::wire::Address;
 use crate::wire::socks6::{
-    AuthReplyOptions, Command, DecodeError, Profile, RequestOptions, SessionUse, TokenVerdict,
+    AuthReplyOptions, Command, DecodeError, Profile, RequestOptions, SessionId, SessionUse,
+    TokenVerdict,
 };
 use crate::wire::user_password::{self, Status};
 
@@ -56,6 +57,8 @@ pub(in crate::server) struct Opening6 {
     held: Option<Hold>,
     /// The verdict that is held back is on this user.
     user: Option<Box<[u8]>>,
+    /// The request belongs to it.
+    session: Option<SessionId>,
 }
 
 /// What a step of it needs of its surroundings.
@@ -98,6 +101,7 @@ impl Opening6 {
             until: opening.until,
             held: None,
             user: None,
+            session: None,
         }
     }
 
@@ -328,6 +332,14 @@ impl Opening6 {
     }
 
     fn accept(&mut self, answer: AuthReplyOptions) {
+        self.session = match self
+            .server
+            .request()
+            .map(|request| &request.options.session)
+        {
+            Some(SessionUse::Resume(id)) => Some(id.clone()),
+            _ => answer.session_id.clone(),
+        };
         let waited_for = self.server.request().is_some_and(|request| {
             let RequestOptions {
                 methods,
@@ -354,7 +366,7 @@ impl Opening6 {
         let stack = request.options.stack;
         let mut payload = self.initial_data;
         payload.extend(self.unread);
-        let answers = Answers::new(self.server, self.withheld);
+        let answers = Answers::new(self.server, self.withheld, self.session, self.profile);
         let answering = Answering::Socks6(Box::new(answers));
         let mut pending = Pending::new(self.client, answering, self.unsent, payload, until);
         pending.stack = (!stack.is_empty()).then(|| Box::new(stack));

@@ -96,6 +96,7 @@ impl ServerSession {
                 }
                 None => self.go_to(Box::new(pending), address, Rules::check_name, now),
             },
+            Command::BIND if !past_via => self.bind6(pending, address, now),
             Command::ASSOCIATE if !past_via => self.associate6(pending, address, now),
             _ => self.no_such_command(pending, now),
         }

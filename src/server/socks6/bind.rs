@@ -1,0 +1,229 @@
+//! BIND of SOCKS 6: the request names the address and port at which the proxy shall listen, not the peer.
+//!
+//! Anybody whom the rules for destinations let in may connect. The address is one of this machine: the one at which the
+//! client has reached it (for zeros), or another one; but loopback only for a client that came over loopback, and no port
+//! below 1024, where people expect this machine's own services.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use socket2::Socket;
+
+use super::backlog::{Found, Handle, Holder, MOST_BACKLOG, Port, Unfetched};
+use crate::engine::{Turn, TurnContext};
+use crate::net::{canonical, is_local};
+use crate::server::answering::Answering;
+use crate::server::binding::{Binding, Unbound, failed, listen, reached_at};
+use crate::server::cause::Cause;
+use crate::server::pending::Pending;
+use crate::server::reach::GivenUp;
+use crate::server::session::{ServerSession, Stage, Step};
+use crate::server::socks6::Fetch;
+use crate::wire::socks5::ReplyCode;
+use crate::wire::socks6::{BacklogNotice, StackOptions};
+use crate::wire::{Address, Host};
+
+impl ServerSession {
+    pub(super) fn bind6(&mut self, mut pending: Pending, wanted: &Address, now: Instant) -> Stage {
+        let (Some(patience), Some(shared)) = (self.settings.bind_timeout, &self.settings.socks6)
+        else {
+            return self.no_such_command(pending, now);
+        };
+        let ports = shared.ports.clone();
+        let holder = self.holder(&pending);
+        // In the session of a port with that address, it is not about another one.
+        let named = wanted.socket_addr().map(canonical);
+        let found = named.and_then(|named| {
+            let holder = holder.clone()?;
+            Some((ports.find(holder, named)?, named))
+        });
+        if let Some((port, bound)) = found {
+            return self.fetch(pending, &port, bound, now);
+        }
+        let at = match place(wanted, &pending.client) {
+            Ok(at) => at,
+            Err((code, why)) => return self.refuse(pending, code, &why, now),
+        };
+        pending.until = now + patience;
+        let backlog = pending.stack.as_ref().and_then(|stack| stack.backlog);
+        let backlog = backlog.filter(|backlog| *backlog > 0);
+        let Some((backlog, holder)) = backlog.zip(holder).filter(|_| self.slot.widen()) else {
+            return self.bind_plain(pending, at, now);
+        };
+        let backlog = backlog.min(MOST_BACKLOG);
+        let (listener, bound) = match listen(at, backlog.into()) {
+            Ok((listener, bound)) => (listener, canonical(bound)),
+            Err(error) => return self.unbound(pending, failed(&error), now),
+        };
+        let granted = StackOptions {
+            backlog: Some(backlog),
+            ..StackOptions::default()
+        };
+        let Pending {
+            client,
+            mut answering,
+            mut unsent,
+            ..
+        } = pending;
+        answering.reply(bound, Some(Box::new(granted)), &mut unsent);
+        let Answering::Socks6(answers) = answering else {
+            return Stage::Over;
+        };
+        let listener = (listener, bound);
+        let handle = Handle::new(client, answers, unsent, listener, holder, ports, patience);
+        Stage::Listening(Box::new(handle))
+    }
+
+    /// One peer, on this connection.
+    fn bind_plain(&mut self, mut pending: Pending, at: SocketAddr, now: Instant) -> Stage {
+        let (binding, bound) = match Binding::open(at) {
+            Ok(open) => open,
+            Err(why) => return self.unbound(pending, why, now),
+        };
+        let granted = no_backlog(&pending);
+        pending.answering.reply(bound, granted, &mut pending.unsent);
+        Stage::Binding {
+            pending: Box::new(pending),
+            binding: Box::new(binding),
+        }
+    }
+
+    fn unbound(&mut self, pending: Pending, why: Unbound, now: Instant) -> Stage {
+        match why {
+            Unbound::Denied(denied) => self.deny(pending, denied, now),
+            Unbound::Failed(code, why) => self.refuse(pending, code, &why, now),
+        }
+    }
+
+    /// A peer of a port that another connection keeps open.
+    fn fetch(
+        &mut self,
+        mut pending: Pending,
+        port: &Port,
+        bound: SocketAddr,
+        now: Instant,
+    ) -> Stage {
+        let fetch = match port.fetch() {
+            Ok(fetch) => fetch,
+            Err(Unfetched::Closed) => {
+                let code = ReplyCode::CONNECTION_REFUSED;
+                return self.refuse(pending, code, &"the port was closed", now);
+            }
+            Err(Unfetched::TooMany) => {
+                let code = ReplyCode::GENERAL_FAILURE;
+                return self.refuse(pending, code, &"too many wait for a peer", now);
+            }
+        };
+        pending.until = now + self.settings.bind_timeout.unwrap_or_default();
+        let granted = no_backlog(&pending);
+        pending.answering.reply(bound, granted, &mut pending.unsent);
+        Stage::Fetching {
+            pending: Box::new(pending),
+            fetch: Box::new(fetch),
+        }
+    }
+
+    pub(in crate::server) fn await_fetched(
+        &mut self,
+        mut pending: Box<Pending>,
+        fetch: Box<Fetch>,
+        cx: &mut TurnContext<'_>,
+    ) -> Step {
+        match fetch.take() {
+            Found::Nobody => {}
+            Found::Peer(socket, peer) => {
+                if let Some(target) = &mut self.story.target {
+                    *target = format!("{target}, came from {peer}").into();
+                }
+                return Step::Next(self.established(*pending, socket, peer, None, cx.now));
+            }
+            Found::Closed => {
+                let code = ReplyCode::CONNECTION_REFUSED;
+                return Step::Next(self.refuse(*pending, code, &"the port was closed", cx.now));
+            }
+        }
+        match self.wait(&mut pending, cx) {
+            Ok(until) => {
+                let until = Some(until);
+                Step::Stay(Stage::Fetching { pending, fetch }, Turn::Wait { until })
+            }
+            Err(GivenUp::TimedOut) => {
+                let cause = Cause::timed_out(ReplyCode::TTL_EXPIRED);
+                Step::Next(self.refuse(*pending, cause, &"nobody came in time", cx.now))
+            }
+            Err(left) => Step::Next(self.give_up(*pending, left, cx.now)),
+        }
+    }
+
+    pub(in crate::server) fn keep_open(
+        &mut self,
+        mut handle: Box<Handle>,
+        cx: &mut TurnContext<'_>,
+    ) -> Step {
+        match handle.turn(&self.settings.rules, cx) {
+            Turn::Done => {
+                let how = format!("port closed after {} peers", handle.let_in);
+                self.story.end(cx.now, &how);
+                Step::Next(Stage::Over)
+            }
+            turn => Step::Stay(Stage::Listening(handle), turn),
+        }
+    }
+
+    /// Whose a port of this request is, if it can have one with a backlog.
+    fn holder(&self, pending: &Pending) -> Option<Holder> {
+        let Answering::Socks6(answers) = &pending.answering else {
+            return None;
+        };
+        if let Some(session) = answers.session() {
+            return Some(Holder::Session(session.clone()));
+        }
+        // Clients that are told of each peer know no sessions.
+        let user = self.story.user.as_ref().map(|login| login.name().into());
+        let ip = self.story.client.map(|client| client.ip().to_canonical());
+        (answers.profile().backlog == BacklogNotice::Push).then_some(Holder::Client(user, ip))
+    }
+}
+
+/// The answer to one who wants a backlog and gets none.
+fn no_backlog(pending: &Pending) -> Option<Box<StackOptions>> {
+    pending.stack.as_ref()?.backlog?;
+    Some(Box::new(StackOptions {
+        backlog: Some(0),
+        ..StackOptions::default()
+    }))
+}
+
+/// Where to listen for a client.
+fn place(wanted: &Address, client: &Socket) -> Result<SocketAddr, (ReplyCode, &'static str)> {
+    let Host::Ip(ip) = wanted.host else {
+        let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
+        return Err((code, "a name is no address to listen at"));
+    };
+    let refused = |why| Err((ReplyCode::NOT_ALLOWED, why));
+    let ip = ip.to_canonical();
+    if (1..FIRST_PORT).contains(&wanted.port) {
+        return refused("a port that is for services of this machine");
+    }
+    let reached = reached_at(client);
+    let mut at = match (ip.is_unspecified(), reached) {
+        (true, Some(reached)) => reached,
+        (true, None) => match ip {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        },
+        (false, Some(reached)) if reached.ip().to_canonical() == ip => reached,
+        (false, _) => SocketAddr::new(ip, 0),
+    };
+    if !ip.is_unspecified() {
+        let over_loopback = reached.is_none_or(|reached| reached.ip().is_loopback());
+        if !is_local(ip) || (ip.is_loopback() && !over_loopback) {
+            return refused("not an address of this machine that the client can have");
+        }
+    }
+    at.set_port(wanted.port);
+    Ok(at)
+}
+
+/// As everywhere on Unix.
+const FIRST_PORT: u16 = 1024;
