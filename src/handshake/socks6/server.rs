@@ -23,7 +23,7 @@ use crate::wire::socks5::Method;
 use crate::wire::socks6::{
     Answer, AuthReply, AuthReplyOptions, AuthReplyType, BacklogNotice, Command, DecodeError,
     OpReply, OpReplyOptions, Problem, Problems, Profile, ReplyCode, Request, SessionId,
-    SessionIdPlacement, SessionUse, VersionMismatch,
+    SessionIdPlacement, VersionMismatch,
 };
 use crate::wire::user_password::Status;
 
@@ -38,8 +38,6 @@ pub struct Server {
     initial_data: usize,
     /// Of a session that was granted, until the operation reply has told it.
     session_id: Option<SessionId>,
-    /// The same, for as long as the request is there.
-    opened: Option<SessionId>,
 }
 
 /// What a server waits for.
@@ -94,7 +92,6 @@ impl Server {
             problems: Problems::default(),
             initial_data: 0,
             session_id: None,
-            opened: None,
         }
     }
 
@@ -142,24 +139,6 @@ impl Server {
             }
             _ => None,
         }
-    }
-
-    /// The session that the request belongs to, once it is accepted: the one it is in, or the one it has opened.
-    #[must_use]
-    pub fn session(&self) -> Option<&SessionId> {
-        let State::Requested(request) = &self.state else {
-            return None;
-        };
-        match &request.options.session {
-            SessionUse::Resume(id) => Some(id),
-            _ => self.opened.as_ref(),
-        }
-    }
-
-    /// How the client is spoken to.
-    #[must_use]
-    pub const fn profile(&self) -> &Profile {
-        &self.profile
     }
 
     /// What was left out of the request.
@@ -227,7 +206,6 @@ impl Server {
         if request.options.password.is_some() && options.session.is_none() {
             options.password.get_or_insert(Status::ACCEPTED);
         }
-        self.opened.clone_from(&options.session_id);
         match self.profile.session_id {
             SessionIdPlacement::AuthReply => (),
             SessionIdPlacement::OpReply => self.session_id = options.session_id.take(),

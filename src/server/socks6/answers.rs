@@ -38,14 +38,6 @@ impl Answers {
         &self.profile
     }
 
-    pub(super) fn session(&self) -> Option<&SessionId> {
-        self.server.session()
-    }
-
-    pub(super) const fn profile(&self) -> &Profile {
-        self.server.profile()
-    }
-
     /// Appends that it succeeded, at this address and with what is in force there.
     pub(in crate::server) fn reply(
         &mut self,
