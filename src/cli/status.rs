@@ -119,6 +119,9 @@ fn server_text(status: &ServerStatus) -> String {
     if let Some(datagrams) = datagrams(status) {
         lines.push(("datagrams", datagrams));
     }
+    if status.sessions > 0 {
+        lines.push(("sessions", status.sessions.to_string()));
+    }
     lines.push(("bytes", both_ways(status.bytes)));
     for (name, user) in &status.by_user {
         let UserStatus {
@@ -204,7 +207,7 @@ mod tests {
         let json = r#"{"role":"server","listening":["[::]:1080"],"users":2,"bytes":{"up":1536,"down":0},"uptime_s":1,
             "clients":2,"by_user":{"ada":{"active":1,"total":4,"bytes":{"up":1536,"down":0}},"b\u001b":{"active":0,"total":1,"bytes":{"up":0,"down":0}}},
             "connections":{"active":3,"parked":2,"total":9,"refused":1,"refused_by_reason":{"rules":1}},
-            "associations":1,"dropped_datagrams":{"fragment":2,"rules":1}}"#;
+            "associations":1,"sessions":3,"dropped_datagrams":{"fragment":2,"rules":1}}"#;
         let AnyStatus::Server(status) = serde_json::from_str(json).unwrap() else {
             panic!("not a server's");
         };
@@ -217,6 +220,7 @@ mod tests {
              clients      2\n\
              connections  3 active (2 parked), 9 in total, 1 refused (rules 1)\n\
              datagrams    1 associations, 3 dropped (fragment 2, rules 1)\n\
+             sessions     3\n\
              bytes        1.5 KiB up, 0 B down\n\
              user         ada: 1 active, 4 in total, 1.5 KiB up, 0 B down\n\
              user         b\\u{1b}: 0 active, 1 in total, 0 B up, 0 B down\n\

@@ -450,6 +450,9 @@ pub struct ServerStatus {
     /// Of these, those that have datagrams carried.
     #[serde(default)]
     pub associations: u64,
+    /// Sessions of SOCKS 6 that clients can go on with.
+    #[serde(default)]
+    pub sessions: u64,
     /// Datagrams dropped since the start, by reason, such as `rules`, `unsolicited`, `fragment`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped_datagrams: BTreeMap<String, u64>,

@@ -35,6 +35,7 @@ struct Running {
     intake: Intake,
     stats: ServerStats,
     associations: Option<Limits>,
+    shared: Arc<ServerSettings>,
     started: Instant,
 }
 
@@ -108,10 +109,11 @@ pub(super) fn build(
         resolver: Resolver::default(),
         stats: stats.clone(),
     });
+    let settings_of_all = Arc::clone(&shared);
     let serve: Serve = Rc::new(move |client| {
         Box::new(ServerSession::new(
             client,
-            Arc::clone(&shared),
+            Arc::clone(&settings_of_all),
             Instant::now(),
         ))
     });
@@ -136,6 +138,7 @@ pub(super) fn build(
         intake: intake.clone(),
         stats,
         associations,
+        shared: Arc::clone(&shared),
         started: cx.now,
     };
     for listener in listeners {
@@ -231,6 +234,7 @@ impl Running {
                 refused_by_reason,
             },
             associations: self.associations.as_ref().map_or(0, Limits::active) as u64,
+            sessions: self.shared.sessions(cx.now) as u64,
             dropped_datagrams: counts
                 .dropped_datagrams
                 .into_iter()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::association::UdpSettings;
 use super::login::UserCounts;
@@ -55,6 +55,22 @@ impl ServerSettings {
     pub(super) fn patience(&self) -> Duration {
         let via = self.via.as_ref().and_then(|via| via.timeout());
         via.map_or(self.connect_timeout, |via| via.min(self.connect_timeout))
+    }
+
+    /// Sessions of SOCKS 6 now.
+    #[must_use]
+    #[cfg_attr(
+        not(feature = "socks6"),
+        expect(unused_variables, reason = "there are none")
+    )]
+    pub fn sessions(&self, now: Instant) -> usize {
+        #[cfg(feature = "socks6")]
+        return self
+            .socks6
+            .as_ref()
+            .map_or(0, |socks6| socks6.sessions(now));
+        #[cfg(not(feature = "socks6"))]
+        0
     }
 
     pub(super) fn policy(&self) -> Policy {
