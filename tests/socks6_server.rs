@@ -5,12 +5,16 @@ mod common;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use common::{
     Peer, SOON, Sockhop, Target, Unanswering, connect, dead_address, exchange, wait_until,
 };
-use sockhop::handshake::socks6::{Client, ClientError, Outcome};
+use sockhop::daemon::Daemon;
+use sockhop::daemon::settings::{ControlPath, ServeSettings};
+use sockhop::handshake::socks6::{Client, ClientError, Limits, Outcome};
+use sockhop::server::socks6::Socks6Options;
 use sockhop::wire::BoundAddress;
 use sockhop::wire::socks5::Method;
 use sockhop::wire::socks6::{
@@ -676,6 +680,51 @@ fn a_client_has_a_share_of_the_sessions_and_no_more() {
     assert_eq!(server.status()["sessions"], 64);
     let grown = server.rss().saturating_sub(before);
     assert!(grown < 4 << 20, "{grown} bytes more");
+}
+
+/// A server in this process, with limits that no option sets.
+fn serve_within(limits: Limits) -> SocketAddr {
+    // The port is free for a moment: nobody else here asks for this one.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    drop(listener);
+    let settings = ServeSettings {
+        listen: vec![address.to_string().parse().expect("an address")],
+        control: ControlPath::None,
+        socks6: Some(Socks6Options {
+            limits,
+            ..Socks6Options::default()
+        }),
+        ..ServeSettings::default()
+    };
+    thread::spawn(move || Daemon::server(settings).expect("a server").run());
+    assert!(wait_until(SOON, || TcpStream::connect(address).is_ok()));
+    address
+}
+
+#[test]
+fn idle_sessions_end_and_windows_are_as_large_as_the_limit() {
+    let address = serve_within(Limits {
+        total: 2,
+        per_client: 2,
+        idle: Duration::from_millis(500),
+        window: WindowSize::new(4).expect("a size"),
+    });
+    let options = RequestOptions {
+        window: WindowSize::new(100),
+        ..wants_session()
+    };
+    let (first, window) = session(address, options);
+    assert_eq!(window.expect("a window").size.as_u32(), 4);
+    session(address, wants_session());
+    // Two are all there may be, and none of them is used: there is room when they have ended.
+    let room = || answer(address, &noop(&[0, 5, 0, 4])) != NOOP_DONE;
+    assert!(!room());
+    assert!(wait_until(SOON, room));
+    assert_eq!(
+        noop_with(address, inside(&first)),
+        Err(ClientError::SessionInvalid)
+    );
 }
 
 #[test]

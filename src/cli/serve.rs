@@ -23,7 +23,7 @@ use crate::wire::socks4::UserId;
 #[cfg(feature = "socks6")]
 use crate::wire::socks6::Profile;
 
-/// Be a SOCKS 4, 4a and 5 server: let others use this machine's network.
+/// Be a SOCKS 4, 4a, 5 and 6 server: let others use this machine's network.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     subcommand,
@@ -437,6 +437,38 @@ mod tests {
     #[test]
     fn without_options_everything_is_the_default() {
         assert_eq!(settings(""), Ok(ServeSettings::default()));
+    }
+
+    #[cfg(feature = "socks6")]
+    #[test]
+    fn options_of_socks6_reach_their_settings() {
+        let line = "--socks6-only --socks6-profile go212 --require-whole-request --dns ::1";
+        let expected = Socks6Options {
+            profile: Profile::GO_212,
+            only: true,
+            require_whole_request: true,
+            dns: Some("[::1]:53".parse().unwrap()),
+            ..Socks6Options::default()
+        };
+        assert_eq!(settings(line).unwrap().socks6, Some(expected));
+        let dns = settings("--dns 127.0.0.1:5353")
+            .unwrap()
+            .socks6
+            .unwrap()
+            .dns;
+        assert_eq!(dns, Some("127.0.0.1:5353".parse().unwrap()));
+        assert_eq!(settings("--no-socks6").unwrap().socks6, None);
+        for line in [
+            "--socks6-profile draft13",
+            "--dns example.org",
+            "--dns 0.0.0.0:53",
+            "--dns 127.0.0.1:0",
+            "--no-socks6 --socks6-only",
+            "--no-socks6 --dns ::1",
+            "--socks6-only --socks4-user ada",
+        ] {
+            assert!(settings(line).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A SOCKS server's side of a connection, on the engine: SOCKS 4, 4a and 5, CONNECT, BIND and UDP ASSOCIATE.
+//! A SOCKS server's side of a connection, on the engine: SOCKS 4, 4a, 5 and 6, CONNECT, BIND and UDP ASSOCIATE.
 
 mod answering;
 pub mod association;

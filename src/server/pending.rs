@@ -81,5 +81,6 @@ impl Pending {
     }
 }
 
-/// A client that sends more before it has the reply waits. Twice that is kept at most.
+/// A client that sends more before it has the reply waits. Twice that is kept at most, and the initial data of SOCKS 6 (16 KiB)
+/// where they came before a method's messages.
 pub(super) const MOST_PAYLOAD: usize = 4096;

@@ -7,7 +7,10 @@
 //!    │                     └───────┴─────┴──denied, no address answered, nobody came──▶ Closing: the reply, then the
 //!    │                                                                                  client closes
 //!    ├──UDP ASSOCIATE──▶ Associated
-//!    └──not SOCKS, nothing acceptable, wrong password──▶ Closing
+//!    ├──not SOCKS, nothing acceptable, wrong password──▶ Closing
+//!    └──SOCKS 6──▶ Opening6 ──request──▶ as above; NOOP ──▶ Closing
+//!                     ├──BIND with a backlog──▶ Listening, until the client closes
+//!                     └──BIND for a peer of that──▶ Fetching ──peer came──▶ Relaying
 //! ```
 
 use std::fmt;
