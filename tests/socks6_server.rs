@@ -847,6 +847,16 @@ fn bind_lets_in_whom_the_rules_let_in() {
     assert_eq!(stranger.read(&mut [0]).unwrap_or(0), 0, "closed");
     let peer = from("127.0.0.3", bound);
     assert_eq!(address_in(&talk.done()), peer.local_addr().ok());
+    // Of those who come to a backlog, too.
+    let (id, _) = session(address, wants_session());
+    let (_handle, bound, _) = open_backlog(address, inside(&id), Profile::DRAFT_12);
+    let mut stranger = from("127.0.0.2", bound);
+    assert_eq!(stranger.read(&mut [0]).unwrap_or(0), 0, "closed");
+    let peer = from("127.0.0.3", bound);
+    let request = with(Command::BIND, bound, inside(&id));
+    let mut talk = Talk::start(address, request, Profile::DRAFT_12, b"");
+    talk.done();
+    assert_eq!(address_in(&talk.done()), peer.local_addr().ok());
 }
 
 #[test]
@@ -1101,4 +1111,65 @@ fn many_clients_in_the_middle_of_their_requests_take_little_memory() {
     let _crowd = crowd(300);
     let each = server.rss().saturating_sub(before) / 300;
     assert!(each < 3000, "{each} bytes each");
+}
+
+/// Valid requests with a few bytes changed, cut or repeated: an answer or silence, and a server that goes on.
+#[test]
+fn changed_requests_end_in_an_answer_or_in_silence() {
+    let (server, address) = serve(&["--user", "ada:pass", "--bind-timeout", "100ms"]);
+    let login = RequestOptions {
+        password: ada(),
+        window: WindowSize::new(64),
+        ..wants_session()
+    };
+    let (id, window) = session(address, login.clone());
+    let token = RequestOptions {
+        token: Some(window.expect("a window").base.plus(3)),
+        stack: backlog(3),
+        ..inside(&id)
+    };
+    let methods = MethodAdvertisement {
+        initial_data: 5,
+        methods: MethodSet::new([Method::USER_PASSWORD]),
+    };
+    let advertised = RequestOptions {
+        methods: Some(methods),
+        ..login.clone()
+    };
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..600 {
+        let options = random.choice([&login, &token, &advertised]).expect("one");
+        let command = Command(random.u8(0..5));
+        let to = match command {
+            Command::CONNECT => dead_address(),
+            _ => nowhere(),
+        };
+        let mut bytes = Vec::new();
+        with(command, to, options.clone()).encode(&Profile::DRAFT_12, &mut bytes);
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..bytes.len());
+            match random.u8(..3) {
+                0 => bytes[at] = random.u8(..),
+                1 => bytes[at] ^= 1 << random.u8(..8),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let mut stream = connect(address).expect("connect");
+        stream.write_all(&bytes).expect("write");
+        stream.shutdown(Shutdown::Write).expect("shut down");
+        let mut answer = Vec::new();
+        // A reset is as good as an end, a time-out is not.
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            let kind = error.kind();
+            assert_eq!(
+                kind,
+                io::ErrorKind::ConnectionReset,
+                "seed {seed}, round {round}"
+            );
+        }
+        assert!(answer.len() < 400, "seed {seed}, round {round}");
+    }
+    server.wait_status(|status| status["connections"]["active"] == 0, SOON);
+    assert!(noop_with(address, inside(&id)).is_ok() || noop_with(address, login).is_ok());
 }

@@ -44,7 +44,7 @@ impl ServerSession {
                 }
                 Opened6::Failed(reason, error) => {
                     self.settings.stats.refused(reason);
-                    self.story.end(cx.now, &error);
+                    self.story.end(cx.now, &format_args!("{error} ({reason})"));
                     let (client, unsent) = opening.into_last_words();
                     closing(Closing::new(client, unsent, cx.now))
                 }
