@@ -14,6 +14,7 @@ use super::{Failure, link, values};
 use crate::ProxyUri;
 use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
+use crate::proxy_uri::ProxyUriError;
 use crate::server::association::UdpOptions;
 use crate::server::rules::Rule;
 #[cfg(feature = "socks6")]
@@ -362,8 +363,15 @@ fn user(name: &str, text: &str) -> Result<User, Failure> {
 
 /// A proxy. What could be its password is not in the error.
 fn proxy(name: &str, text: &str) -> Result<ProxyUri, Failure> {
-    text.parse()
-        .map_err(|error| Failure::usage(format!("{name}: {error}"), Some(NAME)))
+    let bad = |what: String| Failure::usage(format!("{name}: {what}"), Some(NAME));
+    let uri: ProxyUri = text
+        .parse()
+        .map_err(|error: ProxyUriError| bad(error.to_string()))?;
+    #[cfg(feature = "socks6")]
+    if uri.socks6().is_some() {
+        return Err(bad("socks6 is not possible here yet".into()));
+    }
+    Ok(uri)
 }
 
 fn user_id(text: &str) -> Result<UserId, BadText> {

@@ -190,7 +190,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// SOCKS4 can't be asked for this address, or has no such command.
+    /// SOCKS4 can't be asked for this address, or has no such command. SOCKS 6 has a client of its own,
+    /// `socks6::Client`: here it knows no command.
     pub fn for_proxy(proxy: &ProxyUri, goal: Goal) -> Result<Self, RequestError> {
         let request = match proxy.scheme() {
             Scheme::Socks5 | Scheme::Socks5h => {
@@ -198,6 +199,8 @@ impl Client {
             }
             Scheme::Socks4 => socks4::Request::socks4,
             Scheme::Socks4a => socks4::Request::socks4a,
+            #[cfg(feature = "socks6")]
+            Scheme::Socks6 => return Err(RequestError::NoSuchCommand),
         };
         let (command, address) = match goal {
             Goal::Connect(address) => (socks4::Command::Connect, address),

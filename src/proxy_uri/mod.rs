@@ -12,10 +12,16 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 use crate::wire::socks4::UserId;
 use crate::wire::{Address, AddressError, Credentials, CredentialsError, Host};
 
+#[cfg(feature = "socks6")]
+mod socks6;
+
+#[cfg(feature = "socks6")]
+pub use socks6::{Fallback, Socks6};
+
 /// A proxy: how to speak to it, where it is, as whom, and how long it may take.
 ///
 /// The port may be left out ([`ProxyUri::DEFAULT_PORT`]). User and password are percent-encoded. SOCKS4 has a user
-/// only, SOCKS5 both or none. `Display` and `Debug` put `***` in place of the password.
+/// only, SOCKS5 and SOCKS 6 both or none. `Display` and `Debug` put `***` in place of the password.
 ///
 /// ```
 /// use sockhop::ProxyUri;
@@ -29,6 +35,9 @@ pub struct ProxyUri {
     login: Login,
     address: Address,
     timeout: Option<Duration>,
+    /// Where they are not those by default; few proxies have any.
+    #[cfg(feature = "socks6")]
+    socks6: Option<Box<Socks6>>,
 }
 
 /// The protocol, and where names of destinations are resolved.
@@ -42,6 +51,9 @@ pub enum Scheme {
     Socks5,
     /// SOCKS5: the proxy resolves names.
     Socks5h,
+    /// SOCKS 6: the proxy resolves names.
+    #[cfg(feature = "socks6")]
+    Socks6,
 }
 
 /// Where the names of destinations are resolved.
@@ -60,7 +72,9 @@ pub enum ProxyUriError {
     MissingScheme,
     /// Another scheme.
     Scheme(String),
-    /// `@` with nothing before it, or a user without password for SOCKS5.
+    /// `socks6`, in a build without the feature of that name.
+    NotBuiltIn,
+    /// `@` with nothing before it, or a user without password for SOCKS5 or SOCKS 6.
     Credentials(CredentialsError),
     /// A password for SOCKS4, which has none.
     PasswordInSocks4,
@@ -87,9 +101,22 @@ pub enum ProxyUriError {
     RepeatedKey(String),
     /// Not a duration, or zero.
     Timeout(String),
+    /// Another key in the query of a `socks6` URI.
+    Socks6Key(String),
+    /// Another value of a key of a `socks6` URI than it may have.
+    Value {
+        /// The key.
+        key: String,
+        /// The value.
+        text: String,
+        /// What values there are.
+        usage: &'static str,
+    },
+    /// This key needs a session, and another one forbids it.
+    WithoutSession(&'static str),
 }
 
-/// Nobody, a SOCKS4 user, or a SOCKS5 user with password.
+/// Nobody, a SOCKS4 user, or a user with password.
 #[derive(Clone, PartialEq, Eq)]
 enum Login {
     Nobody,
@@ -109,6 +136,27 @@ impl ProxyUri {
             login: Login::Nobody,
             address,
             timeout: None,
+            #[cfg(feature = "socks6")]
+            socks6: None,
+        }
+    }
+
+    /// The same proxy, with these options if its scheme is [`Scheme::Socks6`].
+    #[cfg(feature = "socks6")]
+    #[must_use]
+    pub fn with_socks6(mut self, options: Socks6) -> Self {
+        let matters = self.scheme == Scheme::Socks6 && options != Socks6::DEFAULT;
+        self.socks6 = matters.then(|| Box::new(options));
+        self
+    }
+
+    /// How SOCKS 6 is spoken to it, if it is.
+    #[cfg(feature = "socks6")]
+    #[must_use]
+    pub fn socks6(&self) -> Option<&Socks6> {
+        match self.scheme {
+            Scheme::Socks6 => Some(self.socks6.as_deref().unwrap_or(&Socks6::DEFAULT)),
+            _ => None,
         }
     }
 
@@ -124,7 +172,7 @@ impl ProxyUri {
         &self.address
     }
 
-    /// User and password, for SOCKS5.
+    /// User and password, for SOCKS5 and SOCKS 6.
     #[must_use]
     pub const fn credentials(&self) -> Option<&Credentials> {
         match &self.login {
@@ -146,6 +194,40 @@ impl ProxyUri {
     #[must_use]
     pub const fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+}
+
+impl ProxyUri {
+    fn with_query(mut self, query: &str) -> Result<Self, ProxyUriError> {
+        #[cfg(feature = "socks6")]
+        let mut options = Socks6::DEFAULT;
+        // Unknown ones are refused, so there are never many.
+        let mut keys = Vec::new();
+        for pair in query.split('&') {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if key.is_empty() && value.is_empty() {
+                return Err(ProxyUriError::EmptyQuery);
+            }
+            if keys.contains(&key) {
+                return Err(ProxyUriError::RepeatedKey(key.into()));
+            }
+            keys.push(key);
+            match key {
+                "timeout" => match humantime::parse_duration(value) {
+                    Ok(duration) if !duration.is_zero() => self.timeout = Some(duration),
+                    _ => return Err(ProxyUriError::Timeout(value.into())),
+                },
+                #[cfg(feature = "socks6")]
+                _ if self.scheme == Scheme::Socks6 => options.take(key, value)?,
+                _ => return Err(ProxyUriError::Key(key.into())),
+            }
+        }
+        #[cfg(feature = "socks6")]
+        {
+            options.check()?;
+            self = self.with_socks6(options);
+        }
+        Ok(self)
     }
 }
 
@@ -172,16 +254,14 @@ impl FromStr for ProxyUri {
             None | Some((_, "")) => parse_address(rest.trim_end_matches('/'))?,
             Some((_, path)) => return Err(ProxyUriError::Path(format!("/{path}"))),
         };
-        let timeout = match query {
-            Some(query) => parse_query(query)?,
-            None => None,
-        };
-        Ok(Self {
-            scheme,
+        let uri = Self {
             login,
-            address,
-            timeout,
-        })
+            ..Self::new(scheme, address)
+        };
+        match query {
+            Some(query) => uri.with_query(query),
+            None => Ok(uri),
+        }
     }
 }
 
@@ -194,14 +274,21 @@ impl fmt::Display for ProxyUri {
             Login::Credentials(credentials) => write!(f, "{}:***@", encode(credentials.user()))?,
         }
         write!(f, "{}", self.address)?;
-        match self.timeout {
+        let mut separator = '?';
+        let mut write = |key: &str, value: &dyn fmt::Display| {
+            let before = std::mem::replace(&mut separator, '&');
+            write!(f, "{before}{key}={value}")
+        };
+        if let Some(timeout) = self.timeout {
             // Without the spaces of `1m 30s`, which have no place in a URI; they may be left out.
-            Some(timeout) => {
-                let text = humantime::format_duration(timeout).to_string();
-                write!(f, "?timeout={}", text.replace(' ', ""))
-            }
-            None => Ok(()),
+            let text = humantime::format_duration(timeout).to_string();
+            write("timeout", &text.replace(' ', ""))?;
         }
+        #[cfg(feature = "socks6")]
+        if let Some(options) = self.socks6() {
+            options.pairs(write)?;
+        }
+        Ok(())
     }
 }
 
@@ -218,6 +305,8 @@ impl Scheme {
         match self {
             Self::Socks4 | Self::Socks5 => Resolution::Here,
             Self::Socks4a | Self::Socks5h => Resolution::AtProxy,
+            #[cfg(feature = "socks6")]
+            Self::Socks6 => Resolution::AtProxy,
         }
     }
 
@@ -227,6 +316,8 @@ impl Scheme {
             Self::Socks4a => "socks4a",
             Self::Socks5 => "socks5",
             Self::Socks5h => "socks5h",
+            #[cfg(feature = "socks6")]
+            Self::Socks6 => "socks6",
         }
     }
 }
@@ -251,6 +342,7 @@ impl fmt::Display for ProxyUriError {
                 "unknown scheme \"{}\", use socks5, socks5h, socks4 or socks4a, as in socks5://proxy.example:1080",
                 scheme.escape_debug()
             ),
+            Self::NotBuiltIn => write!(f, "socks6 is not built in: this build is without it"),
             Self::Credentials(error) => {
                 write!(f, "{error}, as in socks5://user:password@proxy.example")
             }
@@ -290,12 +382,23 @@ impl fmt::Display for ProxyUriError {
                 write!(f, "there is nothing behind \"?\" or \"&\", use ?timeout=5s")
             }
             Self::Key(key) => write!(f, "unknown key \"{}\", use timeout=5s", key.escape_debug()),
-            Self::RepeatedKey(key) => write!(f, "\"{key}\" is there twice, use one timeout=5s"),
+            Self::RepeatedKey(key) => write!(f, "\"{key}\" is there twice, use one"),
             Self::Timeout(text) => write!(
                 f,
                 "bad timeout \"{}\", use a duration above zero, as in timeout=5s",
                 text.escape_debug()
             ),
+            Self::Socks6Key(key) => write!(
+                f,
+                "unknown key \"{}\", use those of socks6, such as session=yes, or timeout=5s",
+                key.escape_debug()
+            ),
+            Self::Value { key, text, usage } => {
+                write!(f, "bad {key} \"{}\", use {usage}", text.escape_debug())
+            }
+            Self::WithoutSession(key) => {
+                write!(f, "\"{key}\" needs a session, leave out session=no")
+            }
         }
     }
 }
@@ -308,12 +411,17 @@ fn parse_scheme(text: &str) -> Result<Scheme, ProxyUriError> {
         Scheme::Socks4a,
         Scheme::Socks5,
         Scheme::Socks5h,
+        #[cfg(feature = "socks6")]
+        Scheme::Socks6,
     ];
     if let Some(scheme) = known
         .into_iter()
         .find(|scheme| scheme.as_str().eq_ignore_ascii_case(text))
     {
         return Ok(scheme);
+    }
+    if text.eq_ignore_ascii_case("socks6") {
+        return Err(ProxyUriError::NotBuiltIn);
     }
     // What can't be a scheme may be `user:password@…`, so it is not quoted.
     let plausible = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
@@ -334,11 +442,9 @@ fn parse_login(scheme: Scheme, userinfo: &str) -> Result<Login, ProxyUriError> {
             Some(user_id) if !user.is_empty() => Ok(Login::UserId(user_id)),
             _ => Err(ProxyUriError::UserId),
         },
-        (Scheme::Socks5 | Scheme::Socks5h, password) => {
-            Credentials::new(user, password.unwrap_or_default())
-                .map(Login::Credentials)
-                .map_err(ProxyUriError::Credentials)
-        }
+        (_, password) => Credentials::new(user, password.unwrap_or_default())
+            .map(Login::Credentials)
+            .map_err(ProxyUriError::Credentials),
     }
 }
 
@@ -360,23 +466,6 @@ fn parse_address(text: &str) -> Result<Address, ProxyUriError> {
         return Err(ProxyUriError::Port("0".into()));
     }
     Ok(address)
-}
-
-fn parse_query(query: &str) -> Result<Option<Duration>, ProxyUriError> {
-    let mut timeout = None;
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match key {
-            "" if value.is_empty() => return Err(ProxyUriError::EmptyQuery),
-            "timeout" if timeout.is_some() => return Err(ProxyUriError::RepeatedKey(key.into())),
-            "timeout" => match humantime::parse_duration(value) {
-                Ok(duration) if !duration.is_zero() => timeout = Some(duration),
-                _ => return Err(ProxyUriError::Timeout(value.into())),
-            },
-            _ => return Err(ProxyUriError::Key(key.into())),
-        }
-    }
-    Ok(timeout)
 }
 
 /// Percent-decoding that refuses what `percent_decode_str` lets through.
@@ -471,6 +560,8 @@ mod tests {
             ("h:1080", E::MissingScheme),
             ("://h", E::MissingScheme),
             ("http://h", E::Scheme("http".into())),
+            #[cfg(not(feature = "socks6"))]
+            ("socks6://h", E::NotBuiltIn),
             ("socks5://", E::MissingHost),
             ("socks5://:1080", E::MissingHost),
             ("socks5://ada:pw@", E::MissingHost),
@@ -587,7 +678,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_refused_or_understood(text in "(socks5://)?[a-z0-9:@/?#%\\[\\]&=. é-]{0,20}") {
+        fn any_text_is_refused_or_understood(text in "(socks[56]://)?[a-z0-9:@/?#%\\[\\]&=. é-]{0,20}") {
             if let Ok(uri) = parse(&text) && uri.credentials().is_none() {
                 prop_assert_eq!(parse(&uri.to_string()), Ok(uri));
             }
