@@ -269,12 +269,18 @@ fn what_no_proxy_says_has_errors_of_its_own() {
 fn a_reset_names_the_phase() {
     let error = fails(&Peer::scripted(vec![Step::Read(3), Step::Reset]));
     assert!(
-        matches!(error, ClientError::Broken(_, Awaited::Method, _)),
+        matches!(
+            error,
+            ClientError::Broken(_, Phase::Handshake(Awaited::Method), _)
+        ),
         "{error:?}"
     );
     let error = fails(&replying(&REPLY[..4], [Step::Reset]));
     assert!(
-        matches!(error, ClientError::Broken(_, Awaited::Reply, _)),
+        matches!(
+            error,
+            ClientError::Broken(_, Phase::Handshake(Awaited::Reply), _)
+        ),
         "{error:?}"
     );
     assert_eq!(error.fault(), Fault::Proxy);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::dialer::{Asked, FOREVER};
+use super::dialer::FOREVER;
 use super::error::ClientError;
 use super::stream::wait;
 use crate::handshake::Outcome;
@@ -14,12 +14,113 @@ use crate::proxy_uri::Resolution;
 use crate::resolver::Resolver;
 use crate::wire::socks5::DatagramHeader;
 use crate::wire::{Address, Host};
+#[cfg(feature = "socks6")]
+use crate::wire::{BoundAddress, socks6::StackOptions};
 use rustix::event::PollFlags;
 
-/// Datagrams through a SOCKS5 proxy; made by [`Dialer::associate`](super::Dialer::associate). It ends with its connection to
-/// the proxy, which this holds.
+/// Datagrams through a SOCKS5 or SOCKS 6 proxy; made by [`Dialer::associate`](super::Dialer::associate). It ends with its
+/// connection to the proxy, which this holds.
 #[derive(Debug)]
-pub struct Association {
+pub struct Association(Way);
+
+#[derive(Debug)]
+enum Way {
+    Socks5(Socks5),
+    #[cfg(feature = "socks6")]
+    Socks6(super::socks6::Association),
+}
+
+impl Association {
+    pub(super) fn socks5(
+        control: TcpStream,
+        outcome: &Outcome,
+        proxy: &Address,
+        resolution: Resolution,
+        resolver: Resolver,
+    ) -> Result<Self, ClientError> {
+        Socks5::new(control, outcome, proxy, resolution, resolver)
+            .map(Way::Socks5)
+            .map(Self)
+    }
+
+    #[cfg(feature = "socks6")]
+    pub(super) const fn socks6(association: super::socks6::Association) -> Self {
+        Self(Way::Socks6(association))
+    }
+
+    /// What to wait for besides other things: with one of them readable, [`Association::recv_from`] has something to do.
+    /// Where the connection to the proxy carries the datagrams, both are that.
+    #[must_use]
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        match &self.0 {
+            Way::Socks5(socks5) => [socks5.socket.as_fd(), socks5.control.as_fd()],
+            #[cfg(feature = "socks6")]
+            Way::Socks6(socks6) => socks6.descriptors(),
+        }
+    }
+
+    /// Where the proxy takes datagrams.
+    #[must_use]
+    pub fn relay(&self) -> SocketAddr {
+        match &self.0 {
+            Way::Socks5(socks5) => socks5.relay,
+            #[cfg(feature = "socks6")]
+            Way::Socks6(socks6) => socks6.relay(),
+        }
+    }
+
+    /// Where datagrams come from, as those see it who get them. Only SOCKS 6 proxies tell.
+    #[cfg(feature = "socks6")]
+    #[must_use]
+    pub const fn outside(&self) -> Option<&BoundAddress> {
+        match &self.0 {
+            Way::Socks5(_) => None,
+            Way::Socks6(socks6) => Some(socks6.outside()),
+        }
+    }
+
+    /// What the proxy says is in force, if it speaks SOCKS 6.
+    #[cfg(feature = "socks6")]
+    #[must_use]
+    pub fn granted(&self) -> StackOptions {
+        match &self.0 {
+            Way::Socks5(_) => StackOptions::default(),
+            Way::Socks6(socks6) => socks6.granted(),
+        }
+    }
+
+    /// Sends one datagram. Like any other it may get lost, also when the system's buffer is full. With a `socks5` proxy a
+    /// name is looked up here, for each datagram; with `socks5h` and `socks6` the proxy does it.
+    ///
+    /// # Errors
+    /// The name was not found in [`LOOKUP_TIMEOUT`], the datagram is too long, the system refuses.
+    pub fn send_to(&self, payload: &[u8], target: &Address) -> io::Result<()> {
+        match &self.0 {
+            Way::Socks5(socks5) => socks5.send_to(payload, target),
+            #[cfg(feature = "socks6")]
+            Way::Socks6(socks6) => socks6.send_to(payload, target),
+        }
+    }
+
+    /// Waits for a datagram, so long at most; gives its length and who sent it. What does not fit into `buffer` is lost.
+    /// Dropped are fragments, what has no header, and what does not come from the proxy.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`]; [`io::ErrorKind::ConnectionAborted`] once the proxy has ended the association. A SOCKS 6
+    /// proxy that was asked to (`udp-error=yes`) tells what became of a datagram: see `DatagramError::of`. The association goes
+    /// on after that.
+    pub fn recv_from(&self, buffer: &mut [u8], timeout: Duration) -> io::Result<(usize, Address)> {
+        let deadline = Instant::now() + timeout.min(FOREVER);
+        match &self.0 {
+            Way::Socks5(socks5) => socks5.recv_from(buffer, deadline),
+            #[cfg(feature = "socks6")]
+            Way::Socks6(socks6) => socks6.recv_from(buffer, deadline),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Socks5 {
     control: TcpStream,
     /// Connected to the relay, so that the kernel drops what comes from others. Non-blocking.
     socket: UdpSocket,
@@ -28,62 +129,34 @@ pub struct Association {
     resolver: Resolver,
 }
 
-impl Association {
-    pub(super) fn new(
-        asked: Asked,
+impl Socks5 {
+    fn new(
+        control: TcpStream,
+        outcome: &Outcome,
         proxy: &Address,
         resolution: Resolution,
         resolver: Resolver,
     ) -> Result<Self, ClientError> {
-        let control = asked.stream;
         let near = control.local_addr().map_err(ClientError::System)?;
         let far = control.peer_addr().map_err(ClientError::System)?;
-        let relay = match &asked.outcome {
+        let relay = match outcome {
             Outcome::Done(bound) => bound.seen_from(far.ip()),
             _ => None,
         };
         let relay = relay
             .filter(|relay| relay.port() != 0)
             .ok_or_else(|| ClientError::NoRelay(proxy.clone()))?;
-        // From the address that the proxy knows us by; a relay of the other family knows us by none.
-        let from = match (near.ip(), relay) {
-            (IpAddr::V4(ip), SocketAddr::V4(_)) => ip.into(),
-            (IpAddr::V6(ip), SocketAddr::V6(_)) => ip.into(),
-            (_, SocketAddr::V4(_)) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            (_, SocketAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        let socket = UdpSocket::bind((from, 0)).and_then(|socket| {
-            socket.connect(relay)?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        });
+        let socket = connected(near, relay).map_err(ClientError::System)?;
         Ok(Self {
             control,
-            socket: socket.map_err(ClientError::System)?,
+            socket,
             relay,
             resolution,
             resolver,
         })
     }
 
-    /// What to wait for besides other things: with one of them readable, [`Association::recv_from`] has something to do.
-    #[must_use]
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [self.socket.as_fd(), self.control.as_fd()]
-    }
-
-    /// Where the proxy takes datagrams.
-    #[must_use]
-    pub const fn relay(&self) -> SocketAddr {
-        self.relay
-    }
-
-    /// Sends one datagram. Like any other it may get lost, also when the system's buffer is full. With a `socks5` proxy a
-    /// name is looked up here, for each datagram; with `socks5h` the proxy does it.
-    ///
-    /// # Errors
-    /// The name was not found in [`LOOKUP_TIMEOUT`], the datagram is too long, the system refuses.
-    pub fn send_to(&self, payload: &[u8], target: &Address) -> io::Result<()> {
+    fn send_to(&self, payload: &[u8], target: &Address) -> io::Result<()> {
         let address = match (&target.host, self.resolution) {
             (Host::Name(name), Resolution::Here) => {
                 let lookup = self.resolver.lookup(name.as_str(), target.port);
@@ -101,26 +174,15 @@ impl Association {
         };
         header.encode(&mut datagram);
         datagram.extend(payload);
-        let send = || until_done(|| self.socket.send(&datagram));
-        match send() {
-            // What came of an earlier one (ICMP) says nothing about this one.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
-            other => other,
-        }
-        .map(drop)
+        send(&self.socket, &datagram)
     }
 
-    /// Waits for a datagram, so long at most; gives its length and who sent it. What does not fit into `buffer` is lost.
-    /// Dropped are fragments, what has no header, and what does not come from the proxy.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::TimedOut`]; [`io::ErrorKind::ConnectionAborted`] once the proxy has ended the association.
-    pub fn recv_from(&self, buffer: &mut [u8], timeout: Duration) -> io::Result<(usize, Address)> {
-        let deadline = Instant::now() + timeout.min(FOREVER);
+    fn recv_from(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<(usize, Address)> {
         let room = buffer.len().saturating_add(DatagramHeader::MAX_LEN);
         let mut datagram = vec![0; room.min(MAX_DATAGRAM)];
         loop {
-            let ready = wait(&self.descriptors(), PollFlags::IN, deadline)?;
+            let both = [self.socket.as_fd(), self.control.as_fd()];
+            let ready = wait(&both, PollFlags::IN, deadline)?;
             if ready.is_empty() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -128,11 +190,7 @@ impl Association {
                 Ok(Some(count)) => {
                     let bytes = datagram.get(..count).unwrap_or_default();
                     if let Some((payload, from)) = unwrapped(bytes) {
-                        let count = payload.len().min(buffer.len());
-                        for (slot, byte) in buffer.iter_mut().zip(payload) {
-                            *slot = *byte;
-                        }
-                        return Ok((count, from));
+                        return Ok((copy(payload, buffer), from));
                     }
                     continue;
                 }
@@ -150,6 +208,40 @@ impl Association {
     }
 }
 
+/// A non-blocking socket that is connected to the relay. It is bound to the address that the proxy knows us by; a relay of the
+/// other family knows us by none.
+pub(super) fn connected(near: SocketAddr, relay: SocketAddr) -> io::Result<UdpSocket> {
+    let from = match (near.ip(), relay) {
+        (IpAddr::V4(ip), SocketAddr::V4(_)) => ip.into(),
+        (IpAddr::V6(ip), SocketAddr::V6(_)) => ip.into(),
+        (_, SocketAddr::V4(_)) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        (_, SocketAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((from, 0))?;
+    socket.connect(relay)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Sends to the relay; with a full buffer, the datagram is lost.
+pub(super) fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+    let send = || until_done(|| socket.send(datagram));
+    match send() {
+        // What came of an earlier one (ICMP) says nothing about this one.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
+        other => other,
+    }
+    .map(drop)
+}
+
+/// As much of the payload as there is room for; how much that is.
+pub(super) fn copy(payload: &[u8], buffer: &mut [u8]) -> usize {
+    for (slot, byte) in buffer.iter_mut().zip(payload) {
+        *slot = *byte;
+    }
+    payload.len().min(buffer.len())
+}
+
 fn unwrapped(datagram: &[u8]) -> Option<(&[u8], Address)> {
     let (header, length) = DatagramHeader::decode(datagram).ok().flatten()?;
     (header.fragment == 0).then_some(())?;
@@ -160,7 +252,7 @@ fn unwrapped(datagram: &[u8]) -> Option<(&[u8], Address)> {
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most that UDP can carry.
-const MAX_DATAGRAM: usize = 65_535;
+pub(super) const MAX_DATAGRAM: usize = 65_535;
 
 #[cfg(test)]
 mod tests {

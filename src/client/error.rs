@@ -10,6 +10,12 @@ use crate::net::ConnectFailure;
 use crate::resolver::ResolveError;
 use crate::wire::socks4::{self, RequestError};
 use crate::wire::{Address, AddressError, socks5};
+#[cfg(feature = "socks6")]
+use crate::{
+    handshake::socks6,
+    wire::BoundAddress,
+    wire::socks6::{DecodeError, ReplyCode},
+};
 
 /// Why a client has no connection. Never holds user or password.
 #[derive(Debug)]
@@ -20,8 +26,11 @@ pub enum ClientError {
     PortZero(Address),
     /// A SOCKS4 proxy can't be asked for this address. Nothing was sent to it.
     Unaskable(Address, RequestError),
-    /// Datagrams go through one proxy that speaks SOCKS5, not through this one or this chain. Nothing was sent.
+    /// Datagrams go through one proxy that speaks SOCKS5 or SOCKS 6, or over TCP through a chain whose last proxy speaks
+    /// SOCKS 6; not through this one or this chain. Nothing was sent.
     NoDatagrams(Address),
+    /// Early data has at most [`MAX_EARLY_DATA`](super::MAX_EARLY_DATA) bytes. Nothing was sent.
+    EarlyDataTooLong(usize),
     /// The proxy agreed to carry datagrams, but did not say where to.
     NoRelay(Address),
     /// A name that is looked up here has no address, or no IPv4 address where SOCKS4 needs one.
@@ -31,7 +40,7 @@ pub enum ClientError {
     /// The deadline passed while this was awaited of this proxy; for [`Phase::Lookup`] it is the address with the name.
     TimedOut(Address, Phase),
     /// The connection to the proxy failed while this was awaited.
-    Broken(Address, handshake::client::Phase, io::Error),
+    Broken(Address, Phase, io::Error),
     /// What the proxy said is not what a proxy says, or it wants other credentials, or it closed early.
     Handshake(Address, HandshakeError),
     /// The proxy understood and does not do it.
@@ -47,6 +56,39 @@ pub enum ClientError {
     },
     /// The system failed on an open connection: no descriptor, no memory.
     System(io::Error),
+    /// Only SOCKS 6 has this command, and the last proxy does not speak it.
+    NeedsSocks6(Address),
+    /// The same as [`ClientError::Handshake`] for a SOCKS 6 proxy.
+    #[cfg(feature = "socks6")]
+    Socks6(Address, socks6::ClientError),
+    /// The same as [`ClientError::Refused`] for a SOCKS 6 proxy.
+    #[cfg(feature = "socks6")]
+    RefusedBySocks6 {
+        /// Which one.
+        proxy: Address,
+        /// What it was asked for.
+        target: Address,
+        /// Whether that is the target, or the next proxy of a chain.
+        whose: Whose,
+        /// Its code.
+        code: ReplyCode,
+    },
+    /// The proxy granted no backlog: its port accepts one connection, which was accepted already.
+    #[cfg(feature = "socks6")]
+    NoBacklog(Address),
+    /// Somebody else than the expected peer has connected to the port of this proxy.
+    #[cfg(feature = "socks6")]
+    Stranger {
+        /// Which proxy.
+        proxy: Address,
+        /// Who was expected.
+        expected: Address,
+        /// Who came.
+        came: BoundAddress,
+    },
+    /// What the proxy said of an association can't be understood.
+    #[cfg(feature = "socks6")]
+    BadAssociation(Address, DecodeError),
 }
 
 /// Whose fault an error is.
@@ -80,16 +122,35 @@ pub enum Phase {
     Connect,
     /// A message of a proxy.
     Handshake(handshake::client::Phase),
+    /// That early data are sent.
+    EarlyData,
+    /// A message of a SOCKS 6 proxy.
+    #[cfg(feature = "socks6")]
+    Socks6(socks6::client::Phase),
+    /// The id of an association, from a SOCKS 6 proxy.
+    #[cfg(feature = "socks6")]
+    Association,
+    /// That datagrams get through to a SOCKS 6 proxy.
+    #[cfg(feature = "socks6")]
+    Confirmation,
 }
+
+/// Of one handshake with a SOCKS 6 proxy.
+#[cfg(feature = "socks6")]
+pub(super) type Socks6NegotiationError =
+    NegotiationError<socks6::ClientError, socks6::client::Phase>;
 
 impl ClientError {
     /// Whose fault it is.
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadTarget(_) | Self::PortZero(_) | Self::Unaskable(..) | Self::NoDatagrams(_) => {
-                Fault::Caller
-            }
+            Self::BadTarget(_)
+            | Self::PortZero(_)
+            | Self::Unaskable(..)
+            | Self::NoDatagrams(_)
+            | Self::EarlyDataTooLong(_)
+            | Self::NeedsSocks6(_) => Fault::Caller,
             Self::Lookup(_, _, ResolveError::Local(_) | ResolveError::QueueFull)
             | Self::Connect(_, ConnectFailure::Local(_))
             | Self::System(_) => Fault::Here,
@@ -104,6 +165,15 @@ impl ClientError {
             | Self::TimedOut(..)
             | Self::Broken(..)
             | Self::Handshake(..) => Fault::Proxy,
+            #[cfg(feature = "socks6")]
+            Self::RefusedBySocks6 { whose, code, .. } => match whose {
+                Whose::Target if is_about_target6(*code) => Fault::Target,
+                _ => Fault::Proxy,
+            },
+            #[cfg(feature = "socks6")]
+            Self::Stranger { .. } => Fault::Target,
+            #[cfg(feature = "socks6")]
+            Self::Socks6(..) | Self::NoBacklog(_) | Self::BadAssociation(..) => Fault::Proxy,
         }
     }
 
@@ -131,7 +201,35 @@ impl ClientError {
             },
             NegotiationError::Handshake(error) => Self::Handshake(proxy, error),
             NegotiationError::TimedOut(phase) => Self::TimedOut(proxy, Phase::Handshake(phase)),
-            NegotiationError::Broken(phase, error) => Self::Broken(proxy, phase, error),
+            NegotiationError::Broken(phase, error) => {
+                Self::Broken(proxy, Phase::Handshake(phase), error)
+            }
+        }
+    }
+
+    /// `target` is `None` where nothing is asked for that could be refused for its own sake.
+    #[cfg(feature = "socks6")]
+    pub(super) fn of_socks6(
+        error: Socks6NegotiationError,
+        proxy: &Address,
+        target: Option<&Address>,
+        whose: Whose,
+    ) -> Self {
+        let proxy = proxy.clone();
+        match (error, target) {
+            (NegotiationError::Handshake(socks6::ClientError::Refused(code)), Some(target)) => {
+                Self::RefusedBySocks6 {
+                    proxy,
+                    target: target.clone(),
+                    whose,
+                    code,
+                }
+            }
+            (NegotiationError::Handshake(error), _) => Self::Socks6(proxy, error),
+            (NegotiationError::TimedOut(phase), _) => Self::TimedOut(proxy, Phase::Socks6(phase)),
+            (NegotiationError::Broken(phase, error), _) => {
+                Self::Broken(proxy, Phase::Socks6(phase), error)
+            }
         }
     }
 }
@@ -152,6 +250,31 @@ fn is_about_target(refusal: Refusal) -> bool {
     }
 }
 
+/// As with SOCKS5: 7 and 8 tell of what the proxy can do.
+#[cfg(feature = "socks6")]
+const fn is_about_target6(code: ReplyCode) -> bool {
+    !matches!(
+        code,
+        ReplyCode::COMMAND_NOT_SUPPORTED | ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED
+    )
+}
+
+/// What a refusal is about, and who refused.
+fn write_refused(
+    f: &mut fmt::Formatter<'_>,
+    proxy: &Address,
+    target: &Address,
+    whose: Whose,
+    is_about_target: bool,
+) -> fmt::Result {
+    match whose {
+        Whose::Target if is_about_target => write!(f, "target {target}: ")?,
+        Whose::Target => {}
+        Whose::Proxy => write!(f, "next proxy {target}: ")?,
+    }
+    write!(f, "proxy {proxy}: ")
+}
+
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -162,8 +285,16 @@ impl fmt::Display for ClientError {
             Self::Unaskable(address, _) => write!(f, "cannot ask for {address}"),
             Self::NoDatagrams(proxy) => write!(
                 f,
-                "proxy {proxy}: datagrams need a single proxy that speaks SOCKS5"
+                "proxy {proxy}: datagrams need a single proxy that speaks SOCKS5{OR_SOCKS6}"
             ),
+            Self::EarlyDataTooLong(length) => write!(
+                f,
+                "{length} bytes of early data, of which at most {} can be sent",
+                super::MAX_EARLY_DATA
+            ),
+            Self::NeedsSocks6(proxy) => {
+                write!(f, "proxy {proxy}: only SOCKS 6 can be asked for this")
+            }
             Self::NoRelay(proxy) => {
                 write!(f, "proxy {proxy}: it did not say where it takes datagrams")
             }
@@ -186,15 +317,39 @@ impl fmt::Display for ClientError {
                 whose,
                 refusal,
             } => {
-                match whose {
-                    Whose::Target if is_about_target(*refusal) => write!(f, "target {target}: ")?,
-                    Whose::Target => {}
-                    Whose::Proxy => write!(f, "next proxy {target}: ")?,
-                }
-                write!(f, "proxy {proxy}: ")?;
+                write_refused(f, proxy, target, *whose, is_about_target(*refusal))?;
                 HandshakeError::Refused(*refusal).fmt(f)
             }
             Self::System(_) => write!(f, "the connection to the proxy cannot be used"),
+            #[cfg(feature = "socks6")]
+            Self::Socks6(proxy, _) => write!(f, "proxy {proxy}"),
+            #[cfg(feature = "socks6")]
+            Self::RefusedBySocks6 {
+                proxy,
+                target,
+                whose,
+                code,
+            } => {
+                write_refused(f, proxy, target, *whose, is_about_target6(*code))?;
+                socks6::ClientError::Refused(*code).fmt(f)
+            }
+            #[cfg(feature = "socks6")]
+            Self::NoBacklog(proxy) => {
+                write!(f, "proxy {proxy}: its port accepts one connection only")
+            }
+            #[cfg(feature = "socks6")]
+            Self::Stranger {
+                proxy,
+                expected,
+                came,
+            } => write!(
+                f,
+                "target {expected}: proxy {proxy}: {came} connected instead"
+            ),
+            #[cfg(feature = "socks6")]
+            Self::BadAssociation(proxy, _) => {
+                write!(f, "proxy {proxy}: bad message of the association")
+            }
         }
     }
 }
@@ -208,8 +363,16 @@ impl Error for ClientError {
             Self::Connect(_, failure) => Some(failure.error()),
             Self::Broken(_, _, error) | Self::System(error) => Some(error),
             Self::Handshake(_, error) => Some(error),
+            #[cfg(feature = "socks6")]
+            Self::Socks6(_, error) => Some(error),
+            #[cfg(feature = "socks6")]
+            Self::BadAssociation(_, error) => Some(error),
+            #[cfg(feature = "socks6")]
+            Self::RefusedBySocks6 { .. } | Self::NoBacklog(_) | Self::Stranger { .. } => None,
             Self::PortZero(_)
             | Self::NoDatagrams(_)
+            | Self::EarlyDataTooLong(_)
+            | Self::NeedsSocks6(_)
             | Self::NoRelay(_)
             | Self::TimedOut(..)
             | Self::Refused { .. } => None,
@@ -223,9 +386,21 @@ impl fmt::Display for Phase {
             Self::Lookup => f.pad("name look-up"),
             Self::Connect => f.pad("connection"),
             Self::Handshake(phase) => phase.fmt(f),
+            Self::EarlyData => f.pad("end of the early data"),
+            #[cfg(feature = "socks6")]
+            Self::Socks6(phase) => phase.fmt(f),
+            #[cfg(feature = "socks6")]
+            Self::Association => f.pad("association"),
+            #[cfg(feature = "socks6")]
+            Self::Confirmation => f.pad("confirmation of the association"),
         }
     }
 }
+
+#[cfg(feature = "socks6")]
+const OR_SOCKS6: &str = ", or SOCKS 6";
+#[cfg(not(feature = "socks6"))]
+const OR_SOCKS6: &str = "";
 
 #[cfg(test)]
 mod tests {

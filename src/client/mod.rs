@@ -17,6 +17,8 @@
 //!   [`Dialer::allow_no_authentication`]).
 //! - The scheme of a proxy says who looks up the target's name, as for curl: `socks5` and `socks4` here, `socks5h` and
 //!   `socks4a` the proxy. SOCKS4 reaches IPv4 only.
+//! - SOCKS 6 proxies (`socks6`, with the feature of that name) take data for the target along with the request
+//!   ([`Dialer::connect_with`]). Their sessions and tokens are kept with the [`Dialer`], and its clones share them.
 //!
 //! [`Dialer`] does more than [`connect`]: chains, BIND, datagrams. [`negotiate`] carries a handshake over any other stream.
 
@@ -25,13 +27,17 @@ mod bind;
 mod dialer;
 mod error;
 mod negotiate;
+#[cfg(feature = "socks6")]
+mod socks6;
 mod stream;
 
 pub use associate::{Association, LOOKUP_TIMEOUT};
 pub use bind::Binding;
-pub use dialer::{DEFAULT_TIMEOUT, Dialer};
+pub use dialer::{Connected, DEFAULT_TIMEOUT, Dialer, MAX_EARLY_DATA};
 pub use error::{ClientError, Fault, Phase, Whose};
 pub use negotiate::{NegotiationError, negotiate};
+#[cfg(feature = "socks6")]
+pub use socks6::{DEFAULT_BACKLOG, DatagramError, Listener, negotiate_socks6};
 pub(crate) use stream::connect_any;
 
 use std::net::TcpStream;

@@ -21,11 +21,40 @@ pub fn negotiate(
     handshake: &mut Client,
 ) -> Result<Outcome, NegotiationError> {
     let mut unsent = Vec::new();
-    let mut buffer = [0; BUFFER];
     handshake.start(&mut unsent);
+    drive(stream, handshake, &mut unsent)
+}
+
+/// A handshake that [`drive`] can carry.
+pub(super) trait Machine {
+    /// How far it got.
+    type Outcome;
+    /// What it waits for.
+    type Phase;
+    /// Why it got no further.
+    type Error;
+
+    fn phase(&self) -> Self::Phase;
+    /// The most that may be read now; 0 when nothing is awaited.
+    fn wanted(&self) -> usize;
+    /// Takes all of `input`, and appends what is to be sent.
+    fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), Self::Error>;
+    fn outcome(&self) -> Option<Self::Outcome>;
+    /// The error if the proxy closes now.
+    fn closed(&self) -> Self::Error;
+}
+
+/// To the next outcome; `unsent` goes first, and is empty afterwards.
+pub(super) fn drive<M: Machine>(
+    stream: &mut (impl Read + Write),
+    handshake: &mut M,
+    unsent: &mut Vec<u8>,
+) -> Result<M::Outcome, NegotiationError<M::Error, M::Phase>> {
+    let mut buffer = [0; BUFFER];
+    let mut fed = false;
     loop {
         let phase = handshake.phase();
-        let sent = stream.write_all(&unsent).and_then(|()| stream.flush());
+        let sent = stream.write_all(unsent).and_then(|()| stream.flush());
         if let Err(error) = &sent
             && is_timeout(error)
         {
@@ -33,9 +62,17 @@ pub fn negotiate(
         }
         unsent.clear();
         let wanted = handshake.wanted().min(buffer.len());
+        // An outcome that was there before may be followed by another one.
+        if let Some(outcome) = handshake.outcome()
+            && (fed || wanted == 0)
+        {
+            return match sent {
+                Ok(()) => Ok(outcome),
+                Err(error) => Err(NegotiationError::Broken(phase, error)),
+            };
+        }
         let Some(room) = buffer.get_mut(..wanted).filter(|room| !room.is_empty()) else {
-            let outcome = handshake.outcome().cloned();
-            return outcome.ok_or_else(|| NegotiationError::Handshake(handshake.closed()));
+            return Err(NegotiationError::Handshake(handshake.closed()));
         };
         // Also after a failed write: a proxy that closed because of what it thinks of us has said so before.
         let count = match (read(stream, room), sent) {
@@ -50,26 +87,50 @@ pub fn negotiate(
         };
         let input = buffer.get(..count).unwrap_or_default();
         handshake
-            .feed(input, &mut unsent)
+            .feed(input, unsent)
             .map_err(NegotiationError::Handshake)?;
-        if let Some(outcome) = handshake.outcome() {
-            return Ok(outcome.clone());
-        }
+        fed = true;
+    }
+}
+
+impl Machine for Client {
+    type Outcome = Outcome;
+    type Phase = Phase;
+    type Error = HandshakeError;
+
+    fn phase(&self) -> Phase {
+        self.phase()
+    }
+
+    fn wanted(&self) -> usize {
+        self.wanted()
+    }
+
+    fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), HandshakeError> {
+        self.feed(input, out).map(drop)
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        self.outcome().cloned()
+    }
+
+    fn closed(&self) -> HandshakeError {
+        self.closed()
     }
 }
 
 /// Why a handshake over a stream had no outcome.
 #[derive(Debug)]
-pub enum NegotiationError {
+pub enum NegotiationError<E = HandshakeError, P = Phase> {
     /// What the proxy said, or that it closed.
-    Handshake(HandshakeError),
+    Handshake(E),
     /// The stream's time limit passed while this was awaited.
-    TimedOut(Phase),
+    TimedOut(P),
     /// The stream failed while this was awaited.
-    Broken(Phase, io::Error),
+    Broken(P, io::Error),
 }
 
-impl fmt::Display for NegotiationError {
+impl<E: fmt::Display, P: fmt::Display> fmt::Display for NegotiationError<E, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Handshake(error) => error.fmt(f),
@@ -79,7 +140,7 @@ impl fmt::Display for NegotiationError {
     }
 }
 
-impl Error for NegotiationError {
+impl<E: fmt::Debug + fmt::Display, P: fmt::Debug + fmt::Display> Error for NegotiationError<E, P> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Handshake(_) | Self::TimedOut(_) => None,

@@ -128,6 +128,12 @@ impl Purse {
         Some(token)
     }
 
+    /// How many the window has, taken or not.
+    #[must_use]
+    pub const fn size(&self) -> u32 {
+        self.window.size.as_u32()
+    }
+
     /// How many can be taken.
     #[must_use]
     pub const fn left(&self) -> u32 {

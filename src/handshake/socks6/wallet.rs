@@ -161,6 +161,14 @@ impl Wallet {
         let purse = self.held.as_ref().and_then(|held| held.purse.as_ref());
         purse.map_or(0, Purse::left)
     }
+
+    /// Whether there is a window, but at most a quarter of it is left: those who spend faster than they get answers can ask
+    /// for news of it with a NOOP before it runs out.
+    #[must_use]
+    pub fn is_running_low(&self) -> bool {
+        let purse = self.held.as_ref().and_then(|held| held.purse.as_ref());
+        purse.is_some_and(|purse| purse.left() <= purse.size() / 4)
+    }
 }
 
 impl fmt::Debug for Wallet {
@@ -221,8 +229,9 @@ mod tests {
         client
             .feed(b"\x06\0\0\x10\0\x08\0\x04\0\x0c\0\x0c\0\0\0\x01\0\0\0\x04")
             .unwrap();
+        assert!(wallet.is_running_low());
         wallet.settle(ticket, &client);
-        assert_eq!(wallet.tokens_left(), 3);
+        assert_eq!((wallet.tokens_left(), wallet.is_running_low()), (3, false));
         assert_eq!(prepared(&mut wallet, Spend::No).1.token, None);
     }
 
