@@ -92,7 +92,7 @@ impl Memory {
         let mut state = self.state();
         let due = !state.refreshing && state.wallet.is_running_low();
         state.refreshing |= due;
-        due.then_some(Refreshing(self))
+        due.then(|| Refreshing(self))
     }
 
     pub(super) fn has_session(&self) -> bool {
