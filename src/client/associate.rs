@@ -89,6 +89,18 @@ impl Association {
         }
     }
 
+    /// The longest payload that can be sent wherever it goes: what UDP can carry over IPv4, less the longest header that the
+    /// proxy needs.
+    #[must_use]
+    pub const fn max_payload(&self) -> usize {
+        let header = match &self.0 {
+            Way::Socks5(_) => DatagramHeader::MAX_LEN,
+            #[cfg(feature = "socks6")]
+            Way::Socks6(_) => super::socks6::LONGEST_HEADER,
+        };
+        MAX_UDP_IPV4 - header
+    }
+
     /// Sends one datagram. Like any other it may get lost, also when the system's buffer is full. With a `socks5` proxy a
     /// name is looked up here, for each datagram; with `socks5h` and `socks6` the proxy does it.
     ///
@@ -250,6 +262,9 @@ fn unwrapped(datagram: &[u8]) -> Option<(&[u8], Address)> {
 
 /// For the name of one datagram: as long as resolvers wait for one answer.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most that UDP can carry over IPv4: 65,535 bytes less both headers.
+const MAX_UDP_IPV4: usize = 65_507;
 
 /// The most that UDP can carry.
 pub(super) const MAX_DATAGRAM: usize = 65_535;

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+#[cfg(feature = "socks6")]
+use super::output;
 use super::pipe::{retried, write_out};
 use crate::client::Association;
+#[cfg(feature = "socks6")]
+use crate::client::DatagramError;
 use crate::wire::Address;
-use crate::wire::socks5::DatagramHeader;
 
 /// Each read of stdin is a datagram to the target, each datagram that the target sends is written to stdout.
 ///
@@ -23,7 +26,7 @@ pub(super) fn run(
 ) -> io::Result<()> {
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let mut buffer = vec![0; MAX_DATAGRAM];
-    let mut typed = vec![0; MAX_PAYLOAD];
+    let mut typed = vec![0; association.max_payload()];
     let mut sender = Sender::new(target);
     let mut input = Input::Open;
     let mut quiet_since = Instant::now();
@@ -44,6 +47,10 @@ pub(super) fn run(
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+                #[cfg(feature = "socks6")]
+                Err(error) if DatagramError::of(&error).is_some() => {
+                    output::message(&format!("{error}\n"));
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
                     return Err(io::Error::other("the proxy ended the association"));
                 }
@@ -124,9 +131,6 @@ impl Sender {
 
 /// What comes is at most that long.
 const MAX_DATAGRAM: usize = 65_535;
-
-/// What UDP can carry over IPv4, less the longest header that a proxy needs (RFC 1928 §7).
-const MAX_PAYLOAD: usize = 65_507 - DatagramHeader::MAX_LEN;
 
 /// Datagrams that are taken before stdin gets its turn.
 const RECEIVED_A_TURN: usize = 64;

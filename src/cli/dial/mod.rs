@@ -7,6 +7,8 @@
 
 mod datagrams;
 mod direct;
+#[cfg(feature = "socks6")]
+mod early;
 mod listen;
 mod pipe;
 
@@ -35,14 +37,21 @@ sockhop dial socks5h://[407::1]:1080 example.org:80
 ssh -o ProxyCommand='sockhop dial socks5h://localhost %h:%p' example.org
 ALL_PROXY=socks5h://ada:secret@proxy sockhop dial example.org:22
 sockhop dial --udp socks5h://[407::1] 192.0.2.53:53 < query > answer
-sockhop dial --listen socks5h://[407::1] 192.0.2.7 > file",
+sockhop dial --listen socks5h://[407::1] 192.0.2.7 > file
+sockhop dial 'socks6://[407::1]?tos=16' example.org:80 < request",
     note = "\
-PROXY is SCHEME://[USER:PASSWORD@]HOST[:PORT][?timeout=TIME]. With socks5h and
-socks4a the proxy looks up names, with socks5 and socks4 this machine does.
+PROXY is SCHEME://[USER:PASSWORD@]HOST[:PORT][?timeout=TIME]. With socks5h,
+socks6 and socks4a the proxy looks up names, with socks5 and socks4 this
+machine does.
 Each of several is reached through the one before. Without any it is the one
 in $all_proxy or $ALL_PROXY; there others cannot read a password, as they can
 on the command line. Then hosts in $no_proxy or $NO_PROXY are connected to
 without a proxy, as curl does it.
+
+A socks6 proxy takes along what stdin has at once, up to 16 KiB, unless stdin
+is a terminal: the target gets it a round trip earlier. Keys behind the ? say
+how to speak to it and what to ask for, such as profile=draft11, tos=16 or
+fallback=socks5; the README lists them.
 
 The end of stdin is passed on, and the end of what the target sends ends
 stdout; it ends when both have, or with the target if stdin is a terminal.
@@ -110,7 +119,17 @@ impl Dial {
         let broken = |error| Failure::because(format!("connection to {target}: {error}"));
         let stream = match (mode, &dialer) {
             (_, None) => direct::connect(&target, timeout.unwrap_or(DEFAULT_TIMEOUT))?,
-            (Mode::Connect, Some(dialer)) => dialer.connect(&target).map_err(failed)?,
+            (Mode::Connect, Some(dialer)) => {
+                #[cfg(feature = "socks6")]
+                let early = match dialer.takes_early_data() {
+                    true => early::read(),
+                    false => Vec::new(),
+                };
+                #[cfg(not(feature = "socks6"))]
+                let early = Vec::new();
+                let connected = dialer.connect_with(&target, &early);
+                connected.map_err(failed)?.stream
+            }
             // Proxies have a limit of their own.
             (Mode::Listen, Some(dialer)) => {
                 listen::accept(dialer, &target, timeout.unwrap_or(Duration::MAX))?

@@ -304,7 +304,7 @@ impl Association {
     pub(in super::super) fn send_to(&self, payload: &[u8], target: &Address) -> io::Result<()> {
         let datagram = Datagram::new(self.id, target.clone(), payload)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "datagram too long"))?;
-        let mut message = Vec::with_capacity(HEADER + payload.len());
+        let mut message = Vec::with_capacity(LONGEST_HEADER + payload.len());
         datagram.encode(&self.profile, &mut message);
         match &self.socket {
             Some(socket) => send(socket, &message),
@@ -437,7 +437,7 @@ impl Association {
 }
 
 /// The longest of a datagram before its payload: header, address block, and a name of 255 bytes with its length.
-const HEADER: usize = UdpHeader::LEN + 4 + 256;
+pub(in super::super) const LONGEST_HEADER: usize = UdpHeader::LEN + 4 + 256;
 
 /// The empty datagram is repeated after this time, then after twice of it, and so on.
 const FIRST_REPEAT: Duration = Duration::from_millis(250);

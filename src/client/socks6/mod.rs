@@ -11,8 +11,8 @@ mod listener;
 mod memory;
 mod negotiate;
 
-pub(super) use association::Association;
 pub use association::DatagramError;
+pub(super) use association::{Association, LONGEST_HEADER};
 pub use listener::{DEFAULT_BACKLOG, Listener};
 pub(super) use memory::Memory;
 pub use negotiate::negotiate_socks6;
