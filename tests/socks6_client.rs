@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Behaviour, Peer, SOON, Step, Target, exchange};
+use common::{Behaviour, Peer, SOON, Sockhop, Step, Target, exchange};
 use sockhop::ProxyUri;
 use sockhop::client::{
     ClientError, DatagramError, Dialer, Fault, MAX_EARLY_DATA, Phase, Whose, negotiate_socks6,
@@ -1577,4 +1577,137 @@ fn what_only_socks6_can_do_is_not_asked_of_others() {
         assert_eq!(error.fault(), Fault::Caller);
     }
     assert_eq!(peer.accepted(), 0);
+}
+
+// The real server
+
+/// A server that lets clients go to loopback; and a URI of it.
+fn serve(arguments: &[&str]) -> (Sockhop, impl Fn(&str, &str) -> ProxyUri + use<>) {
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8"])
+        .args(arguments)
+        .start();
+    let address = server.wait_listening(SOON);
+    let uri = move |login: &str, query: &str| {
+        let text = format!("socks6://{login}{address}?timeout=10s{query}");
+        text.parse().unwrap()
+    };
+    (server, uri)
+}
+
+#[test]
+fn serve_connects_in_every_profile_with_sessions_tokens_and_early_data() {
+    let echo = Target::echo();
+    let target = echo.address().into();
+    let by_name = format!("localhost:{}", echo.address().port())
+        .parse()
+        .unwrap();
+    for (name, _) in Profile::NAMED {
+        for (login, user) in [("", &[][..]), ("ada:pass@", &["--user", "ada:pass"])] {
+            let (_server, uri) = serve(&[&["--socks6-profile", name][..], user].concat());
+            let query = format!("&profile={name}&tokens=8");
+            let dialer = Dialer::new(uri(login, &query));
+            dialer.noop().unwrap();
+            assert!(dialer.has_session(), "{name}");
+            assert_eq!(dialer.tokens_left(), 8, "{name}");
+            for target in [&target, &by_name, &target] {
+                let connected = dialer.connect_with(target, b"early").unwrap();
+                let mut answer = [0; 5];
+                (&connected.stream).read_exact(&mut answer).unwrap();
+                assert_eq!(&answer, b"early");
+                assert_eq!(exchange(&connected.stream, b"more").unwrap(), b"more");
+                assert!(connected.bound.port() != 0);
+            }
+            assert_eq!(dialer.tokens_left(), 8, "{name}");
+        }
+    }
+}
+
+#[test]
+fn serve_tells_what_is_wrong() {
+    let (_server, uri) = serve(&["--user", "ada:pass"]);
+    let target = TARGET.parse().unwrap();
+    for login in ["", "ada:wrong@"] {
+        let error = Dialer::new(uri(login, "")).connect(&target).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ClientError::Socks6(_, HandshakeError::AuthenticationFailed)
+            ),
+            "{error:?}"
+        );
+    }
+    let (_server, uri) = serve(&["--deny-dest", "192.0.2.0/24"]);
+    let error = Dialer::new(uri("", "")).connect(&target).unwrap_err();
+    assert_eq!(error.fault(), Fault::Target);
+    let (_server, uri) = serve(&["--no-socks6"]);
+    let error = Dialer::new(uri("", "")).connect(&target).unwrap_err();
+    assert_eq!(error.fault(), Fault::Proxy);
+    let echo = Target::echo();
+    let stream = Dialer::new(uri("", "&fallback=socks5")).connect(&echo.address().into());
+    assert_eq!(exchange(&stream.unwrap(), b"hello").unwrap(), b"hello");
+}
+
+#[test]
+fn serve_forgets_sessions_when_it_is_started_again() {
+    let echo = Target::echo();
+    let target = echo.address().into();
+    let (server, uri) = serve(&["--user", "ada:pass"]);
+    let uri = uri("ada:pass@", "&tokens=8");
+    let dialer = Dialer::new(uri.clone());
+    dialer.connect(&target).unwrap();
+    assert_eq!(dialer.tokens_left(), 8);
+    let at = uri.address().to_string();
+    drop(server);
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--user", "ada:pass"])
+        .args(["--listen", &at])
+        .start();
+    server.wait_listening(SOON);
+    let stream = dialer.connect(&target).unwrap();
+    assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
+    assert_eq!(dialer.tokens_left(), 8);
+}
+
+#[test]
+fn serve_binds_once_and_with_a_backlog_in_every_profile() {
+    for (name, _) in Profile::NAMED {
+        let (_server, uri) = serve(&["--socks6-profile", name]);
+        let dialer = Dialer::new(uri("", &format!("&profile={name}&backlog=4")));
+        let any = "0.0.0.0:0".parse().unwrap();
+        let binding = dialer.bind(&any).unwrap();
+        let caller = TcpStream::connect(binding.address().unwrap()).unwrap();
+        let (stream, from) = binding.accept(SOON).unwrap();
+        assert_eq!(from, caller.local_addr().unwrap().into());
+        thread::spawn(move || relay(&caller, &caller));
+        assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
+
+        let mut listener = dialer.listen(&any).unwrap();
+        assert_eq!(listener.granted().backlog, Some(4), "{name}");
+        let place = listener.address().unwrap();
+        let callers = [(); 3].map(|()| TcpStream::connect(place).unwrap());
+        for _ in &callers {
+            let (stream, from) = listener.accept(SOON).unwrap();
+            let caller = callers
+                .iter()
+                .find(|caller| BoundAddress::from(caller.local_addr().unwrap()) == from);
+            let caller = caller.expect(name).try_clone().unwrap();
+            thread::spawn(move || relay(&caller, &caller));
+            assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
+        }
+    }
+}
+
+#[test]
+fn serve_can_be_every_link_of_a_chain() {
+    let echo = Target::echo();
+    let ((_a, first), (_b, second)) = (serve(&[]), serve(&["--user", "ada:pass"]));
+    let dialer = Dialer::new(first("", "&session=yes"));
+    let dialer = dialer.through(second("ada:pass@", "&tokens=5"));
+    for _ in 0..3 {
+        let target = echo.address().into();
+        let connected = dialer.connect_with(&target, b"early").unwrap();
+        let mut answer = [0; 5];
+        (&connected.stream).read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"early");
+    }
+    assert_eq!(dialer.tokens_left(), 5);
 }
