@@ -6,7 +6,8 @@
 //! idle time and two limits, one for everybody together and one for each user, or each address where nobody has a name,
 //! so that nobody can keep the others from having one. Time and randomness come from the caller.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -22,8 +23,8 @@ pub struct Sessions {
     limits: Limits,
     by_id: HashMap<Key, Session>,
     counts: HashMap<Account, usize>,
-    /// Every session at least once, in the order in which they may have been idle for too long.
-    queue: VecDeque<(Instant, Key)>,
+    /// Every session at least once, and first the one that may have been idle for too long first.
+    queue: BinaryHeap<Reverse<(Instant, Key)>>,
 }
 
 /// How many sessions there may be, and how long.
@@ -96,7 +97,7 @@ impl Sessions {
             limits,
             by_id: HashMap::new(),
             counts: HashMap::new(),
-            queue: VecDeque::new(),
+            queue: BinaryHeap::new(),
         }
     }
 
@@ -172,7 +173,7 @@ impl Sessions {
         session.account(options, base, self.limits.window, &mut answer);
         self.by_id.insert(fresh, session);
         self.counts.insert(account, count + 1);
-        self.queue.push_back((now + self.limits.idle, fresh));
+        self.queue.push(Reverse((now + self.limits.idle, fresh)));
         answer.session_id = Some(id);
         answer
     }
@@ -186,17 +187,18 @@ impl Sessions {
         // Without this, opening and closing would fill the queue for as long as the idle time.
         if self.queue.len() > 2 * self.by_id.len() + SLACK {
             let by_id = &self.by_id;
-            self.queue.retain(|(_, key)| by_id.contains_key(key));
+            self.queue
+                .retain(|Reverse((_, key))| by_id.contains_key(key));
         }
         closed
     }
 
     /// Ends the sessions that have been idle for too long. The others call it too; it makes no difference how often.
     pub fn expire(&mut self, now: Instant) {
-        while let Some(&(due, key)) = self.queue.front()
+        while let Some(&Reverse((due, key))) = self.queue.peek()
             && due <= now
         {
-            self.queue.pop_front();
+            self.queue.pop();
             let Some(session) = self.by_id.get(&key) else {
                 continue;
             };
@@ -204,7 +206,7 @@ impl Sessions {
             if due <= now {
                 self.remove(&key);
             } else {
-                self.queue.push_back((due, key));
+                self.queue.push(Reverse((due, key)));
             }
         }
     }
@@ -437,6 +439,23 @@ mod tests {
         assert_eq!(open(&mut sessions, owner("192.0.2.10")), None);
         sessions.close(&first);
         assert!(open(&mut sessions, owner("192.0.2.10")).is_some());
+    }
+
+    #[test]
+    fn one_that_was_used_ends_in_time_though_another_is_younger() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut sessions = Sessions::new(few());
+        let used = opened(&mut sessions, ada(), 1, start).unwrap();
+        verdict(&mut sessions, &used, after(10));
+        opened(&mut sessions, ada(), 2, after(50)).unwrap();
+        // Not yet, but its end moves to later in the queue.
+        sessions.expire(after(65));
+        assert_eq!(sessions.len(), 2);
+        sessions.expire(after(70));
+        assert_eq!(sessions.len(), 1);
+        let gone = verdict(&mut sessions, &used, after(70));
+        assert_eq!(gone, Arrival::UnknownSession);
     }
 
     #[test]
