@@ -54,7 +54,7 @@ pub fn check_message<T: Debug>(
 }
 
 /// Shorter lengths to try: all of a short one, some of a long one.
-fn cuts(length: usize) -> impl Iterator<Item = usize> {
+pub fn cuts(length: usize) -> impl Iterator<Item = usize> {
     (0..length.min(24)).chain(
         [length / 2, length.saturating_sub(1)]
             .into_iter()

@@ -97,7 +97,7 @@ impl Driver {
         seen.events.push(format!("{event:?}"));
         match event {
             Event::Credentials(_) | Event::UserId(_) if self.accepts => {
-                server.accept(&mut seen.out)
+                server.accept(&mut seen.out);
             }
             Event::Credentials(_) | Event::UserId(_) => server.reject(&mut seen.out),
             Event::Request(request) => {

@@ -1,4 +1,4 @@
-//! What people type as options: addresses, destinations, users, sources.
+//! What people type as options: addresses, destinations, users, sources, profiles of SOCKS 6.
 
 #![no_main]
 
@@ -12,13 +12,15 @@ use sockhop::server::rules::{Effect, Pattern, Rule, Rules};
 use sockhop::server::users::User;
 use sockhop::source_spec::SourceSpec;
 use sockhop::target::{HostPort, parse_remote};
-use sockhop::wire::Name;
+use sockhop::wire::socks6::{Profile, address_from_text, to_ascii};
+use sockhop::wire::{Host, Name};
 use sockhop_fuzz::text;
 
 fuzz_target!(|input: &[u8]| {
     let text = text(input);
     shown_as_itself::<ListenAddress>(&text);
     shown_as_itself::<SourceSpec>(&text);
+    shown_as_itself::<Profile>(&text);
     for address in [
         shown_as_itself::<HostPort>(&text),
         HostPort::parse_or_port(&text, 1080).ok(),
@@ -29,6 +31,13 @@ fuzz_target!(|input: &[u8]| {
     {
         assert_ne!(address.port, 0);
         assert_eq!(address.to_string().parse().as_ref(), Ok(&address));
+    }
+    if let Ok(address) = address_from_text(&text)
+        && let Host::Name(name) = &address.host
+    {
+        // What goes on the wire does, and a second time it is the same.
+        assert!(name.as_str().is_ascii(), "{name}");
+        assert_eq!(to_ascii(name).as_ref(), Ok(name));
     }
     if let Ok(pattern) = text.parse::<Pattern>() {
         check_pattern(&text, pattern);
