@@ -36,10 +36,18 @@ impl ConnectFailure {
 pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
     let socket = open(address).map_err(ConnectFailure::Local)?;
     tune(&socket);
-    match socket.connect(&SockAddr::from(address)) {
-        Ok(()) => Ok(socket),
+    connect(|| socket.connect(&SockAddr::from(address)))?;
+    Ok(socket)
+}
+
+/// Makes a call that starts to connect: what it returns, or `None` when the connect goes on by itself.
+pub(super) fn connect<T>(
+    call: impl FnOnce() -> io::Result<T>,
+) -> Result<Option<T>, ConnectFailure> {
+    match call() {
+        Ok(done) => Ok(Some(done)),
         Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::INPROGRESS | Errno::AGAIN | Errno::INTR) => Ok(socket),
+            Some(Errno::INPROGRESS | Errno::AGAIN | Errno::INTR) => Ok(None),
             // Loopback can refuse at once.
             Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::TIMEDOUT) => {
                 Err(ConnectFailure::Remote(error))
@@ -50,7 +58,7 @@ pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-fn open(address: SocketAddr) -> io::Result<Socket> {
+pub(super) fn open(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -59,7 +67,7 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-fn open(address: SocketAddr) -> io::Result<Socket> {
+pub(super) fn open(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,

@@ -18,8 +18,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
+use super::connect::{ConnectFailure, connect, open};
+use super::options::tune;
 use crate::wire::socks6::{Choice, Legs, StackOptions};
 
 /// Which IP carries a socket's packets. That of the other end, not that of the socket: an IPv6 socket sends IPv4 to an
@@ -117,6 +119,65 @@ impl IpOptions {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// How to connect to one address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outgoing<'a> {
+    /// What the socket has from the first packet on.
+    pub ip: IpOptions,
+    /// Multipath TCP, if both ends have it.
+    pub multipath: bool,
+    /// TCP Fast Open, with no more than this in the SYN; also with nothing, for the cookie that the next one needs. Not
+    /// together with Multipath TCP, which comes first: only recent kernels have both in one socket, and few of them right.
+    pub fast_open: Option<&'a [u8]>,
+}
+
+/// A connect that has begun.
+#[derive(Debug)]
+pub struct Started {
+    /// As [`start_connect`](super::start_connect) returns it.
+    pub socket: Socket,
+    /// What is in force of the options wanted.
+    pub ip: IpOptions,
+    /// With TCP Fast Open, if it was wanted and there is such: how many bytes are in the SYN. If the other end wants none
+    /// there, the kernel sends them again: they are gone from here.
+    pub fast_open: Option<usize>,
+}
+
+/// Starts to connect to an address, as [`start_connect`](super::start_connect) does.
+///
+/// # Errors
+/// As it has.
+pub fn start_connect_as(
+    address: SocketAddr,
+    wanted: &Outgoing<'_>,
+) -> Result<Started, ConnectFailure> {
+    let multipath = match wanted.multipath {
+        true => open_multipath(address),
+        false => None,
+    };
+    let is_plain = multipath.is_none();
+    let socket = multipath
+        .map_or_else(|| open(address), Ok)
+        .map_err(ConnectFailure::Local)?;
+    tune(&socket);
+    let ip = wanted.ip.apply(&socket, Family::towards(address));
+    let may_fast_open = wanted.fast_open.is_some() && is_plain && set_fast_open(&socket);
+    let at_once = connect(|| socket.connect(&address.into()))?.is_some();
+    let fast_open = match wanted.fast_open {
+        // There is a cookie: the SYN leaves with the first write.
+        Some(early) if may_fast_open && at_once => {
+            Some(connect(|| socket.send(early))?.unwrap_or_default())
+        }
+        Some(_) if may_fast_open || !is_plain => Some(0),
+        _ => None,
+    };
+    Ok(Started {
+        socket,
+        ip,
+        fast_open,
+    })
 }
 
 /// Sets TOS or traffic class, and returns what is in force.
@@ -249,6 +310,7 @@ pub fn set_fast_open(_: &Socket) -> bool {
 #[must_use]
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn open_multipath(address: SocketAddr) -> Option<Socket> {
+    use socket2::{Domain, Protocol, Type};
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::MPTCP));
     socket
@@ -268,6 +330,7 @@ pub fn open_multipath(_: SocketAddr) -> Option<Socket> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn is_multipath(socket: &Socket) -> bool {
     use nix::sys::socket::{getsockopt, sockopt::TcpRepair};
+    use socket2::Protocol;
     // The kernel's own answer, MPTCP_INFO, is in no safe crate. But a socket that fell back passes every option on to the
     // one TCP connection it has, and one that did not knows no TCP_REPAIR: many connections cannot be repaired as one.
     matches!(socket.protocol(), Ok(Some(Protocol::MPTCP))) && getsockopt(socket, TcpRepair).is_err()
@@ -286,8 +349,13 @@ fn refused(what: &str, set: io::Result<()>) -> bool {
         .is_ok()
 }
 
+/// Whether this system may have Multipath TCP at all.
+pub const HAS_MULTIPATH: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 #[cfg(test)]
 mod tests {
+    use socket2::{Domain, Type};
+
     use super::*;
 
     fn address(text: &str) -> SocketAddr {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -10,7 +11,10 @@ use rustix::io::Errno;
 use socket2::Socket;
 
 use super::OTHERS;
+use super::answering::Stack;
 use super::cause::Cause;
+#[cfg(feature = "socks6")]
+use super::stack::{Had, Wanted};
 use crate::engine::{Interests, MAX_INTERESTS, Want};
 use crate::net::{ConnectFailure, finish_connect, start_connect};
 use crate::wire::socks5::ReplyCode;
@@ -23,11 +27,27 @@ pub(super) struct Dial {
     /// When the next one starts, though none has failed.
     next: Instant,
     failure: Option<Cause>,
+    /// At the same time.
+    most_attempts: usize,
+    #[cfg(feature = "socks6")]
+    wanted: Option<Box<Wanted>>,
+    in_force: InForce,
+}
+
+/// Of what was wanted: what the connection has.
+#[derive(Default)]
+pub(super) struct InForce {
+    /// On the leg to the destination.
+    pub(super) stack: Stack,
+    /// How many bytes of the client's payload are on their way already.
+    pub(super) sent: usize,
 }
 
 struct Attempt {
     socket: Socket,
     since: Instant,
+    #[cfg(feature = "socks6")]
+    had: Had,
 }
 
 /// What became of it.
@@ -48,14 +68,33 @@ impl Dial {
             attempts: Vec::new(),
             next: now,
             failure: None,
+            most_attempts: MOST_ATTEMPTS,
+            #[cfg(feature = "socks6")]
+            wanted: None,
+            in_force: InForce::default(),
         }
+    }
+
+    /// The same, in the way that a client of SOCKS 6 wants it.
+    #[cfg(feature = "socks6")]
+    pub(super) fn wanting(mut self, wanted: Wanted) -> Self {
+        if !wanted.may_race() {
+            self.most_attempts = 1;
+        }
+        self.wanted = Some(Box::new(wanted));
+        self
+    }
+
+    /// What the connection has of what was wanted, for once.
+    pub(super) fn take_in_force(&mut self) -> InForce {
+        mem::take(&mut self.in_force)
     }
 
     pub(super) fn turn(&mut self, now: Instant) -> Dialled {
         let mut place = 0;
         while let Some(attempt) = self.attempts.get(place) {
             match finish_connect(&attempt.socket) {
-                Ok(true) => return Dialled::Connected(self.attempts.swap_remove(place).socket),
+                Ok(true) => return Dialled::Connected(self.won(place)),
                 Ok(false) => place += 1,
                 Err(failure) => {
                     self.attempts.remove(place);
@@ -65,7 +104,7 @@ impl Dial {
             }
         }
         while !self.waiting.is_empty() && now >= self.next {
-            if self.attempts.len() >= MOST_ATTEMPTS {
+            if self.attempts.len() >= self.most_attempts {
                 let oldest = self.attempts.first().map_or(now, |attempt| attempt.since);
                 let until = oldest + PATIENCE;
                 if now < until {
@@ -77,9 +116,9 @@ impl Dial {
             let Some(address) = self.waiting.pop_front() else {
                 break;
             };
-            match start_connect(address) {
-                Ok(socket) => {
-                    self.attempts.push(Attempt { socket, since: now });
+            match self.start(address, now) {
+                Ok(attempt) => {
+                    self.attempts.push(attempt);
                     self.next = now + APART;
                 }
                 Err(failure) => self.failed(&failure),
@@ -92,6 +131,34 @@ impl Dial {
             });
         }
         Dialled::Pending((!self.waiting.is_empty()).then_some(self.next))
+    }
+
+    fn start(&mut self, address: SocketAddr, now: Instant) -> Result<Attempt, ConnectFailure> {
+        #[cfg(feature = "socks6")]
+        if let Some(wanted) = &mut self.wanted {
+            let (socket, had) = wanted.start(address)?;
+            return Ok(Attempt {
+                socket,
+                since: now,
+                had,
+            });
+        }
+        Ok(Attempt {
+            socket: start_connect(address)?,
+            since: now,
+            #[cfg(feature = "socks6")]
+            had: Had::default(),
+        })
+    }
+
+    /// Takes out the attempt that got through.
+    fn won(&mut self, place: usize) -> Socket {
+        let attempt = self.attempts.swap_remove(place);
+        #[cfg(feature = "socks6")]
+        if let Some(wanted) = &self.wanted {
+            self.in_force = wanted.in_force(&attempt.socket, attempt.had);
+        }
+        attempt.socket
     }
 
     fn failed(&mut self, failure: &ConnectFailure) {
@@ -237,6 +304,101 @@ mod tests {
             (Errno::ADDRINUSE, 1),
         ] {
             assert_eq!(reply_code(&errno.into()), ReplyCode(code), "{errno}");
+        }
+    }
+
+    #[cfg(feature = "socks6")]
+    mod socks6 {
+        use super::*;
+        use crate::wire::socks6::{Choice, Legs, StackOptions};
+
+        /// An address at which nobody answers, for as long as what is returned with it lives.
+        fn silent() -> (SocketAddr, impl Sized) {
+            let listener = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            listener.bind(&any.into()).unwrap();
+            listener.listen(0).unwrap();
+            let address = listener.local_addr().unwrap().as_socket().unwrap();
+            // The kernel keeps one, and drops whoever comes then.
+            let first = std::net::TcpStream::connect(address).unwrap();
+            (address, (listener, first))
+        }
+
+        #[test]
+        fn attempts_overlap_unless_that_is_not_wanted() {
+            let (silent, _alive) = silent();
+            for (choice, overlapping) in [(None, 2), (Some(Choice::Yes), 2), (Some(Choice::No), 1)]
+            {
+                let stack = StackOptions {
+                    happy_eyeballs: choice,
+                    ..StackOptions::default()
+                };
+                let mut now = Instant::now();
+                let mut dial = Dial::new(vec![silent, silent, silent], now);
+                dial = dial.wanting(Wanted::new(stack, b""));
+                for expected in [1, overlapping] {
+                    assert!(matches!(dial.turn(now), Dialled::Pending(Some(_))));
+                    assert_eq!(dial.attempts.len(), expected, "{choice:?}");
+                    now += APART;
+                }
+                // The second one gets its turn also if the first says nothing.
+                for _ in 0..2 {
+                    now += PATIENCE;
+                    let pending = dial.turn(now);
+                    assert!(matches!(pending, Dialled::Pending(_)));
+                    assert_eq!(dial.attempts.len().min(overlapping), overlapping);
+                }
+                assert!(dial.waiting.is_empty(), "{choice:?}");
+            }
+        }
+
+        #[test]
+        fn what_is_in_force_is_told_of_the_connection_that_was_made() {
+            let wanted = StackOptions {
+                tos: Legs {
+                    client: Some(4),
+                    remote: Some(0x28),
+                },
+                ttl: Legs {
+                    client: None,
+                    remote: Some(33),
+                },
+                happy_eyeballs: Some(Choice::Yes),
+                multipath: Some(Choice::No),
+                backlog: Some(5),
+                ..StackOptions::default()
+            };
+            for host in ["127.0.0.1:0", "[::1]:0"] {
+                let listener = TcpListener::bind(host).unwrap();
+                let address = listener.local_addr().unwrap();
+                let now = Instant::now();
+                let mut dial = Dial::new(vec![address], now);
+                dial = dial.wanting(Wanted::new(wanted, b"payload"));
+                let socket = loop {
+                    match dial.turn(now) {
+                        Dialled::Connected(socket) => break socket,
+                        Dialled::Pending(_) => std::thread::yield_now(),
+                        Dialled::Failed(code) => panic!("{code:?}"),
+                    }
+                };
+                let told = StackOptions {
+                    tos: Legs {
+                        client: None,
+                        remote: Some(0x28),
+                    },
+                    multipath: crate::net::stack::HAS_MULTIPATH.then_some(Choice::No),
+                    // Of the client's leg and of the backlog others tell.
+                    backlog: None,
+                    ..wanted
+                };
+                let in_force = dial.take_in_force();
+                assert_eq!((in_force.stack, in_force.sent), (Some(Box::new(told)), 0));
+                let ttl = match address {
+                    SocketAddr::V4(_) => socket.ttl_v4(),
+                    SocketAddr::V6(_) => socket.unicast_hops_v6(),
+                };
+                assert_eq!(ttl.unwrap(), 33);
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ mod session;
 mod settings;
 #[cfg(feature = "socks6")]
 pub mod socks6;
+#[cfg(feature = "socks6")]
+mod stack;
 pub mod users;
 mod via;
 

@@ -22,6 +22,8 @@ pub(super) struct Pending {
     pub(super) unsent: Vec<u8>,
     /// Came behind the request.
     pub(super) payload: Vec<u8>,
+    /// How many bytes of that are on their way already.
+    pub(super) sent: usize,
     /// For the reply.
     pub(super) until: Instant,
     half_closed: bool,
@@ -43,6 +45,7 @@ impl Pending {
             stack: None,
             unsent,
             payload,
+            sent: 0,
             until,
             half_closed: false,
         }

@@ -10,11 +10,13 @@ use socket2::Socket;
 use super::answering::{Answering, Stack};
 use super::binding::{Binding, Came, Unbound};
 use super::cause::Cause;
-use super::dial::{Dial, Dialled};
+use super::dial::{Dial, Dialled, InForce};
 use super::opening::Opening;
 use super::pending::Pending;
 use super::rules::{Denied, NameVerdict, Rules};
 use super::session::{Established, ServerSession, Stage, Step};
+#[cfg(feature = "socks6")]
+use super::stack::{self, Wanted};
 use super::via::{Failure, Gone, Via, Way};
 use crate::engine::{Turn, TurnContext};
 use crate::handshake::Request;
@@ -193,7 +195,8 @@ impl ServerSession {
                 if let Some(target) = &mut self.story.target {
                     *target = format!("{target}, came from {peer}").into();
                 }
-                Step::Next(self.established(*pending, socket, peer, None, cx.now))
+                let granted = self.granted(&pending, None);
+                Step::Next(self.established(*pending, socket, peer, granted, cx.now))
             }
             Came::Failed(code, why) => Step::Next(self.refuse(*pending, code, &why, cx.now)),
             Came::Nobody => match self.wait(&mut pending, cx) {
@@ -243,10 +246,14 @@ impl ServerSession {
             let destinations = allowed.into_iter().map(Address::from);
             return self.go_through(pending, Arc::clone(via), destinations);
         }
-        Stage::Dialling {
-            pending,
-            dial: Box::new(Dial::new(allowed, now)),
-        }
+        let dial = Dial::new(allowed, now);
+        #[cfg(feature = "socks6")]
+        let dial = match &pending.stack {
+            Some(stack) => dial.wanting(Wanted::new(**stack, &pending.payload)),
+            None => dial,
+        };
+        let dial = Box::new(dial);
+        Stage::Dialling { pending, dial }
     }
 
     pub(super) fn dial(
@@ -260,7 +267,10 @@ impl ServerSession {
                 let bound = socket.local_addr().ok();
                 let bound = bound.and_then(|address| address.as_socket());
                 let bound = bound.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
-                Step::Next(self.established(*pending, socket, canonical(bound), None, cx.now))
+                let InForce { stack, sent } = dial.take_in_force();
+                pending.sent = sent;
+                let granted = self.granted(&pending, stack);
+                Step::Next(self.established(*pending, socket, canonical(bound), granted, cx.now))
             }
             Dialled::Failed(cause) => {
                 let why = format!("no address answered ({})", cause.code().0);
@@ -284,7 +294,10 @@ impl ServerSession {
         cx: &mut TurnContext<'_>,
     ) -> Step {
         Step::Next(match way.turn(cx) {
-            Gone::Through(socket, bound) => self.established(*pending, socket, bound, None, cx.now),
+            Gone::Through(socket, bound) => {
+                let granted = self.granted(&pending, None);
+                self.established(*pending, socket, bound, granted, cx.now)
+            }
             Gone::Failed(failure) => {
                 let cause = failure.code.into();
                 self.lost(*pending, &failure, cause, cx.now)
@@ -316,6 +329,19 @@ impl ServerSession {
         self.refuse(pending, cause, failure, now)
     }
 
+    /// The answers to what the request wants of sockets, of which those of the client's leg are looked after here.
+    #[cfg(feature = "socks6")]
+    pub(super) fn granted(&self, pending: &Pending, remote: Stack) -> Stack {
+        let wanted = pending.stack.as_deref()?;
+        stack::granted(wanted, &pending.client, self.story.client, remote)
+    }
+
+    /// None: the older versions want nothing.
+    #[cfg(not(feature = "socks6"))]
+    pub(super) fn granted(&self, _: &Pending, _: Stack) -> Stack {
+        None
+    }
+
     /// Both sides are there: the last reply tells an address, then bytes are relayed.
     pub(super) fn established(
         &self,
@@ -330,13 +356,16 @@ impl ServerSession {
             mut answering,
             mut unsent,
             payload,
+            sent,
             ..
         } = pending;
         answering.reply(told, granted, &mut unsent);
         let settings = Arc::clone(&self.settings.relay);
+        let payload = payload.get(sent..).unwrap_or_default();
         Stage::Relaying(Box::new(Established {
-            relay: Relay::new(client, socket, &payload, &unsent, settings, now),
+            relay: Relay::new(client, socket, payload, &unsent, settings, now),
             counted: Moved::default(),
+            sent: sent as u64,
             reply: unsent.len() as u64,
         }))
     }

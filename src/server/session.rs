@@ -97,6 +97,8 @@ pub(super) struct Established {
     pub(super) counted: Moved,
     /// Bytes of the reply, which are not the destination's.
     pub(super) reply: u64,
+    /// Bytes of the client that were on their way before.
+    pub(super) sent: u64,
 }
 
 /// What the log tells of a connection, in one line at its end.
@@ -215,6 +217,7 @@ impl ServerSession {
         let turn = established.relay.turn(cx);
         let mut moved = established.relay.moved();
         moved.down = moved.down.saturating_sub(established.reply);
+        moved.up += established.sent;
         let counted = mem::replace(&mut established.counted, moved);
         self.count(counted, moved);
         if turn != Turn::Done {

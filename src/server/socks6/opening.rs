@@ -32,12 +32,12 @@ use crate::server::opening::{Hold, Opening};
 use crate::server::pending::{MOST_PAYLOAD, Pending};
 use crate::server::settings::ServerSettings;
 use crate::server::users::Verdict;
-use crate::wire::Address;
 use crate::wire::socks6::{
     AuthReplyOptions, Command, DecodeError, Profile, RequestOptions, SessionId, SessionUse,
     TokenVerdict,
 };
 use crate::wire::user_password::{self, Status};
+use crate::wire::{Address, Host};
 
 /// A client whose request is not accepted yet.
 pub(in crate::server) struct Opening6 {
@@ -363,7 +363,11 @@ impl Opening6 {
     ) -> Option<(Pending, Command, Address)> {
         let request = self.server.request()?;
         let (command, address) = (request.command, request.address.clone());
-        let stack = request.options.stack;
+        let mut stack = request.options.stack;
+        if !matches!(address.host, Host::Name(_)) {
+            // There is one address to go to ("Happy Eyeballs options").
+            stack.happy_eyeballs = None;
+        }
         let mut payload = self.initial_data;
         payload.extend(self.unread);
         let answers = Answers::new(self.server, self.withheld, self.session, self.profile);

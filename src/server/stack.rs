@@ -1,0 +1,124 @@
+//! Stack options of SOCKS 6 on the sockets of a connection: what the client wants, what it gets.
+//!
+//! What to read: "Stack Options" in the draft. An option that this system has is answered with what is in force, one that it
+//! doesn't have gets no answer, and nothing is touched that no option names.
+
+use std::net::SocketAddr;
+
+use socket2::Socket;
+
+use super::answering::Stack;
+use super::dial::InForce;
+use crate::net::ConnectFailure;
+use crate::net::stack::{self, Family, IpOptions, Outgoing};
+use crate::wire::socks6::{Choice, StackOptions};
+
+/// The way to a destination as the client wants it.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    stack: StackOptions,
+    /// For the SYN of the first attempt. Only of that one: data in two of them may reach two hosts.
+    early: Option<Box<[u8]>>,
+}
+
+/// What one attempt at it has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Had {
+    ip: IpOptions,
+    fast_open: Option<usize>,
+}
+
+impl Wanted {
+    /// As the options of a CONNECT say; `payload` is what the client sent behind it so far.
+    pub(super) fn new(stack: StackOptions, payload: &[u8]) -> Self {
+        let early = stack.tfo.map(|most| {
+            let most = match most {
+                0 => MOST_EARLY,
+                most => usize::from(most).min(MOST_EARLY),
+            };
+            payload.get(..most).unwrap_or(payload).into()
+        });
+        Self { stack, early }
+    }
+
+    /// Whether attempts at several addresses may overlap.
+    pub(super) fn may_race(&self) -> bool {
+        self.stack.happy_eyeballs != Some(Choice::No)
+    }
+
+    /// Starts an attempt.
+    pub(super) fn start(&mut self, address: SocketAddr) -> Result<(Socket, Had), ConnectFailure> {
+        let early = match self.stack.tfo {
+            Some(_) => Some(self.early.take().unwrap_or_default()),
+            None => None,
+        };
+        let wanted = Outgoing {
+            ip: IpOptions::of_remote(&self.stack),
+            multipath: self.stack.multipath == Some(Choice::Yes),
+            fast_open: early.as_deref(),
+        };
+        let started = stack::start_connect_as(address, &wanted)?;
+        let had = Had {
+            ip: started.ip,
+            fast_open: started.fast_open,
+        };
+        Ok((started.socket, had))
+    }
+
+    /// What to tell of the attempt that got through.
+    pub(super) fn in_force(&self, socket: &Socket, had: Had) -> InForce {
+        let sent = had.fast_open.unwrap_or_default();
+        let stack = StackOptions {
+            happy_eyeballs: self.stack.happy_eyeballs,
+            tfo: had
+                .fast_open
+                .map(|sent| u16::try_from(sent).unwrap_or(u16::MAX)),
+            multipath: self.stack.multipath.and_then(|_| multipath(socket)),
+            ..IpOptions::told(IpOptions::default(), had.ip)
+        };
+        let stack = Some(Box::new(stack));
+        InForce { stack, sent }
+    }
+}
+
+/// Sets what the client wants of its own connection, and puts what is in force there to what the other leg has. A client on
+/// a Unix socket, which has no address, has nothing of that kind.
+pub(super) fn granted(
+    wanted: &StackOptions,
+    client: &Socket,
+    address: Option<SocketAddr>,
+    remote: Stack,
+) -> Stack {
+    let wanted = IpOptions::of_client(wanted);
+    let client = match address {
+        Some(address) => wanted.apply(client, Family::towards(address)),
+        None => IpOptions::default(),
+    };
+    let remote = remote.map(|remote| *remote).unwrap_or_default();
+    let StackOptions {
+        tos,
+        ttl,
+        no_fragmentation,
+        ..
+    } = IpOptions::told(client, IpOptions::of_remote(&remote));
+    Some(Box::new(StackOptions {
+        tos,
+        ttl,
+        no_fragmentation,
+        ..remote
+    }))
+}
+
+/// The answer to a Multipath option.
+fn multipath(socket: &Socket) -> Option<Choice> {
+    if !stack::HAS_MULTIPATH {
+        return None;
+    }
+    Some(match stack::is_multipath(socket) {
+        true => Choice::Yes,
+        false => Choice::No,
+    })
+}
+
+/// A SYN has room for no more on most ways.
+const MOST_EARLY: usize = 1460;
