@@ -18,11 +18,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::OTHERS;
 use super::dial::reply_code;
 use super::rules::{Denied, NameVerdict, Rules};
+#[cfg(feature = "socks6")]
+use super::{answering::Stack, stack};
 use crate::engine::{Interests, Want};
 use crate::handshake::Request;
 use crate::net::{accept, canonical, is_shortage, source_towards, tune};
 use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
+#[cfg(feature = "socks6")]
+use crate::wire::socks6::StackOptions;
 
 /// A port that lets one peer in.
 pub(super) struct Binding {
@@ -97,16 +101,21 @@ impl Binding {
         Ok((binding, canonical(bound)))
     }
 
-    /// Listens at this address for anybody whom the rules let in with any port.
+    /// Listens at this address for anybody whom the rules let in with any port, in the way that the client wants it; what is
+    /// in force of that.
     #[cfg(feature = "socks6")]
-    pub(super) fn open(at: SocketAddr) -> Result<(Self, SocketAddr), Unbound> {
-        let (listener, bound) = listen(at, BACKLOG).map_err(|error| failed(&error))?;
+    pub(super) fn open(
+        at: SocketAddr,
+        wanted: Option<&StackOptions>,
+    ) -> Result<(Self, SocketAddr, Stack), Unbound> {
+        let (listener, bound, stack) =
+            stack::listen(at, BACKLOG, wanted).map_err(|error| failed(&error))?;
         let binding = Self {
             listener,
             expected: Expected::Anybody(0),
             strangers: 0,
         };
-        Ok((binding, canonical(bound)))
+        Ok((binding, canonical(bound), stack))
     }
 
     pub(super) fn turn(&mut self, rules: &Rules) -> Came {
@@ -202,6 +211,15 @@ pub(super) fn reached_at(client: &Socket) -> Option<SocketAddr> {
 /// A port that keeps so many who have connected.
 pub(super) fn listen(at: SocketAddr, backlog: i32) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    listen_on(socket, at, backlog)
+}
+
+/// The same on a socket that has been made.
+pub(super) fn listen_on(
+    socket: Socket,
+    at: SocketAddr,
+    backlog: i32,
+) -> io::Result<(Socket, SocketAddr)> {
     if at.is_ipv6() {
         socket.set_only_v6(!at.ip().is_unspecified())?;
     }

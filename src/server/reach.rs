@@ -195,8 +195,7 @@ impl ServerSession {
                 if let Some(target) = &mut self.story.target {
                     *target = format!("{target}, came from {peer}").into();
                 }
-                let granted = self.granted(&pending, None);
-                Step::Next(self.established(*pending, socket, peer, granted, cx.now))
+                Step::Next(self.peer_came(*pending, socket, peer, cx.now))
             }
             Came::Failed(code, why) => Step::Next(self.refuse(*pending, code, &why, cx.now)),
             Came::Nobody => match self.wait(&mut pending, cx) {
@@ -327,6 +326,25 @@ impl ServerSession {
             via.complain(failure, now);
         }
         self.refuse(pending, cause, failure, now)
+    }
+
+    /// The peer of a BIND is there.
+    pub(super) fn peer_came(
+        &mut self,
+        pending: Pending,
+        socket: Socket,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> Stage {
+        #[cfg(feature = "socks6")]
+        let of_peer = pending.stack.as_deref().map(|wanted| {
+            let in_force = stack::of_peer(wanted, &socket, peer);
+            Box::new(in_force)
+        });
+        #[cfg(not(feature = "socks6"))]
+        let of_peer = None;
+        let granted = self.granted(&pending, of_peer);
+        self.established(pending, socket, peer, granted, now)
     }
 
     /// The answers to what the request wants of sockets, of which those of the client's leg are looked after here.

@@ -3,11 +3,13 @@
 //! What to read: "Stack Options" in the draft. An option that this system has is answered with what is in force, one that it
 //! doesn't have gets no answer, and nothing is touched that no option names.
 
+use std::io;
 use std::net::SocketAddr;
 
-use socket2::Socket;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::answering::Stack;
+use super::binding;
 use super::dial::InForce;
 use crate::net::ConnectFailure;
 use crate::net::stack::{self, Family, IpOptions, Outgoing};
@@ -73,11 +75,49 @@ impl Wanted {
             tfo: had
                 .fast_open
                 .map(|sent| u16::try_from(sent).unwrap_or(u16::MAX)),
-            multipath: self.stack.multipath.and_then(|_| multipath(socket)),
-            ..IpOptions::told(IpOptions::default(), had.ip)
+            ..on_remote(&self.stack, socket, had.ip)
         };
         let stack = Some(Box::new(stack));
         InForce { stack, sent }
+    }
+}
+
+/// A port as the client wants it, and what is in force there: those who connect inherit it.
+pub(super) fn listen(
+    at: SocketAddr,
+    backlog: i32,
+    wanted: Option<&StackOptions>,
+) -> io::Result<(Socket, SocketAddr, Stack)> {
+    let Some(wanted) = wanted else {
+        let (listener, bound) = binding::listen(at, backlog)?;
+        return Ok((listener, bound, None));
+    };
+    let socket = match wanted.multipath {
+        Some(Choice::Yes) => stack::open_multipath(at),
+        _ => None,
+    };
+    let socket = match socket {
+        Some(socket) => socket,
+        None => Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?,
+    };
+    let ip = IpOptions::of_remote(wanted).apply(&socket, Family::towards(at));
+    let (listener, bound) = binding::listen_on(socket, at, backlog)?;
+    let in_force = on_remote(wanted, &listener, ip);
+    Ok((listener, bound, Some(Box::new(in_force))))
+}
+
+/// What a peer's connection has of what the client wants. Set once more: a listener for both families has the options of one,
+/// and not every system lets them be inherited.
+pub(super) fn of_peer(wanted: &StackOptions, socket: &Socket, peer: SocketAddr) -> StackOptions {
+    let ip = IpOptions::of_remote(wanted).apply(socket, Family::towards(peer));
+    on_remote(wanted, socket, ip)
+}
+
+/// What the leg to the remote has that any TCP socket can have.
+fn on_remote(wanted: &StackOptions, socket: &Socket, ip: IpOptions) -> StackOptions {
+    StackOptions {
+        multipath: wanted.multipath.and_then(|_| multipath(socket)),
+        ..IpOptions::told(IpOptions::default(), ip)
     }
 }
 

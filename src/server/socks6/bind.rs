@@ -12,15 +12,16 @@ use socket2::Socket;
 use super::backlog::{Found, Handle, Holder, MOST_BACKLOG, Port, Unfetched};
 use crate::engine::{Turn, TurnContext};
 use crate::net::{canonical, is_local};
-use crate::server::answering::Answering;
-use crate::server::binding::{Binding, Unbound, failed, listen, reached_at};
+use crate::server::answering::{Answering, Stack};
+use crate::server::binding::{Binding, Unbound, failed, reached_at};
 use crate::server::cause::Cause;
 use crate::server::pending::Pending;
 use crate::server::reach::GivenUp;
 use crate::server::session::{ServerSession, Stage, Step};
 use crate::server::socks6::Fetch;
+use crate::server::stack;
 use crate::wire::socks5::ReplyCode;
-use crate::wire::socks6::{BacklogNotice, StackOptions};
+use crate::wire::socks6::BacklogNotice;
 use crate::wire::{Address, Host};
 
 impl ServerSession {
@@ -51,21 +52,19 @@ impl ServerSession {
             return self.bind_plain(pending, at, now);
         };
         let backlog = backlog.min(MOST_BACKLOG);
-        let (listener, bound) = match listen(at, backlog.into()) {
-            Ok((listener, bound)) => (listener, canonical(bound)),
+        let opened = stack::listen(at, backlog.into(), pending.stack.as_deref());
+        let (listener, bound, in_force) = match opened {
+            Ok((listener, bound, in_force)) => (listener, canonical(bound), in_force),
             Err(error) => return self.unbound(pending, failed(&error), now),
         };
-        let granted = StackOptions {
-            backlog: Some(backlog),
-            ..StackOptions::default()
-        };
+        let granted = self.granted_bind(&pending, in_force, backlog);
         let Pending {
             client,
             mut answering,
             mut unsent,
             ..
         } = pending;
-        answering.reply(bound, Some(Box::new(granted)), &mut unsent);
+        answering.reply(bound, granted, &mut unsent);
         let Answering::Socks6(answers) = answering else {
             return Stage::Over;
         };
@@ -76,11 +75,12 @@ impl ServerSession {
 
     /// One peer, on this connection.
     fn bind_plain(&mut self, mut pending: Pending, at: SocketAddr, now: Instant) -> Stage {
-        let (binding, bound) = match Binding::open(at) {
-            Ok(open) => open,
+        let opened = Binding::open(at, pending.stack.as_deref());
+        let (binding, bound, in_force) = match opened {
+            Ok(opened) => opened,
             Err(why) => return self.unbound(pending, why, now),
         };
-        let granted = no_backlog(&pending);
+        let granted = self.granted_bind(&pending, in_force, 0);
         pending.answering.reply(bound, granted, &mut pending.unsent);
         Stage::Binding {
             pending: Box::new(pending),
@@ -115,7 +115,8 @@ impl ServerSession {
             }
         };
         pending.until = now + self.settings.bind_timeout.unwrap_or_default();
-        let granted = no_backlog(&pending);
+        // What the peer's connection has is told when it is there.
+        let granted = self.granted_bind(&pending, None, 0);
         pending.answering.reply(bound, granted, &mut pending.unsent);
         Stage::Fetching {
             pending: Box::new(pending),
@@ -135,7 +136,7 @@ impl ServerSession {
                 if let Some(target) = &mut self.story.target {
                     *target = format!("{target}, came from {peer}").into();
                 }
-                return Step::Next(self.established(*pending, socket, peer, None, cx.now));
+                return Step::Next(self.peer_came(*pending, socket, peer, cx.now));
             }
             Found::Closed => {
                 let code = ReplyCode::CONNECTION_REFUSED;
@@ -170,6 +171,14 @@ impl ServerSession {
         }
     }
 
+    /// The answers to what a BIND wants of sockets.
+    fn granted_bind(&self, pending: &Pending, remote: Stack, backlog: u16) -> Stack {
+        let wanted = pending.stack.as_ref()?.backlog;
+        let mut granted = self.granted(pending, remote)?;
+        granted.backlog = wanted.map(|_| backlog);
+        Some(granted)
+    }
+
     /// Whose a port of this request is, if it can have one with a backlog.
     fn holder(&self, pending: &Pending) -> Option<Holder> {
         let Answering::Socks6(answers) = &pending.answering else {
@@ -183,15 +192,6 @@ impl ServerSession {
         let ip = self.story.client.map(|client| client.ip().to_canonical());
         (answers.profile().backlog == BacklogNotice::Push).then_some(Holder::Client(user, ip))
     }
-}
-
-/// The answer to one who wants a backlog and gets none.
-fn no_backlog(pending: &Pending) -> Option<Box<StackOptions>> {
-    pending.stack.as_ref()?.backlog?;
-    Some(Box::new(StackOptions {
-        backlog: Some(0),
-        ..StackOptions::default()
-    }))
 }
 
 /// Where to listen for a client.
