@@ -1,8 +1,10 @@
-//! Compares `sockhop forward`, or with `--servers` `sockhop serve`, with other programs of the same machine, side by side in one run.
+//! Compares `sockhop forward`, or with `--servers` `sockhop serve`, with other programs of the same machine, side by side in one run;
+//! with `--socks6` SOCKS 5 and SOCKS 6 of `sockhop serve`, near and with a long way between client and server.
 //!
 //! ```text
 //! cargo build --release && cargo run --release --example bench -- --quick
 //! cargo build --release && cargo run --release --example bench -- --quick --servers
+//! cargo build --release && cargo run --release --example bench -- --quick --socks6
 //! ```
 //!
 //! Every relay leads to a target server; the client is this process, the target is another one. A forwarder has a port for it, a
@@ -10,6 +12,7 @@
 //!
 //! ```text
 //! bench (clients) ---> relay under test ---> bench --role target
+//! bench (clients) [---> sockhop forward, a converter] ---> bench --role delay ---> sockhop serve ---> bench --role target
 //! ```
 //!
 //! In each round every scenario is run with every relay in turn, so that a busy moment of the machine hits all of them; the table shows
@@ -18,11 +21,12 @@
 //! machine are for comparing within one run only.
 //!
 //! - `relays.rs`: what is compared
+//! - `socks6.rs`: the handshake of SOCKS 6
 //! - `programs.rs`: how each is started
 //! - `scenarios.rs`: what is measured
 //! - `report.rs`: medians, the table, JSON
 //! - `process.rs`: children that never outlive us, and their figures from `/proc`
-//! - `roles.rs`: the other sides, this executable started again: the target, and the plain relay
+//! - `roles.rs`: the other sides, this executable started again: the target, the plain relay, and the long way
 
 mod process;
 mod programs;
@@ -30,6 +34,7 @@ mod relays;
 mod report;
 mod roles;
 mod scenarios;
+mod socks6;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -56,6 +61,10 @@ struct Options {
     /// compare SOCKS5 servers, not forwarders
     #[argh(switch)]
     servers: bool,
+
+    /// compare SOCKS 5 and SOCKS 6 of sockhop, near and far
+    #[argh(switch)]
+    socks6: bool,
 
     /// only these relays and scenarios, by name, separated by commas
     #[argh(option)]
@@ -98,9 +107,11 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     } else {
         Size::FULL
     };
-    let kind = match options.servers {
-        true => Kind::Servers,
-        false => Kind::Forwarders,
+    let kind = match (options.servers, options.socks6) {
+        (true, true) => return Err("--servers or --socks6: one of them".into()),
+        (true, false) => Kind::Servers,
+        (false, true) => Kind::Socks6,
+        (false, false) => Kind::Forwarders,
     };
     let (mut relays, scenarios) = chosen(kind, options.only.as_deref())?;
     let rounds = options.rounds.unwrap_or(size.rounds);
@@ -121,7 +132,7 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
             }
         };
         let mut running = Vec::new();
-        relays.retain(|relay| match relay.start(&room) {
+        relays.retain(|relay| match relay.start(&room, kind) {
             Ok(started) => {
                 running.push(started);
                 true
@@ -141,7 +152,7 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
             continue;
         }
         for relay in &relays {
-            match relay.start(&room) {
+            match relay.start(&room, kind) {
                 Ok(running) => alone
                     .iter()
                     .for_each(|scenario| measure(scenario, &running)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::process::{Room, Tree};
 use crate::programs;
 use crate::roles;
+use crate::socks6::{self, Session};
 
 /// A way from the client to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,14 @@ pub(crate) enum Relay {
     Dante,
     /// `sockhop serve`.
     SockhopServe,
+    /// The same, in SOCKS 5.
+    Socks5,
+    /// The same, in SOCKS 6, with the first byte behind the request.
+    Socks6,
+    /// The same in a session, with a token for each request.
+    Socks6Session,
+    /// The same behind `sockhop forward`, which clients speak SOCKS 5 to.
+    Converter,
 }
 
 /// What is compared with each other.
@@ -40,6 +49,8 @@ pub(crate) enum Kind {
     Forwarders,
     /// SOCKS5 servers: a connection begins with a handshake.
     Servers,
+    /// Ways to ask `sockhop serve`, near and far.
+    Socks6,
 }
 
 impl Kind {
@@ -61,6 +72,13 @@ impl Kind {
                 Relay::Dante,
                 Relay::SockhopServe,
             ],
+            Self::Socks6 => &[
+                Relay::None,
+                Relay::Socks5,
+                Relay::Socks6,
+                Relay::Socks6Session,
+                Relay::Converter,
+            ],
         }
     }
 
@@ -69,6 +87,7 @@ impl Kind {
         match self {
             Self::Forwarders => Relay::Sockhop,
             Self::Servers => Relay::SockhopServe,
+            Self::Socks6 => Relay::Socks6,
         }
     }
 
@@ -77,6 +96,7 @@ impl Kind {
         match self {
             Self::Forwarders => &[Relay::HaproxySplice, Relay::Socat, Relay::Plain],
             Self::Servers => &[Relay::Microsocks, Relay::Dante],
+            Self::Socks6 => &[Relay::Socks5, Relay::Converter],
         }
     }
 }
@@ -87,11 +107,24 @@ pub(crate) struct Running {
     pub(crate) relay: Relay,
     /// Where clients connect.
     address: SocketAddr,
+    /// Where they do if the way to the target, or to the server in front of it, is long.
+    far: Option<SocketAddr>,
     /// Nothing, if there is no relay.
     pub(crate) tree: Option<Tree>,
     /// Of the target, over TCP and over UDP.
     target_port: u16,
-    _target: Tree,
+    session: Option<Session>,
+    /// The target, and what is between.
+    _others: Vec<Tree>,
+}
+
+/// How to begin with a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// It knows where to go.
+    None,
+    Socks5,
+    Socks6,
 }
 
 /// No single read or write takes longer.
@@ -111,11 +144,30 @@ impl Relay {
             Self::Microsocks => "microsocks",
             Self::Dante => "dante",
             Self::SockhopServe => "sockhop-serve",
+            Self::Socks5 => "socks5",
+            Self::Socks6 => "socks6",
+            Self::Socks6Session => "socks6-session",
+            Self::Converter => "converter",
+        }
+    }
+
+    fn dialect(self) -> Dialect {
+        match self {
+            Self::Microsocks
+            | Self::Dante
+            | Self::SockhopServe
+            | Self::Socks5
+            | Self::Converter => Dialect::Socks5,
+            Self::Socks6 | Self::Socks6Session => Dialect::Socks6,
+            _ => Dialect::None,
         }
     }
 
     /// Starts it in front of a new target.
-    pub(crate) fn start(self, room: &Room) -> io::Result<Running> {
+    pub(crate) fn start(self, room: &Room, kind: Kind) -> io::Result<Running> {
+        if kind == Kind::Socks6 {
+            return self.start_near_and_far(room);
+        }
         let (target, target_port) = room.role("target", &[])?;
         let (to, port) = (format!("127.0.0.1:{target_port}"), free_port()?);
         let here = format!("127.0.0.1:{port}");
@@ -124,6 +176,9 @@ impl Relay {
             Self::Plain => {
                 let (tree, port) = room.role("plain", &[&to])?;
                 return Running::new(self, port, Some(tree), target, target_port);
+            }
+            Self::Socks5 | Self::Socks6 | Self::Socks6Session | Self::Converter => {
+                return Err(io::Error::other("it is compared near and far only"));
             }
             Self::HaproxySplice => Some(programs::haproxy(
                 room,
@@ -142,6 +197,40 @@ impl Relay {
         let port = if tree.is_some() { port } else { target_port };
         Running::new(self, port, tree, target, target_port)
     }
+
+    /// Starts it twice: in front of a new target, and with a long way between client and server.
+    fn start_near_and_far(self, room: &Room) -> io::Result<Running> {
+        let (target, target_port) = room.role("target", &[])?;
+        let mut port = target_port;
+        let mut tree = None;
+        let mut others = Vec::new();
+        if self != Self::None {
+            port = free_port()?;
+            let mut server = programs::sockhop_serve(room, &format!("127.0.0.1:{port}"))?;
+            server.wait_listening(port)?;
+            tree = Some(server);
+        }
+        let (delay, mut far) = room.role("delay", &[&format!("127.0.0.1:{port}")])?;
+        others.push(delay);
+        if self == Self::Converter {
+            others.extend(tree.take());
+            for end in [&mut far, &mut port] {
+                let remote = format!("socks6://127.0.0.1:{end}");
+                *end = free_port()?;
+                let here = format!("127.0.0.1:{end}");
+                let mut converter = programs::sockhop_forward(room, &here, &remote)?;
+                converter.wait_listening(*end)?;
+                others.extend(tree.replace(converter));
+            }
+        }
+        let mut running = Running::new(self, port, tree, target, target_port)?;
+        running.far = Some((Ipv4Addr::LOCALHOST, far).into());
+        running._others.extend(others);
+        if self == Self::Socks6Session {
+            running.session = Some(Session::open(&running.connect()?)?);
+        }
+        Ok(running)
+    }
 }
 
 impl Running {
@@ -159,15 +248,21 @@ impl Running {
         Ok(Self {
             relay,
             address,
+            far: None,
             tree,
             target_port,
-            _target: target,
+            session: None,
+            _others: vec![target],
         })
     }
 
     /// A connection to the relay, on which nothing has been said.
     pub(crate) fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.address, LIMIT)?;
+        Self::connect_to(self.address)
+    }
+
+    fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&address, LIMIT)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
@@ -176,11 +271,27 @@ impl Running {
 
     /// A connection through the relay to the target, which has answered the first byte.
     pub(crate) fn open(&self, first: u8) -> io::Result<TcpStream> {
-        let mut stream = self.connect()?;
-        if self.is_server() {
-            ask(&mut stream, CONNECT, self.target_port)?;
+        self.open_on(self.connect()?, first)
+    }
+
+    /// The same with a long way between client and server.
+    pub(crate) fn open_far(&self, first: u8) -> io::Result<TcpStream> {
+        let far = self.far.ok_or_else(|| io::Error::other("nothing is far"))?;
+        self.open_on(Self::connect_to(far)?, first)
+    }
+
+    fn open_on(&self, mut stream: TcpStream, first: u8) -> io::Result<TcpStream> {
+        match self.relay.dialect() {
+            Dialect::None => stream.write_all(&[first])?,
+            Dialect::Socks5 => {
+                ask(&mut stream, CONNECT, self.target_port)?;
+                stream.write_all(&[first])?;
+            }
+            Dialect::Socks6 => {
+                let session = self.session.as_ref();
+                socks6::connect(&stream, self.target_port, session, &[first])?;
+            }
         }
-        stream.write_all(&[first])?;
         let mut answer = [0];
         stream.read_exact(&mut answer)?;
         if answer != [first] {
@@ -194,7 +305,7 @@ impl Running {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_read_timeout(Some(LIMIT))?;
         let target = (Ipv4Addr::LOCALHOST, self.target_port);
-        if !self.is_server() {
+        if self.relay.dialect() == Dialect::None {
             socket.connect(target)?;
             return Ok(Datagrams {
                 socket,
@@ -212,10 +323,6 @@ impl Running {
             header,
             _control: Some(control),
         })
-    }
-
-    fn is_server(&self) -> bool {
-        Kind::Servers.relays().contains(&self.relay) && self.tree.is_some()
     }
 
     /// As many connections, each with one round trip behind it.

@@ -197,7 +197,8 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "↓ less is better, ↑ more is better; /other: sockhop's figure divided by the other's"
+            "↓ less is better, ↑ more is better; /other: {}'s figure divided by the other's",
+            self.kind.subject().name()
         )
     }
 }

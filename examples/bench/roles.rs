@@ -6,8 +6,9 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// First argument of a process that is not the bench itself.
 pub(crate) const FLAG: &str = "--role";
@@ -36,12 +37,12 @@ pub(crate) fn play(mut arguments: impl Iterator<Item = OsString>) -> Result<(), 
             serve(&listener, target)?;
         }
         Some("plain") => {
-            let to = arguments
-                .next()
-                .and_then(|to| to.into_string().ok())
-                .unwrap_or_default();
-            let to: SocketAddr = to.parse()?;
+            let to = address(arguments.next())?;
             serve(&listen()?, move |client| plain(client, to))?;
+        }
+        Some("delay") => {
+            let to = address(arguments.next())?;
+            serve(&listen()?, move |client| delayed(client, to))?;
         }
         // The wish to end with the parent outlives exec.
         Some("exec") => {
@@ -51,6 +52,11 @@ pub(crate) fn play(mut arguments: impl Iterator<Item = OsString>) -> Result<(), 
         _ => return Err("no such role".into()),
     }
     Ok(())
+}
+
+fn address(argument: Option<OsString>) -> Result<SocketAddr, Box<dyn Error>> {
+    let text = argument.and_then(|text| text.into_string().ok());
+    Ok(text.unwrap_or_default().parse()?)
 }
 
 /// Whatever happens to the bench, its children end too. A signal that they can handle: nginx has children of its own to end.
@@ -184,3 +190,46 @@ fn one_way(mut from: &TcpStream, mut to: &TcpStream) {
     }
     let _ = to.shutdown(Shutdown::Write);
 }
+
+/// A long way to `to`: every byte takes half of [`ROUND_TRIP`], and connecting a whole one, which on loopback takes none: so
+/// the client's first bytes, and those of `to`, are on their way only then.
+fn delayed(client: TcpStream, to: SocketAddr) -> io::Result<()> {
+    let connected = Instant::now() + ROUND_TRIP;
+    let remote = TcpStream::connect(to)?;
+    client.set_nodelay(true)?;
+    remote.set_nodelay(true)?;
+    let (client, remote) = (Arc::new(client), Arc::new(remote));
+    let (from, into) = (Arc::clone(&remote), Arc::clone(&client));
+    thread::Builder::new()
+        .stack_size(64 * 1024)
+        .spawn(move || late(&from, into, connected))?;
+    late(&client, remote, connected)
+}
+
+/// One way; a thread reads, another one writes what is due.
+fn late(mut from: &TcpStream, to: Arc<TcpStream>, connected: Instant) -> io::Result<()> {
+    let (sender, receiver) = mpsc::sync_channel::<(Instant, Vec<u8>)>(1024);
+    thread::Builder::new()
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            for (due, bytes) in receiver {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                let end = bytes.is_empty();
+                if end || (&*to).write_all(&bytes).is_err() {
+                    break;
+                }
+            }
+            let _ = to.shutdown(Shutdown::Write);
+        })?;
+    let mut buffer = [0; 4096];
+    loop {
+        let count = from.read(&mut buffer).unwrap_or(0);
+        let due = Instant::now().max(connected) + ROUND_TRIP / 2;
+        if sender.send((due, buffer[..count].to_vec())).is_err() || count == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// What the delayed way takes there and back: to another continent, or to the next town by way of a phone.
+pub(crate) const ROUND_TRIP: Duration = Duration::from_millis(50);

@@ -36,6 +36,20 @@ pub(crate) enum Scenario {
     Silent,
     /// Datagrams there and back, several on the way at a time.
     Datagrams,
+    /// From connecting to the target's first byte, one connection after the other.
+    FirstByte {
+        /// How long the way between client and server is.
+        way: Way,
+    },
+}
+
+/// Between client and server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// Loopback.
+    Near,
+    /// As far as [`roles::ROUND_TRIP`].
+    Far,
 }
 
 /// Which way the bytes go.
@@ -58,6 +72,7 @@ pub(crate) struct Size {
     connecting: Duration,
     bulk: u64,
     datagrams: u32,
+    first_bytes: usize,
 }
 
 impl Size {
@@ -70,6 +85,7 @@ impl Size {
         connecting: Duration::from_secs(2),
         bulk: 2 * GIB,
         datagrams: 200_000,
+        first_bytes: 50,
     };
     /// Under a minute.
     pub(crate) const QUICK: Self = Self {
@@ -80,6 +96,7 @@ impl Size {
         connecting: Duration::from_millis(600),
         bulk: GIB / 2,
         datagrams: 50_000,
+        first_bytes: 15,
     };
 }
 
@@ -116,8 +133,17 @@ impl Scenario {
         Self::Idle,
     ];
 
+    const ASKING: [Self; 3] = [
+        Self::FirstByte { way: Way::Far },
+        Self::FirstByte { way: Way::Near },
+        Self::Connect,
+    ];
+
     /// In the order of the table's rows.
     pub(crate) fn of(kind: Kind) -> Vec<Self> {
+        if kind == Kind::Socks6 {
+            return Vec::from(Self::ASKING);
+        }
         let mut all = Vec::from(Self::RELAYING);
         if kind == Kind::Servers {
             all.extend([Self::Silent, Self::Datagrams]);
@@ -142,6 +168,7 @@ impl Scenario {
             Self::Bulk { direction, streams } => self.bulk(relay, direction, streams, size.bulk),
             Self::Silent => silent(relay, size),
             Self::Datagrams => datagrams(relay, size.datagrams),
+            Self::FirstByte { way } => self.first_byte(relay, way, size),
         }
     }
 
@@ -193,6 +220,37 @@ impl Scenario {
                 Figure::new(format!("{self}: CPU each"), "µs", Better::Lower),
                 each,
             ));
+        }
+        Ok(figures)
+    }
+
+    fn first_byte(&self, relay: &Running, way: Way, size: &Size) -> io::Result<Vec<(Figure, f64)>> {
+        let (times, unit, units) = match way {
+            Way::Near => (size.first_bytes * 20, "µs", 1e6),
+            Way::Far => (size.first_bytes, "ms", 1e3),
+        };
+        let mut took = (0..times)
+            .map(|_| {
+                let begin = Instant::now();
+                let stream = match way {
+                    Way::Near => relay.open(ask::ECHO)?,
+                    Way::Far => relay.open_far(ask::ECHO)?,
+                };
+                let took = begin.elapsed();
+                drop(stream);
+                Ok(took.as_secs_f64() * units)
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        took.sort_by(f64::total_cmp);
+        let p50 = took[took.len() / 2];
+        let mut figures = vec![(
+            Figure::new(format!("{self}: p50"), unit, Better::Lower),
+            p50,
+        )];
+        if let Way::Far = way {
+            let round_trips = p50 / (roles::ROUND_TRIP.as_secs_f64() * units);
+            let name = format!("{self}: round trips");
+            figures.push((Figure::new(name, "", Better::Lower), round_trips));
         }
         Ok(figures)
     }
@@ -443,6 +501,10 @@ impl fmt::Display for Scenario {
             Self::Connect => f.write_str("connection"),
             Self::Silent => f.write_str("silent"),
             Self::Datagrams => f.write_str("datagrams"),
+            Self::FirstByte { way: Way::Near } => f.write_str("first-byte"),
+            Self::FirstByte { way: Way::Far } => {
+                write!(f, "first-byte-{}ms", roles::ROUND_TRIP.as_millis())
+            }
             Self::Bulk {
                 direction: Direction::Down,
                 streams,
