@@ -58,6 +58,7 @@ pub mod bad_text;
 pub mod choice;
 mod file_stamp;
 pub mod listen_address;
+pub mod remote;
 pub mod source_spec;
 pub mod target;
 

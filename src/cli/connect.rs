@@ -11,7 +11,7 @@ use super::ask::Question;
 use super::table::escape;
 use super::{Failure, values};
 use crate::control::messages::{Call, Connected};
-use crate::target::parse_remote;
+use crate::remote::Remote;
 
 /// Connect a running forwarder to a proxy, or to the first that answers.
 #[derive(FromArgs, ArgsInfo)]
@@ -27,7 +27,8 @@ all valid peers are raced. The port stays open while the proxy changes; live
 streams stay too unless the forwarder runs with --on-switch cut."
 )]
 pub(super) struct Connect {
-    /// HOST, HOST:PORT, [V6]:PORT or socks5://HOST:PORT (port 1080)
+    /// HOST, HOST:PORT, [V6]:PORT, socks5://HOST:PORT (port 1080) or
+    /// socks6://[USER:PASSWORD@]HOST:PORT
     #[argh(positional, arg_name = "ADDRESS")]
     address: Option<String>,
 
@@ -47,9 +48,16 @@ pub(super) struct Connect {
 
 impl Connect {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let remote = values::optional("connect", "ADDRESS", self.address.as_deref(), parse_remote)?;
+        let text = self.address.as_deref();
+        let remote = values::optional("connect", "ADDRESS", text, Remote::parse)?;
         let call = Call::Connect {
-            remote: remote.map(|remote| remote.to_string()),
+            // What is shown of a converted one lacks its password.
+            remote: remote
+                .zip(text)
+                .map(|(remote, text)| match remote.is_converted() {
+                    true => text.to_owned(),
+                    false => remote.to_string(),
+                }),
         };
         let question = Question {
             command: "connect",

@@ -13,7 +13,8 @@ use crate::choice::Mode;
 use crate::daemon::settings::{
     CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, Settings, TIMEOUTS, WORKERS,
 };
-use crate::target::{HostPort, SOCKS_PORT, parse_remote};
+use crate::remote::Remote;
+use crate::target::{HostPort, SOCKS_PORT};
 
 /// Find a proxy and forward a local port to it (the main job).
 #[derive(FromArgs, ArgsInfo)]
@@ -35,7 +36,9 @@ used and no port opened until \"sockhop connect\", which without an address
 tries the proxies of --remote in their order, or else races the valid peers.
 
 Clients speak SOCKS to the proxy through the forwarder, so they also
-authenticate to it by themselves where it wants that.
+authenticate to it by themselves where it wants that. For a socks6 proxy the
+forwarder speaks to both: what clients ask for in SOCKS 4, 4a and 5, it asks
+for in SOCKS 6, with the user and password of --remote.
 
 Give --allow once for each range of clients, for example --allow 10.0.0.0/8
 --allow fd00::/8; it replaces the default. This machine may always connect.
@@ -47,7 +50,9 @@ that address.
 )]
 pub(super) struct Forward {
     /// ADDR, repeatable: a proxy to use, as HOST, HOST:PORT, [V6]:PORT or
-    /// socks5://HOST:PORT, the preferred one first
+    /// socks5://HOST:PORT, the preferred one first; or one
+    /// socks6://[USER:PASSWORD@]HOST:PORT, which clients of SOCKS 4, 4a and 5
+    /// are converted for
     #[argh(option)]
     remote: Vec<String>,
 
@@ -87,6 +92,11 @@ pub(super) struct Forward {
     /// do not probe until "sockhop probing start"
     #[argh(switch)]
     no_probing: bool,
+
+    /// with a socks6 proxy: reply to CONNECT at once, before it is known what
+    /// becomes of it; a failure then closes the connection
+    #[argh(switch)]
+    early_reply: bool,
 
     /// do not connect until "sockhop connect"
     #[argh(switch)]
@@ -153,7 +163,7 @@ impl Forward {
     fn settings(&self) -> Result<Settings, Failure> {
         let default = Settings::default();
         let mut settings = Settings {
-            remotes: values::options(NAME, "--remote", &self.remote, parse_remote)?,
+            remotes: values::options(NAME, "--remote", &self.remote, Remote::parse)?,
             peers: values::options(NAME, "--peer", &self.peer, |text| {
                 HostPort::parse_or_port(text, SOCKS_PORT)
             })?,
@@ -167,6 +177,7 @@ impl Forward {
             })?
             .unwrap_or(default.probe_timeout),
             probe_target: optional("--probe-target", &self.probe_target, str::parse)?,
+            reply_timing: values::reply_timing(self.early_reply),
             probing: !self.no_probing,
             mode: match (self.manual, self.remote.is_empty()) {
                 (true, _) => Mode::Manual,
@@ -219,6 +230,9 @@ impl Forward {
 /// Refuses settings that are fine one by one but together can never forward anything.
 fn check(settings: &Settings) -> Result<(), Failure> {
     let usage = |text: &str| Err(Failure::usage(text, Some(NAME)));
+    if settings.remotes.len() > 1 && settings.remotes.iter().any(Remote::is_converted) {
+        return usage("--remote: a socks6 proxy is used alone, give no other one with it");
+    }
     let deaf = settings.control == ControlPath::None;
     match settings.mode {
         Mode::Automatic if settings.peers.is_empty() && settings.sources.is_empty() => usage(
@@ -252,6 +266,7 @@ mod tests {
     use super::*;
     use crate::choice::OnSwitch;
     use crate::listen_address::ListenAddress;
+    use crate::server::ReplyTiming;
 
     fn settings(line: &str) -> Result<Settings, String> {
         let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
@@ -277,13 +292,15 @@ mod tests {
     fn every_option_reaches_its_setting() {
         let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --listen 1 \
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
-             --probe-target g:443 --no-probing --manual --on-switch cut --max-connections 10 \
+             --probe-target g:443 --no-probing --manual --on-switch cut --early-reply --max-connections 10 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice";
         let expected = Settings {
             listen: vec!["[::]:1".parse().unwrap(), ListenAddress::Unix("f".into())],
             allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
-            remotes: vec!["a:1080".parse().unwrap(), "b:2".parse().unwrap()],
+            remotes: ["a:1080", "b:2"]
+                .map(|text| Remote::parse(text).unwrap())
+                .into(),
             peers: vec!["c:1080".parse().unwrap()],
             sources: vec!["file:d".parse().unwrap(), "exec:e".parse().unwrap()],
             probe_interval: Duration::from_secs(30),
@@ -291,6 +308,7 @@ mod tests {
             probe_target: Some("g:443".parse().unwrap()),
             probing: false,
             mode: Mode::Manual,
+            reply_timing: ReplyTiming::AtOnce,
             on_switch: OnSwitch::Cut,
             max_connections: Some(10),
             max_per_client: Some(2),

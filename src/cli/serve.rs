@@ -15,6 +15,8 @@ use crate::ProxyUri;
 use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
 use crate::proxy_uri::ProxyUriError;
+#[cfg(feature = "socks6")]
+use crate::remote::check_socks6;
 use crate::server::association::UdpOptions;
 use crate::server::rules::Rule;
 #[cfg(feature = "socks6")]
@@ -51,8 +53,9 @@ SOCKS4 is off, since it knows no passwords, but for the user ids that
 --allow where its clients are.
 
 PROXY is SCHEME://[USER:PASSWORD@]HOST[:PORT][?timeout=TIME], as for dial.
-If the last one is socks5h or socks4a, it looks up names: then rules for
-addresses do not see theirs. Without --via there may be a proxy in the
+If the last one is socks5h, socks4a or socks6, it looks up names: then rules
+for addresses do not see theirs. BIND and UDP ASSOCIATE are for a last one of
+socks6 alone. Without --via there may be a proxy in the
 variable SOCKHOP_VIA, out of sight too.
 
 Give --allow once for each range of clients; it replaces the default. This
@@ -94,6 +97,11 @@ pub(super) struct Serve {
     /// one after it (default none)
     #[argh(option)]
     via: Vec<String>,
+
+    /// with --via: reply to CONNECT at once, before it is known what becomes
+    /// of it; a failure then closes the connection
+    #[argh(switch)]
+    early_reply: bool,
 
     /// refuse SOCKS4 and SOCKS4a
     #[argh(switch)]
@@ -233,6 +241,10 @@ impl Serve {
                 .via
                 .push(proxy(VIA_VARIABLE, &text.to_string_lossy())?);
         }
+        if settings.via.is_empty() && self.early_reply {
+            let what = "--early-reply is for connections through proxies: give one with --via";
+            return Err(Failure::usage(what, Some(NAME)));
+        }
         link::server(settings)
     }
 
@@ -251,6 +263,7 @@ impl Serve {
                 .iter()
                 .map(|text| proxy("--via", text))
                 .collect::<Result<_, _>>()?,
+            reply_timing: values::reply_timing(self.early_reply),
             socks4: !self.no_socks4,
             socks4_users: values::options(NAME, "--socks4-user", &self.socks4_user, user_id)?,
             #[cfg(feature = "socks6")]
@@ -368,9 +381,7 @@ fn proxy(name: &str, text: &str) -> Result<ProxyUri, Failure> {
         .parse()
         .map_err(|error: ProxyUriError| bad(error.to_string()))?;
     #[cfg(feature = "socks6")]
-    if uri.socks6().is_some() {
-        return Err(bad("socks6 is not possible here yet".into()));
-    }
+    check_socks6(&uri).map_err(|what| bad(format!("it {what}")))?;
     Ok(uri)
 }
 
@@ -429,6 +440,7 @@ mod tests {
 
     use super::*;
     use crate::daemon::settings::ControlPath;
+    use crate::server::ReplyTiming;
     use crate::server::association::{ASSOCIATIONS_PER_CLIENT, Filter};
 
     fn settings(line: &str) -> Result<ServeSettings, String> {
@@ -482,7 +494,7 @@ mod tests {
     #[test]
     fn every_option_reaches_its_setting() {
         let line = "--listen 1 --allow 10.0.0.0/8 --user a:b --user c:d:e --users-file f \
-             --allow-dest 10.0.0.0/8:80 --deny-dest example.org --via socks5h://a:b@c --via socks4://d --socks4-user ada --socks4-user b --max-connections 10 \
+             --allow-dest 10.0.0.0/8:80 --deny-dest example.org --via socks5h://a:b@c --via socks4://d --early-reply --socks4-user ada --socks4-user b --max-connections 10 \
              --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
              --max-associations 7 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
@@ -500,6 +512,7 @@ mod tests {
             ],
             socks4: true,
             socks4_users: vec![UserId::new("ada").unwrap(), UserId::new("b").unwrap()],
+            reply_timing: ReplyTiming::AtOnce,
             via: ["socks5h://a:b@c", "socks4://d"]
                 .map(|text| text.parse().unwrap())
                 .into(),

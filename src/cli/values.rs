@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::Failure;
 use crate::bad_text::BadText;
 use crate::daemon::settings::ControlPath;
+use crate::server::ReplyTiming;
 
 /// The value of an option, where the error names the option: `--listen: "x" is …`.
 pub(super) fn option<T>(
@@ -42,6 +43,14 @@ pub(super) fn optional<T>(
 ) -> Result<Option<T>, Failure> {
     text.map(|text| option(command, name, text, parse))
         .transpose()
+}
+
+/// When clients have their replies.
+pub(super) fn reply_timing(early: bool) -> ReplyTiming {
+    match early {
+        true => ReplyTiming::AtOnce,
+        false => ReplyTiming::WhenKnown,
+    }
 }
 
 /// A duration such as `5s`, within a range.

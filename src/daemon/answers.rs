@@ -14,6 +14,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
     let discovery = forwarder.discovery.borrow();
     let stats = *forwarder.intake.stats.borrow();
     let totals = forwarder.route.totals();
+    let converted = forwarder.converter.counts();
     let count = |status| discovery.table.count(status) as u64;
     let refused_by_reason = [
         ("not-allowed", stats.not_allowed),
@@ -30,16 +31,17 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
             active: forwarder.intake.limits.active() as u64,
             parked: cx.parked() as u64,
             total: stats.accepted,
-            refused: stats.refused(),
+            refused: stats.refused() + converted.refused.values().sum::<u64>(),
             refused_by_reason: refused_by_reason
                 .into_iter()
+                .chain(converted.refused)
                 .filter(|(_, count)| *count > 0)
                 .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
         },
         bytes: Bytes {
-            up: totals.up,
-            down: totals.down,
+            up: totals.up + converted.up,
+            down: totals.down + converted.down,
         },
         candidates: Candidates {
             valid: count(status::Status::Valid),
@@ -57,7 +59,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
             })
             .collect(),
         uptime_s: seconds(cx.now.saturating_duration_since(forwarder.started)),
-        last_error: forwarder.last_error.clone(),
+        last_error: forwarder.last_error(),
     }
 }
 

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use crate::ProxyUri;
 use crate::engine::{Cx, Want};
+use crate::remote;
 use crate::resolver::{Lookup, ResolveError, Resolver};
-use crate::target::{Host, HostPort};
+use crate::target::Host;
 
 /// Remotes in order of preference, whose names are looked up again and again: addresses behind names move.
 pub(super) struct Explicit {
@@ -17,7 +19,7 @@ pub(super) struct Explicit {
 }
 
 struct Remote {
-    name: HostPort,
+    name: remote::Remote,
     /// Empty until the first look-up has succeeded; a later one that fails leaves them.
     addresses: Vec<SocketAddr>,
     lookup: Option<Lookup>,
@@ -27,14 +29,14 @@ struct Remote {
 impl Explicit {
     /// Remotes to be looked up by [`advance`](Self::advance).
     pub(super) fn new(
-        remotes: impl IntoIterator<Item = HostPort>,
+        remotes: impl IntoIterator<Item = remote::Remote>,
         resolver: Resolver,
         now: Instant,
     ) -> Self {
         let remotes: Vec<Remote> = remotes
             .into_iter()
             .map(|name| Remote {
-                addresses: name.socket_addr().into_iter().collect(),
+                addresses: name.address().socket_addr().into_iter().collect(),
                 name,
                 lookup: None,
                 error: None,
@@ -42,7 +44,7 @@ impl Explicit {
             .collect();
         let has_names = remotes
             .iter()
-            .any(|remote| matches!(remote.name.host, Host::Name(_)));
+            .any(|remote| matches!(remote.name.address().host, Host::Name(_)));
         Self {
             remotes,
             resolver,
@@ -68,7 +70,7 @@ impl Explicit {
     }
 
     /// The remote that has this address, as it was named.
-    pub(super) fn name_of(&self, address: SocketAddr) -> Option<&HostPort> {
+    pub(super) fn name_of(&self, address: SocketAddr) -> Option<&remote::Remote> {
         self.remotes
             .iter()
             .find(|remote| remote.addresses.contains(&address))
@@ -76,8 +78,17 @@ impl Explicit {
     }
 
     /// The preferred remote, as it was named.
-    pub(super) fn first(&self) -> Option<&HostPort> {
+    pub(super) fn first(&self) -> Option<&remote::Remote> {
         self.remotes.first().map(|remote| &remote.name)
+    }
+
+    /// The proxy that clients are converted for, if they are: then it is the only one.
+    pub(super) fn converted(&self) -> Option<&ProxyUri> {
+        match self.first()? {
+            remote::Remote::PassedOn(_) => None,
+            #[cfg(feature = "socks6")]
+            remote::Remote::Converted { proxy, .. } => Some(proxy),
+        }
     }
 
     /// Whether every name has been looked up once, with or without success.
@@ -88,7 +99,7 @@ impl Explicit {
     }
 
     /// The first name that could not be looked up, and why.
-    pub(super) fn error(&self) -> Option<(&HostPort, ResolveError)> {
+    pub(super) fn error(&self) -> Option<(&remote::Remote, ResolveError)> {
         self.remotes
             .iter()
             .find_map(|remote| Some((&remote.name, remote.error?)))
@@ -99,8 +110,9 @@ impl Explicit {
         if self.next_lookup.is_some_and(|at| cx.now >= at) {
             self.next_lookup = None;
             for remote in &mut self.remotes {
-                if let (Host::Name(host), None) = (&remote.name.host, &remote.lookup) {
-                    let lookup = self.resolver.lookup(host, remote.name.port);
+                let address = remote.name.address();
+                if let (Host::Name(host), None) = (&address.host, &remote.lookup) {
+                    let lookup = self.resolver.lookup(host, address.port);
                     if let Some(descriptor) = lookup.descriptor()
                         && let Err(error) = cx.watch(descriptor.as_fd(), Want::READ)
                     {
@@ -123,7 +135,7 @@ impl Explicit {
         let has_names = self
             .remotes
             .iter()
-            .any(|remote| matches!(remote.name.host, Host::Name(_)));
+            .any(|remote| matches!(remote.name.address().host, Host::Name(_)));
         if has_names && !under_way && self.next_lookup.is_none() {
             let failed = self.remotes.iter().any(|remote| remote.error.is_some());
             let pause = if failed { self.retry_after } else { REFRESH };
@@ -191,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_same_addresses_in_another_order_are_no_change() {
-        let names = ["proxy.example:1080".parse().unwrap()];
+        let names = [remote::Remote::parse("proxy.example:1080").unwrap()];
         let mut explicit = Explicit::new(names, Resolver::default(), Instant::now());
         for (answer, expected) in [
             (
@@ -209,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_look_up_that_fails_leaves_the_addresses() {
-        let names = ["proxy.example:1080".parse().unwrap()];
+        let names = [remote::Remote::parse("proxy.example:1080").unwrap()];
         let mut explicit = Explicit::new(names, Resolver::default(), Instant::now());
         assert!(!explicit.is_settled());
         explicit.remotes[0].take_in(Ok(addresses(&["10.0.0.1:1"])));

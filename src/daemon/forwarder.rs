@@ -12,9 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
+use super::converter::Converter;
 use super::explicit::Explicit;
 use super::runtime::warn_of_exposure;
 use super::settings::Settings;
+use crate::ProxyUri;
 use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
 use crate::control::server::Reply;
@@ -27,8 +29,9 @@ use crate::forward::{Choice, DialFailure, Patience, Report, Route};
 use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
 use crate::listen_address::ListenAddress;
 use crate::net::OwnListeners;
+use crate::remote::Remote;
 use crate::resolver::Resolver;
-use crate::target::HostPort;
+use crate::server::OwnListener;
 
 /// The state of a running forwarder. Lives on the reactor thread, shared by the tasks that change it.
 pub(super) struct Forwarder {
@@ -38,7 +41,8 @@ pub(super) struct Forwarder {
     pub(super) intake: Intake,
     pub(super) started: Instant,
     pub(super) mode: Mode,
-    pub(super) last_error: Option<LastError>,
+    pub(super) converter: Converter,
+    last_error: Option<LastError>,
     serve: Serve,
     own: Shared<OwnListeners>,
     resolver: Resolver,
@@ -51,6 +55,8 @@ pub(super) struct Forwarder {
     pending: Option<PendingConnect>,
     reports: Receiver<Report>,
     answer_seen: Option<Instant>,
+    /// The addresses of the remote that clients are converted for, as far as others were told of them.
+    converted: Vec<SocketAddr>,
     /// Named remotes that turned out to be own listeners, said once.
     looping: Vec<SocketAddr>,
     /// A listener that could not be bound when a peer became valid is tried again then.
@@ -82,6 +88,7 @@ pub(super) struct Parts {
     pub(super) route: Route,
     pub(super) intake: Intake,
     pub(super) serve: Serve,
+    pub(super) converter: Converter,
     pub(super) own: Shared<OwnListeners>,
     pub(super) resolver: Resolver,
     pub(super) by_hand: SourceId,
@@ -99,6 +106,7 @@ impl Forwarder {
             intake: parts.intake,
             started: now,
             last_error: None,
+            converter: parts.converter,
             serve: parts.serve,
             own: parts.own,
             resolver: parts.resolver,
@@ -110,6 +118,7 @@ impl Forwarder {
             pending: None,
             reports: parts.reports,
             answer_seen: None,
+            converted: Vec::new(),
             looping: Vec::new(),
             next_bind: None,
             next_look: None,
@@ -122,6 +131,10 @@ impl Forwarder {
         match &self.plan {
             Plan::Idle => None,
             Plan::Automatic { selected } => Some((Some(*selected), selected.to_string())),
+            Plan::Explicit(explicit) if explicit.converted().is_some() => {
+                let name = explicit.first()?.to_string();
+                Some((explicit.addresses().first().copied(), name))
+            }
             Plan::Explicit(explicit) => {
                 let first = self.route.choice().candidates.first().copied();
                 let name = first
@@ -156,6 +169,9 @@ impl Forwarder {
             }
             Plan::Explicit(explicit) => match explicit.error() {
                 Some((name, error)) => format!("named by hand; {name}: {error}"),
+                None if explicit.converted().is_some() => {
+                    "named by hand; SOCKS 4 and 5 are converted to SOCKS 6".into()
+                }
                 None => "named by hand".into(),
             },
         }
@@ -169,8 +185,16 @@ impl Forwarder {
     }
 
     pub(super) fn note_error(&mut self, what: String) {
-        let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        self.last_error = Some(LastError { at, what });
+        self.last_error = Some(last_error(SystemTime::now(), what));
+    }
+
+    /// The last error, of whatever part.
+    pub(super) fn last_error(&self) -> Option<LastError> {
+        let converting = self.converter.last_trouble();
+        let converting = converting.map(|(at, what)| last_error(at, what));
+        // The text of a time sorts as the time does.
+        let both = converting.into_iter().chain(self.last_error.clone());
+        both.max_by(|one, other| one.at.cmp(&other.at))
     }
 
     /// Connects to the remotes of the settings, at the start.
@@ -189,7 +213,7 @@ impl Forwarder {
         Ok(())
     }
 
-    fn explicit(&self, remotes: Vec<HostPort>, now: Instant) -> Explicit {
+    fn explicit(&self, remotes: Vec<Remote>, now: Instant) -> Explicit {
         Explicit::new(remotes, self.resolver.clone(), now)
     }
 
@@ -216,7 +240,7 @@ impl Forwarder {
     }
 
     /// `connect ADDRESS`: used as told, not probed first. Everything stays as it was until its name is looked up.
-    pub(super) fn connect_to(&mut self, remote: HostPort, reply: Reply, cx: &mut Cx<'_>) {
+    pub(super) fn connect_to(&mut self, remote: Remote, reply: Reply, cx: &mut Cx<'_>) {
         self.cancel_connect(cx);
         self.connect_in_order(vec![remote], reply, cx);
     }
@@ -250,7 +274,7 @@ impl Forwarder {
         self.race = Some(Race::start(&self.discovery, peers, on_winner, cx));
     }
 
-    fn connect_in_order(&mut self, remotes: Vec<HostPort>, reply: Reply, cx: &mut Cx<'_>) {
+    fn connect_in_order(&mut self, remotes: Vec<Remote>, reply: Reply, cx: &mut Cx<'_>) {
         let explicit = self.explicit(remotes, cx.now);
         self.pending = Some(PendingConnect { explicit, reply });
         cx.wake(self.steering);
@@ -294,6 +318,7 @@ impl Forwarder {
                 self.own.borrow_mut().remove(address);
             }
         }
+        self.converter.stop();
         self.route.close();
         self.plan = Plan::Idle;
         self.mode = Mode::Manual;
@@ -316,6 +341,7 @@ impl Forwarder {
         if matches!(self.plan, Plan::Explicit(_)) {
             self.watch_by_hand(Vec::new(), cx);
         }
+        self.converter.stop();
         self.plan = Plan::Automatic { selected };
         self.discovery
             .borrow_mut()
@@ -366,9 +392,35 @@ impl Forwarder {
         }
         self.mode = Mode::Explicit;
         self.looping.clear();
+        self.converter.stop();
+        if let Some(proxy) = explicit.converted() {
+            self.convert(proxy.clone(), cx);
+        }
         self.plan = Plan::Explicit(explicit);
         self.apply_explicit(cx);
         cx.wake(self.steering);
+    }
+
+    /// Converts clients for this proxy from now on. Who was let in before and has not been dialled for is refused: what it says
+    /// was to be passed on.
+    fn convert(&mut self, proxy: ProxyUri, cx: &mut Cx<'_>) {
+        self.converted.clear();
+        let own = self.own.borrow().clone();
+        if let Err(OwnListener(proxy)) = self.converter.start(proxy, own) {
+            self.tell_of_loop(&proxy);
+        }
+        self.watch_by_hand(Vec::new(), cx);
+        self.switch(Choice {
+            candidates: Vec::new(),
+            patience: Patience::Limited,
+        });
+    }
+
+    fn tell_of_loop(&mut self, remote: &dyn std::fmt::Display) {
+        let what =
+            format!("remote {remote} is a listener of this program: not used, it would loop");
+        log::error!("{what}");
+        self.note_error(what);
     }
 
     /// Puts the addresses of the named remotes into the route, if they are not what is there.
@@ -376,6 +428,19 @@ impl Forwarder {
         let Plan::Explicit(explicit) = &self.plan else {
             return;
         };
+        if explicit.converted().is_some() {
+            let named = explicit.addresses();
+            if self.converted != named {
+                let selected = named.first().copied();
+                self.watch_by_hand(named.clone(), cx);
+                self.discovery
+                    .borrow_mut()
+                    .table
+                    .set_selected(selected, cx.now);
+                self.converted = named;
+            }
+            return;
+        }
         let patience = if explicit.len() == 1 {
             Patience::Unlimited
         } else {
@@ -393,11 +458,7 @@ impl Forwarder {
         };
         if self.looping != own {
             for address in &own {
-                let what = format!(
-                    "remote {address} is a listener of this program: not used, it would loop"
-                );
-                log::error!("{what}");
-                self.note_error(what);
+                self.tell_of_loop(address);
             }
             self.looping = own;
         }
@@ -579,6 +640,11 @@ impl Forwarder {
         self.take_explicit(explicit, cx);
         Ok(self.connected(name))
     }
+}
+
+fn last_error(at: SystemTime, what: String) -> LastError {
+    let at = humantime::format_rfc3339_seconds(at).to_string();
+    LastError { at, what }
 }
 
 fn cannot_listen(error: &BindError) -> ErrorObject {

@@ -1,6 +1,7 @@
 //! The running forwarder or server: what joins discovery, choice, listeners, sessions and the control socket.
 
 pub(crate) mod answers;
+mod converter;
 mod explicit;
 mod forwarder;
 mod requests;

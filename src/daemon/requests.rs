@@ -5,7 +5,7 @@ use super::forwarder::Forwarder;
 use crate::control::messages::{Call, Disconnected, ErrorCode, ErrorObject, Probing};
 use crate::control::server::Reply;
 use crate::engine::{Cx, Shared};
-use crate::target::parse_remote;
+use crate::remote::Remote;
 
 /// Answers one call, `connect` later.
 pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx: &mut Cx<'_>) {
@@ -14,7 +14,7 @@ pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx
         Call::Status => reply.send(Ok(answers::status(&this, cx))),
         Call::Proxies => reply.send(Ok(answers::proxies(&this, cx.now))),
         Call::Connect { remote: None } => this.connect_best(forwarder, reply, cx),
-        Call::Connect { remote: Some(text) } => match parse_remote(&text) {
+        Call::Connect { remote: Some(text) } => match Remote::parse(&text) {
             Ok(remote) => this.connect_to(remote, reply, cx),
             Err(error) => {
                 let error = ErrorObject::new(ErrorCode::InvalidParams, "not a remote")

@@ -100,6 +100,7 @@ pub(super) fn build(
         via: via.clone(),
         #[cfg(feature = "socks6")]
         socks6: settings.socks6.map(Socks6::new),
+        reply_timing: settings.reply_timing,
         handshake_timeout: settings.handshake_timeout,
         connect_timeout: settings.connect_timeout,
         bind_timeout: settings.bind_timeout,
@@ -163,7 +164,10 @@ pub(super) fn build(
         log::info!("SOCKS4 is off: it knows no passwords (--socks4-user)");
     }
     if let Some(via) = via {
-        log::info!("connecting through {via}; BIND and UDP ASSOCIATE are off");
+        match via.carries_everything() {
+            true => log::info!("connecting through {via}"),
+            false => log::info!("connecting through {via}; BIND and UDP ASSOCIATE are off"),
+        }
     }
     catch_signals(cx, move || {
         log::info!("told to read the users again");

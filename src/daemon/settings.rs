@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use crate::ProxyUri;
 use crate::choice::{Mode, OnSwitch};
 use crate::listen_address::ListenAddress;
+use crate::remote::Remote;
+use crate::server::ReplyTiming;
 use crate::server::association::{ASSOCIATIONS_PER_CLIENT, UdpOptions};
 use crate::server::rules::Rule;
 #[cfg(feature = "socks6")]
@@ -27,8 +29,8 @@ pub struct Settings {
     pub listen: Vec<ListenAddress>,
     /// Clients that may connect. `None`: loopback and private ranges.
     pub allow: Option<Vec<IpNet>>,
-    /// Explicit remotes in order of preference. In manual mode `connect` without an address goes through them.
-    pub remotes: Vec<HostPort>,
+    /// Explicit remotes in order of preference; a converted one is alone. In manual mode `connect` without an address goes through them.
+    pub remotes: Vec<Remote>,
     /// Peers to probe.
     pub peers: Vec<HostPort>,
     /// Where more peers come from.
@@ -45,6 +47,8 @@ pub struct Settings {
     pub mode: Mode,
     /// What happens to live streams when the remote changes.
     pub on_switch: OnSwitch,
+    /// When clients have their replies, where they are converted.
+    pub reply_timing: ReplyTiming,
     /// Clients at the same time, within [`CONNECTIONS`]. `None`: as many as the descriptor limit allows.
     pub max_connections: Option<usize>,
     /// Clients at the same time from one address, within [`CONNECTIONS`]. `None`: no limit of their own.
@@ -80,6 +84,8 @@ pub struct ServeSettings {
     pub rules: Vec<Rule>,
     /// The proxies that destinations are reached through, each through the one before. Empty: directly.
     pub via: Vec<ProxyUri>,
+    /// When clients have their replies, where there are such proxies.
+    pub reply_timing: ReplyTiming,
     /// Whether SOCKS4 and 4a are answered, where there are no users.
     pub socks4: bool,
     /// How SOCKS 6 is spoken. `None`: not at all.
@@ -122,6 +128,7 @@ impl Default for ServeSettings {
             users_file: None,
             rules: Vec::new(),
             via: Vec::new(),
+            reply_timing: ReplyTiming::default(),
             socks4: true,
             #[cfg(feature = "socks6")]
             socks6: Some(Socks6Options::default()),
@@ -168,6 +175,7 @@ impl Default for Settings {
             probing: true,
             mode: Mode::Automatic,
             on_switch: OnSwitch::Keep,
+            reply_timing: ReplyTiming::default(),
             max_connections: None,
             max_per_client: None,
             workers: DEFAULT_WORKERS,

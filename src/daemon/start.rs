@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crossbeam_channel::unbounded;
 
+use super::converter::Converter;
 use super::forwarder::{Forwarder, Parts, Steering};
 use super::requests;
 use super::runtime::{Means, StartError, catch_signals, limits, own_listeners, pipes};
@@ -45,10 +46,19 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
     let steering = cx.reserve();
     let (report, reports) = unbounded();
     let route = Route::new(report, cx.mailbox(), steering);
+    let relay = relay(&settings, budget);
+    let associations = Converter::limit(budget.connections, cx.mailbox());
+    let converter = Converter::new(
+        &settings,
+        Arc::clone(&relay),
+        associations,
+        resolver.clone(),
+    );
     let forwarder = Forwarder::new(
         Parts {
             intake: intake(&settings, budget, &discovery, cx),
-            serve: serve(&settings, budget, &route),
+            serve: serve(&settings, relay, &route, &converter),
+            converter,
             settings,
             discovery: Shared::clone(&discovery),
             route,
@@ -184,23 +194,33 @@ fn intake(
     }
 }
 
-fn serve(settings: &Settings, budget: DescriptorBudget, route: &Route) -> Serve {
-    let relay = RelaySettings {
+fn relay(settings: &Settings, budget: DescriptorBudget) -> Arc<RelaySettings> {
+    Arc::new(RelaySettings {
         idle: settings.idle_timeout,
         half_closed_idle: settings.half_close_timeout,
         pipes: pipes(settings.splice, budget),
-    };
+    })
+}
+
+/// Clients are passed on, or converted while the remote is one that this is done for.
+fn serve(
+    settings: &Settings,
+    relay: Arc<RelaySettings>,
+    route: &Route,
+    converter: &Converter,
+) -> Serve {
     let forward = Arc::new(ForwardSettings {
         connect_timeout: settings.connect_timeout,
-        relay: Arc::new(relay),
+        relay,
     });
-    let route = route.clone();
-    Rc::new(move |client| {
-        Box::new(ForwardSession::new(
+    let (route, converter) = (route.clone(), converter.clone());
+    Rc::new(move |client| match converter.serve(client, &route) {
+        Ok(converting) => Box::new(converting),
+        Err(client) => Box::new(ForwardSession::new(
             client,
             route.clone(),
             Arc::clone(&forward),
             Instant::now(),
-        ))
+        )),
     })
 }

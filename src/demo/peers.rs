@@ -19,7 +19,7 @@ use crate::relay::{Pipes, RelaySettings};
 use crate::resolver::Resolver;
 use crate::server::rules::Rules;
 use crate::server::users::Users;
-use crate::server::{ServerSession, ServerSettings, ServerStats};
+use crate::server::{ReplyTiming, ServerSession, ServerSettings, ServerStats};
 
 /// The running peers. They end when this is dropped.
 pub struct Peers {
@@ -159,6 +159,7 @@ impl Task for Build {
                     via: None,
                     #[cfg(feature = "socks6")]
                     socks6: None,
+                    reply_timing: ReplyTiming::default(),
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
                     bind_timeout: None,

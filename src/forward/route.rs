@@ -183,11 +183,15 @@ impl Route {
         self.shared.epoch.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_cut(&self, epoch: Epoch) -> bool {
+    /// Whether established connections that were made under this choice are to end.
+    #[must_use]
+    pub fn is_cut(&self, epoch: Epoch) -> bool {
         epoch < self.shared.cut_before.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_closed(&self, epoch: Epoch) -> bool {
+    /// Whether all connections that were made under this choice are to end.
+    #[must_use]
+    pub fn is_closed(&self, epoch: Epoch) -> bool {
         epoch < self.shared.closed_before.load(Ordering::SeqCst)
     }
 

@@ -24,6 +24,8 @@ mod sockets;
 pub(super) mod socks6;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "socks6")]
+pub(super) mod tunnel;
 
 use std::fmt;
 use std::io;

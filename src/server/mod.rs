@@ -17,12 +17,13 @@ mod settings;
 pub mod socks6;
 #[cfg(feature = "socks6")]
 mod stack;
+mod through;
 pub mod users;
 mod via;
 
 pub use login::UserCounts;
 pub use session::ServerSession;
-pub use settings::{ServerCounts, ServerSettings, ServerStats};
+pub use settings::{ReplyTiming, ServerCounts, ServerSettings, ServerStats};
 pub use via::{OwnListener, Via};
 
 use crate::engine::Key;

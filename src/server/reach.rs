@@ -15,9 +15,10 @@ use super::opening::Opening;
 use super::pending::Pending;
 use super::rules::{Denied, NameVerdict, Rules};
 use super::session::{Established, ServerSession, Stage, Step};
+use super::settings::ReplyTiming;
 #[cfg(feature = "socks6")]
 use super::stack::{self, Wanted};
-use super::via::{Failure, Gone, Via, Way};
+use super::via::{Failure, Via, Way};
 use crate::engine::{Turn, TurnContext};
 use crate::handshake::Request;
 use crate::net::canonical;
@@ -37,10 +38,12 @@ impl ServerSession {
             opening.unread,
             now + self.settings.patience(),
         );
-        if self.settings.via.is_some() && request.command != Command::Connect {
-            // Other commands would go past the proxies.
-            self.story.target = Some(address.to_string().into());
-            return self.no_such_command(pending, now);
+        if let Some(via) = &self.settings.via
+            && request.command != Command::Connect
+        {
+            // Other commands must not go past the proxies.
+            let via = Arc::clone(via);
+            return self.other_command_through(Box::new(pending), via, request, now);
         }
         if request.command == Command::Associate {
             return self.associate(pending, address, now);
@@ -100,10 +103,17 @@ impl ServerSession {
 
     fn go_through(
         &self,
-        pending: Box<Pending>,
+        mut pending: Box<Pending>,
         via: Arc<Via>,
         destinations: impl IntoIterator<Item = Address>,
     ) -> Stage {
+        // Clients of SOCKS 6 have no need to wait for it.
+        if self.settings.reply_timing == ReplyTiming::AtOnce
+            && let Answering::Older(server) = &mut pending.answering
+        {
+            let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+            server.reply(ReplyCode::SUCCEEDED, unknown, &mut pending.unsent);
+        }
         let resolver = self.settings.resolver.clone();
         Stage::Through {
             pending,
@@ -286,39 +296,14 @@ impl ServerSession {
         }
     }
 
-    pub(super) fn through(
-        &mut self,
-        mut pending: Box<Pending>,
-        mut way: Box<Way>,
-        cx: &mut TurnContext<'_>,
-    ) -> Step {
-        Step::Next(match way.turn(cx) {
-            Gone::Through(socket, bound) => {
-                let granted = self.granted(&pending, None);
-                self.established(*pending, socket, bound, granted, cx.now)
-            }
-            Gone::Failed(failure) => {
-                let cause = failure.code.into();
-                self.lost(*pending, &failure, cause, cx.now)
-            }
-            Gone::Not(next) => match self.wait(&mut pending, cx) {
-                Ok(until) => {
-                    let until = Some(next.map_or(until, |next| next.min(until)));
-                    let stage = Stage::Through { pending, way };
-                    return Step::Stay(stage, Turn::Wait { until });
-                }
-                Err(GivenUp::TimedOut) => {
-                    let failure = way.timed_out();
-                    let cause = Cause::timed_out(failure.code);
-                    self.lost(*pending, &failure, cause, cx.now)
-                }
-                Err(over) => self.give_up(*pending, over, cx.now),
-            },
-        })
-    }
-
     /// Nobody was reached through the proxies.
-    fn lost(&mut self, pending: Pending, failure: &Failure, cause: Cause, now: Instant) -> Stage {
+    pub(super) fn lost(
+        &mut self,
+        pending: Pending,
+        failure: &Failure,
+        cause: Cause,
+        now: Instant,
+    ) -> Stage {
         if let Some(reason) = failure.reason() {
             self.settings.stats.refused(reason);
         }

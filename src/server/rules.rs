@@ -134,6 +134,15 @@ impl Rules {
         Self { rules, own }
     }
 
+    /// Lets clients go anywhere but to our own listeners.
+    #[must_use]
+    pub fn anywhere_but(own: OwnListeners) -> Self {
+        Self {
+            own,
+            ..Self::allow_all()
+        }
+    }
+
     /// Lets clients go anywhere.
     #[must_use]
     pub fn allow_all() -> Self {

@@ -22,6 +22,8 @@ use std::time::Instant;
 use super::OTHERS;
 #[cfg(feature = "socks6")]
 use super::association;
+#[cfg(feature = "socks6")]
+use super::association::tunnel::Tunnel;
 use super::association::{Association, Prepared};
 use super::binding::Binding;
 use super::cause::Cause;
@@ -87,6 +89,8 @@ pub(super) enum Stage {
     Associated(Box<Association>),
     #[cfg(feature = "socks6")]
     Associated6(Box<association::socks6::Association>),
+    #[cfg(feature = "socks6")]
+    Tunnelled(Box<Tunnel>),
     Over,
 }
 
@@ -322,6 +326,8 @@ impl Session for ServerSession {
                 Stage::Associated(association) => self.carry(association, cx),
                 #[cfg(feature = "socks6")]
                 Stage::Associated6(association) => self.carry6(association, cx),
+                #[cfg(feature = "socks6")]
+                Stage::Tunnelled(tunnel) => self.carry_tunnel(tunnel, cx),
                 Stage::Over => return Turn::Done,
             };
             if let Some(turn) = step.settle(&mut self.stage, cx) {
@@ -367,6 +373,8 @@ impl Session for ServerSession {
             Stage::Associated(association) => association.interests(interests),
             #[cfg(feature = "socks6")]
             Stage::Associated6(association) => association.interests(interests),
+            #[cfg(feature = "socks6")]
+            Stage::Tunnelled(tunnel) => tunnel.interests(interests),
             Stage::Over => {}
         }
     }

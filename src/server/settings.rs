@@ -26,9 +26,11 @@ pub struct ServerSettings {
     pub socks4_users: Vec<UserId>,
     /// Where clients may go.
     pub rules: Rules,
-    /// The proxies that destinations are reached through. Only CONNECT goes there, so nothing else is answered then: it
-    /// would leave this machine by another way.
+    /// The proxies that destinations are reached through. Unless the last of them speaks SOCKS 6, only CONNECT goes there,
+    /// and nothing else is answered then: it would leave this machine by another way.
     pub via: Option<Arc<Via>>,
+    /// When a CONNECT that goes through proxies is replied to.
+    pub reply_timing: ReplyTiming,
     /// For the whole handshake.
     pub handshake_timeout: Duration,
     /// For the look-up and all addresses of a destination together.
@@ -48,6 +50,17 @@ pub struct ServerSettings {
     pub resolver: Resolver,
     /// Counts what happens.
     pub stats: ServerStats,
+}
+
+/// When a client that connects through proxies has its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyTiming {
+    /// When it is known, so that it is true.
+    #[default]
+    WhenKnown,
+    /// At once, so that the client's first bytes can travel with the request; it says success, and a failure is a connection
+    /// that closes.
+    AtOnce,
 }
 
 impl ServerSettings {

@@ -37,6 +37,7 @@ pub(super) fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSett
         via: None,
         #[cfg(feature = "socks6")]
         socks6: None,
+        reply_timing: Default::default(),
         handshake_timeout: LONG,
         connect_timeout: LONG,
         bind_timeout: None,

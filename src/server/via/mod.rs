@@ -1,19 +1,26 @@
 //! A way out through other SOCKS proxies: what a server connects to, it reaches by way of them.
 
+mod asking;
+#[cfg(feature = "socks6")]
+mod six;
 mod way;
 
 use std::error::Error;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
+#[cfg(feature = "socks6")]
+use crate::handshake::socks6::Wallet;
 use crate::net::OwnListeners;
 use crate::proxy_uri::{ProxyUri, Resolution};
 use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
+#[cfg(feature = "socks6")]
+use crate::wire::socks6::{Choice, WindowSize};
 
-pub(super) use self::way::{Gone, Way};
+pub(super) use self::way::{Arrived, Gone, Way};
 
 /// The proxies that a server connects through, each reached through the one before.
 ///
@@ -23,12 +30,42 @@ pub struct Via {
     first: ProxyUri,
     others: Vec<ProxyUri>,
     own: OwnListeners,
-    complained: Mutex<[Option<Instant>; 2]>,
+    complained: Mutex<Complained>,
+    /// For each of the proxies the session that all clients share, where there may be one.
+    #[cfg(feature = "socks6")]
+    wallets: Vec<Option<Mutex<Wallet>>>,
+}
+
+/// What an admin was told, or would have been.
+#[derive(Debug, Default)]
+struct Complained {
+    /// When, of each kind.
+    said: [Option<Instant>; 2],
+    latest: Option<(SystemTime, String)>,
+}
+
+/// What the last of the proxies is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// CONNECT.
+    Connect,
+    /// BIND for this peer; 0.0.0.0 or :: for anybody.
+    #[cfg_attr(
+        not(feature = "socks6"),
+        expect(dead_code, reason = "only SOCKS 6 proxies are asked")
+    )]
+    Bind(IpAddr),
+    /// UDP ASSOCIATE.
+    #[cfg_attr(
+        not(feature = "socks6"),
+        expect(dead_code, reason = "only SOCKS 6 proxies are asked")
+    )]
+    Associate,
 }
 
 /// The first proxy is one of the server's own listeners: it would go round in circles.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnListener(ProxyUri);
+pub struct OwnListener(pub ProxyUri);
 
 impl Via {
     /// Through `first`, then the `others` one after the other.
@@ -52,12 +89,28 @@ impl Via {
         if addresses.iter().any(is_own) {
             return Err(OwnListener(first));
         }
+        #[cfg(feature = "socks6")]
+        let wallets = std::iter::once(&first).chain(&others).map(wallet);
         Ok(Self {
+            #[cfg(feature = "socks6")]
+            wallets: wallets.collect(),
             first,
             others,
             own,
             complained: Mutex::default(),
         })
+    }
+
+    /// Whether the last proxy does BIND and UDP ASSOCIATE for us: SOCKS 6 tells enough for that.
+    #[must_use]
+    pub fn carries_everything(&self) -> bool {
+        is_six(self.last())
+    }
+
+    /// What went wrong last with one of the proxies or the way to it, and when. Has no password.
+    #[must_use]
+    pub fn last_trouble(&self) -> Option<(SystemTime, String)> {
+        self.complained().latest.clone()
     }
 
     /// The proxies, the first one first.
@@ -91,11 +144,9 @@ impl Via {
             Fault::Proxy => 0,
             Fault::Login => 1,
         };
-        let mut complained = self
-            .complained
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = complained.get_mut(kind) else {
+        let mut complained = self.complained();
+        complained.latest = Some((SystemTime::now(), failure.to_string()));
+        let Some(last) = complained.said.get_mut(kind) else {
             return;
         };
         if last.is_none_or(|last| now.saturating_duration_since(last) >= BETWEEN_COMPLAINTS) {
@@ -103,6 +154,36 @@ impl Via {
             log::warn!("{failure}");
         }
     }
+
+    fn complained(&self) -> MutexGuard<'_, Complained> {
+        self.complained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(feature = "socks6")]
+    fn wallet(&self, place: usize) -> Option<&Mutex<Wallet>> {
+        self.wallets.get(place)?.as_ref()
+    }
+}
+
+/// An empty one for this proxy. Unlike a single request, all those of our clients gain from a session, so it takes a
+/// `session=no` to have none.
+#[cfg(feature = "socks6")]
+fn wallet(proxy: &ProxyUri) -> Option<Mutex<Wallet>> {
+    let options = proxy.socks6()?;
+    let tokens = options.tokens.or(WindowSize::new(TOKENS));
+    (options.session != Some(Choice::No)).then(|| Mutex::new(Wallet::new(tokens)))
+}
+
+#[cfg(feature = "socks6")]
+fn is_six(proxy: &ProxyUri) -> bool {
+    proxy.socks6().is_some()
+}
+
+#[cfg(not(feature = "socks6"))]
+fn is_six(_proxy: &ProxyUri) -> bool {
+    false
 }
 
 impl fmt::Display for Via {
@@ -162,6 +243,11 @@ impl fmt::Display for Failure {
 /// A proxy that is down is in every client's way, and mostly for longer.
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(60);
 
+/// Each request spends one, and each answer brings some back, so that is about how many may be under way at once; more go
+/// without one.
+#[cfg(feature = "socks6")]
+const TOKENS: u32 = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,9 +298,10 @@ mod tests {
         };
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let stamps = |via: &Via| *via.complained.lock().unwrap();
+        let stamps = |via: &Via| via.complained().said;
         via.complain(&failure(Fault::Destination), at(0));
         assert_eq!(stamps(&via), [None, None]);
+        assert_eq!(via.last_trouble(), None);
         via.complain(&failure(Fault::Proxy), at(0));
         via.complain(&failure(Fault::Login), at(5));
         via.complain(&failure(Fault::Proxy), at(59));

@@ -9,36 +9,41 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
 use std::mem;
+#[cfg(feature = "socks6")]
+use std::net::Ipv6Addr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Instant;
 
 use socket2::Socket;
 
-use super::{Failure, Fault, Via};
+use super::asking::{Another, Asked, Asking, Declined, Why};
+use super::{Errand, Failure, Fault, Via};
 use crate::engine::{Interests, TurnContext, Want};
-use crate::handshake::client::Phase;
-use crate::handshake::{Client, Goal, HandshakeError, Outcome, Refusal};
-use crate::net::{canonical, read_some, write_all_now};
+use crate::net::canonical;
 use crate::proxy_uri::{Resolution, Scheme};
 use crate::resolver::{Lookup, ResolveError, Resolver};
 use crate::server::OTHERS;
 use crate::server::dial::{Dial, Dialled};
-use crate::wire::socks4::{self, RequestError};
+use crate::wire::socks4::RequestError;
 use crate::wire::socks5::ReplyCode;
+#[cfg(feature = "socks6")]
+use crate::wire::socks6::{AssociationId, Profile};
 use crate::wire::{Address, BoundAddress, Host};
 
 /// A connection to a destination that is made through the proxies. No bytes from behind the last one's reply are read.
 pub(in crate::server) struct Way {
     via: Arc<Via>,
     resolver: Resolver,
+    errand: Errand,
     /// What the last proxy is asked for; while it refuses, the next one.
     destinations: VecDeque<Address>,
     /// The first proxy's, once they are known.
     addresses: Vec<SocketAddr>,
+    /// Whether a proxy had forgotten us: once is a restart, twice is a proxy that does not work.
+    #[cfg(feature = "socks6")]
+    was_stale: bool,
     stage: Stage,
 }
 
@@ -51,36 +56,63 @@ enum Stage {
     Over,
 }
 
-/// A handshake with one of the proxies.
-struct Asking {
-    place: usize,
-    socket: Socket,
-    handshake: Client,
-    unsent: Vec<u8>,
-}
-
 /// How far it has got.
 pub(in crate::server) enum Gone {
-    /// To the destination, with the address that the last proxy told.
-    Through(Socket, SocketAddr),
+    /// To the destination.
+    Through(Arrived),
+    /// BIND: the last proxy listens there. Goes on with the next turn.
+    Listening(SocketAddr),
     /// Nowhere.
     Failed(Failure),
     /// Not yet there: to be looked at again then, or when a descriptor is ready.
     Not(Option<Instant>),
 }
 
-/// What a turn of a handshake came to.
-enum Asked {
-    Granted(BoundAddress),
-    Not,
-    Failed(HandshakeError),
-    Broken(io::Error),
+/// A connection through all of the proxies.
+pub(in crate::server) struct Arrived {
+    pub(in crate::server) socket: Socket,
+    /// The address that the last proxy told. BIND: of the peer.
+    pub(in crate::server) told: SocketAddr,
+    /// How much of the payload went ahead of the reply.
+    pub(in crate::server) carried: usize,
+    /// The id of the association that was asked for, and how its messages are written.
+    #[cfg(feature = "socks6")]
+    pub(in crate::server) association: Option<(AssociationId, Profile)>,
 }
 
 impl Way {
     /// To one of the destinations: a name, or addresses.
     pub(in crate::server) fn new(
         via: Arc<Via>,
+        destinations: impl IntoIterator<Item = Address>,
+        resolver: Resolver,
+    ) -> Self {
+        Self::with(via, Errand::Connect, destinations, resolver)
+    }
+
+    /// To a port of the last proxy that lets this peer in (0.0.0.0 and ::: anybody). Only for proxies that
+    /// [carry everything](Via::carries_everything).
+    #[cfg(feature = "socks6")]
+    pub(in crate::server) fn bind(via: Arc<Via>, peer: IpAddr, resolver: Resolver) -> Self {
+        // SOCKS 6 asks for the address on the proxy instead, of which the family is all that follows from the peer's.
+        let any: IpAddr = match peer.to_canonical() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let any = Address::from(SocketAddr::new(any, 0));
+        Self::with(via, Errand::Bind(peer.to_canonical()), [any], resolver)
+    }
+
+    /// To a place for datagrams at the last proxy, as [`Way::bind`].
+    #[cfg(feature = "socks6")]
+    pub(in crate::server) fn associate(via: Arc<Via>, resolver: Resolver) -> Self {
+        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        Self::with(via, Errand::Associate, [any.into()], resolver)
+    }
+
+    fn with(
+        via: Arc<Via>,
+        errand: Errand,
         destinations: impl IntoIterator<Item = Address>,
         resolver: Resolver,
     ) -> Self {
@@ -97,13 +129,17 @@ impl Way {
         Self {
             via,
             resolver,
+            errand,
             destinations,
             addresses: Vec::new(),
+            #[cfg(feature = "socks6")]
+            was_stale: false,
             stage,
         }
     }
 
-    pub(in crate::server) fn turn(&mut self, cx: &mut TurnContext<'_>) -> Gone {
+    /// Goes on. Of the payload, which only grows from turn to turn, the last proxy gets what it takes ahead of its reply.
+    pub(in crate::server) fn turn(&mut self, payload: &[u8], cx: &mut TurnContext<'_>) -> Gone {
         loop {
             let stage = match mem::replace(&mut self.stage, Stage::Over) {
                 Stage::LookingUp(mut lookup) => match lookup.take() {
@@ -121,17 +157,22 @@ impl Way {
                     None => return self.wait(Stage::Naming(place, socket, lookup), None),
                     Some(answer) => self.next_found(place, socket, answer),
                 },
-                Stage::Asking(mut asking) => match asking.turn(cx) {
+                Stage::Asking(mut asking) => match asking.turn(payload, cx) {
                     Asked::Not => return self.wait(Stage::Asking(asking), None),
-                    Asked::Granted(bound) if asking.place == self.via.others.len() => {
+                    Asked::Listening(bound) => {
                         let bound = self.told(&bound, &asking.socket);
-                        return Gone::Through(asking.socket, bound);
+                        self.stage = Stage::Asking(asking);
+                        return Gone::Listening(bound);
+                    }
+                    Asked::Granted(bound) if asking.place == self.via.others.len() => {
+                        return self.through(asking, &bound);
                     }
                     Asked::Granted(_) => self.ask(asking.place + 1, asking.socket),
-                    Asked::Failed(error) => self.failed(asking.place, error, cx.now),
+                    Asked::Declined(declined) => self.declined(asking.place, declined, cx.now),
                     Asked::Broken(error) => {
-                        let phase = asking.handshake.phase();
-                        let what = format_args!("connection lost waiting for the {phase}: {error}");
+                        let awaited = asking.awaited();
+                        let what =
+                            format_args!("connection lost waiting for the {awaited}: {error}");
                         Err(self.trouble(asking.place, &what))
                     }
                 },
@@ -143,6 +184,11 @@ impl Way {
                 Err(failure) => return Gone::Failed(failure),
             }
         }
+    }
+
+    /// Whether it is BIND.
+    pub(in crate::server) fn awaits_peer(&self) -> bool {
+        matches!(self.errand, Errand::Bind(_))
     }
 
     fn wait(&mut self, stage: Stage, until: Option<Instant>) -> Gone {
@@ -167,6 +213,35 @@ impl Way {
 
     fn dial(&self, now: Instant) -> Stage {
         Stage::Dialling(Dial::new(self.addresses.clone(), now))
+    }
+
+    /// The last proxy has done it.
+    fn through(&self, asking: Asking, bound: &BoundAddress) -> Gone {
+        let told = match self.errand {
+            Errand::Bind(expected) => {
+                let peer = match bound {
+                    BoundAddress::Socket(peer) => canonical(*peer),
+                    BoundAddress::Name(..) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+                };
+                // The proxy lets anybody in, and nobody after that one.
+                if !expected.is_unspecified() && peer.ip() != expected {
+                    let what = format_args!("{peer} came instead of the peer");
+                    let mut failure = self.trouble(asking.place, &what);
+                    failure.code = ReplyCode::NOT_ALLOWED;
+                    failure.fault = Fault::Destination;
+                    return Gone::Failed(failure);
+                }
+                peer
+            }
+            Errand::Connect | Errand::Associate => self.told(bound, &asking.socket),
+        };
+        Gone::Through(Arrived {
+            carried: asking.carried(),
+            #[cfg(feature = "socks6")]
+            association: asking.association(),
+            socket: asking.socket,
+            told,
+        })
     }
 
     /// Asks the proxy at this place for the one behind it, or for the destination.
@@ -207,52 +282,38 @@ impl Way {
     }
 
     fn asking(&self, place: usize, socket: Socket, target: Address) -> Result<Stage, RequestError> {
-        let proxy = self.via.proxy(place).unwrap_or(&self.via.first);
-        let mut handshake = Client::for_proxy(proxy, Goal::Connect(target))?;
-        let mut unsent = Vec::new();
-        handshake.start(&mut unsent);
-        Ok(Stage::Asking(Asking {
-            place,
-            socket,
-            handshake,
-            unsent,
-        }))
+        let errand = match place == self.via.others.len() {
+            true => self.errand,
+            false => Errand::Connect,
+        };
+        Asking::new(&self.via, place, socket, errand, target).map(Stage::Asking)
     }
 
     /// What to do about a proxy that did not do what it was asked for.
-    fn failed(
+    fn declined(
         &mut self,
         place: usize,
-        error: HandshakeError,
+        declined: Declined,
         now: Instant,
     ) -> Result<Stage, Failure> {
-        let refusal = match error {
-            HandshakeError::Refused(refusal) if place == self.via.others.len() => refusal,
-            _ => {
-                let mut failure = self.trouble(place, &error);
-                if is_about_login(error) {
-                    failure.fault = Fault::Login;
-                }
-                return Err(failure);
+        let mut failure = self.trouble(place, &declined);
+        match declined.why {
+            #[cfg(feature = "socks6")]
+            Why::Stale if !self.was_stale => {
+                log::debug!("{failure}, asking again");
+                self.was_stale = true;
+                return Ok(self.dial(now));
             }
-        };
-        if refusal.is_about_address() && self.destinations.len() > 1 {
-            self.destinations.pop_front();
-            return Ok(self.dial(now));
-        }
-        let mut failure = self.trouble(place, &refusal);
-        match refusal {
-            Refusal::Socks5(code) => {
+            Why::Destination(code, another) if place == self.via.others.len() => {
+                if another == Another::Perhaps && self.destinations.len() > 1 {
+                    self.destinations.pop_front();
+                    return Ok(self.dial(now));
+                }
                 failure.code = code;
                 failure.fault = Fault::Destination;
             }
-            // The only code for that: where it comes from a proxy that works, it is about the destination.
-            Refusal::Socks4(socks4::ReplyCode::REJECTED) => {
-                failure.code = ReplyCode::CONNECTION_REFUSED;
-                failure.fault = Fault::Destination;
-            }
-            // About us (SOCKS4, 92 and 93).
-            Refusal::Socks4(_) => failure.fault = Fault::Login,
+            Why::Login => failure.fault = Fault::Login,
+            _ => {}
         }
         Err(failure)
     }
@@ -278,11 +339,11 @@ impl Way {
     pub(in crate::server) fn timed_out(&self) -> Failure {
         match &self.stage {
             Stage::Asking(asking) => {
-                let phase = asking.handshake.phase();
-                let what = format_args!("timed out waiting for the {phase}");
+                let awaited = asking.awaited();
+                let what = format_args!("timed out waiting for the {awaited}");
                 let mut failure = self.trouble(asking.place, &what);
                 // It has been asked, so it may be waiting itself.
-                if phase == Phase::Reply && asking.place == self.via.others.len() {
+                if asking.awaits_reply() && asking.place == self.via.others.len() {
                     failure.code = ReplyCode::HOST_UNREACHABLE;
                     failure.fault = Fault::Destination;
                 }
@@ -319,53 +380,14 @@ impl Way {
                 }
             }
             Stage::Dialling(dial) => dial.interests(interests),
-            Stage::Asking(asking) => {
-                let want = Want {
-                    read: true,
-                    write: !asking.unsent.is_empty(),
-                };
-                interests.watch(OTHERS, asking.socket.as_fd(), want);
-            }
+            Stage::Asking(asking) => asking.interests(interests),
             Stage::Over => {}
-        }
-    }
-}
-
-impl Asking {
-    fn turn(&mut self, cx: &mut TurnContext<'_>) -> Asked {
-        loop {
-            let sent = write_all_now(&self.socket, &mut self.unsent);
-            let room = cx.buffer_up_to(self.handshake.wanted());
-            // Also after a failed write: a proxy that closed because of what it thinks of us has said so before.
-            let input = match (read_some(&self.socket, room), sent) {
-                (Ok(Some(input)), _) if !input.is_empty() => input,
-                (Ok(Some(_)), Ok(_)) => return Asked::Failed(self.handshake.closed()),
-                (Ok(None), Ok(_)) => return Asked::Not,
-                (Err(error), Ok(_)) | (_, Err(error)) => return Asked::Broken(error),
-            };
-            if let Err(error) = self.handshake.feed(input, &mut self.unsent) {
-                return Asked::Failed(error);
-            }
-            if let Some(Outcome::Done(bound)) = self.handshake.outcome() {
-                return Asked::Granted(bound.clone());
-            }
         }
     }
 }
 
 fn look_up(resolver: &Resolver, address: &Address) -> Lookup {
     resolver.lookup(&address.host.to_string(), address.port)
-}
-
-/// Whether a proxy wants other credentials, or none of ours.
-fn is_about_login(error: HandshakeError) -> bool {
-    matches!(
-        error,
-        HandshakeError::NoAcceptableMethod
-            | HandshakeError::AuthenticationRequired
-            | HandshakeError::MethodNotOffered(_)
-            | HandshakeError::CredentialsRejected(_)
-    )
 }
 
 const LOOKUP_TIMED_OUT: &str = "name look-up timed out";
@@ -411,7 +433,7 @@ mod tests {
         let mut buffer = Vec::new();
         for _ in 0..5000 {
             let mut cx = TurnContext::new(Instant::now(), Ready::ALL, &mut buffer);
-            match way.turn(&mut cx) {
+            match way.turn(&[], &mut cx) {
                 Gone::Not(_) => thread::sleep(Duration::from_millis(1)),
                 gone => return (gone, proxy.join().unwrap().len()),
             }
@@ -427,7 +449,7 @@ mod tests {
     fn the_next_address_is_asked_for_while_the_last_proxy_cannot_reach_one() {
         let two = ["192.0.2.1:80", "192.0.2.2:80"];
         let (gone, connections) = run("socks5", &two, &[reply(4), reply(0)]);
-        assert!(matches!(gone, Gone::Through(_, bound) if bound.port() == 80));
+        assert!(matches!(gone, Gone::Through(arrived) if arrived.told.port() == 80));
         assert_eq!(connections, 2);
         for (replies, expected) in [(&[reply(4), reply(5)][..], 5), (&[reply(2)], 2)] {
             match run("socks5", &two, replies) {

@@ -1,0 +1,234 @@
+//! A handshake with a proxy of SOCKS 6, inside the session that all clients of this program share there.
+
+use std::sync::{Arc, PoisonError};
+
+use super::asking::{Another, Asked, Declined, Why};
+use super::{Errand, Via};
+use crate::handshake::socks6::client::Phase;
+use crate::handshake::socks6::{Client, ClientError, Outcome, Spend, Ticket};
+use crate::proxy_uri::Socks6;
+use crate::wire::socks5::Method;
+use crate::wire::socks6::{
+    AssociationId, Command, Decoded, MethodAdvertisement, MethodSet, Profile, ReplyCode, Request,
+    StackOptions, UdpHeader, UdpMessage,
+};
+use crate::wire::{Address, BoundAddress};
+
+/// The asking side, with what it took from the wallet.
+pub(super) struct Six {
+    client: Client,
+    profile: Profile,
+    command: Command,
+    /// Until the proxy has said what there is to say about the session.
+    ticket: Option<Ticket>,
+    via: Arc<Via>,
+    place: usize,
+    /// UDP ASSOCIATE: what follows the reply.
+    initialization: Option<Initialization>,
+}
+
+/// The message with the id of an association.
+enum Initialization {
+    /// As much of it as has come, and the reply's address.
+    Awaited(Vec<u8>, BoundAddress),
+    Came(AssociationId),
+}
+
+impl Six {
+    /// Appends the request to `out`.
+    pub(super) fn start(
+        via: &Arc<Via>,
+        place: usize,
+        errand: Errand,
+        target: Address,
+        out: &mut Vec<u8>,
+    ) -> Self {
+        let command = match errand {
+            Errand::Connect => Command::CONNECT,
+            Errand::Bind(_) => Command::BIND,
+            Errand::Associate => Command::ASSOCIATE,
+        };
+        let proxy = via.proxy(place).unwrap_or(&via.first);
+        let wanted = proxy.socks6().unwrap_or(&Socks6::DEFAULT);
+        let profile = wanted.profile;
+        let mut request = Request::new(command, target);
+        request.options.stack = stack_options(&wanted.stack, command);
+        request.options.password = proxy.credentials().cloned().map(Into::into);
+        if profile == Profile::GO_212 && request.options.password.is_some() {
+            // It does not look at a password that was not announced.
+            request.options.methods = Some(MethodAdvertisement {
+                initial_data: 0,
+                methods: MethodSet::new([Method::USER_PASSWORD]),
+            });
+        }
+        let ticket = via.wallet(place).map(|wallet| {
+            let mut wallet = wallet.lock().unwrap_or_else(PoisonError::into_inner);
+            wallet.prepare(&mut request.options, Spend::Yes)
+        });
+        let mut client = Client::new(request, profile);
+        client.start(out);
+        Self {
+            client,
+            profile,
+            command,
+            ticket,
+            via: Arc::clone(via),
+            place,
+            initialization: None,
+        }
+    }
+
+    /// Takes what has come, which is never more than was [wanted](Self::wanted).
+    pub(super) fn feed(&mut self, input: &[u8]) -> Asked {
+        if let Some(Initialization::Awaited(kept, _)) = &mut self.initialization {
+            kept.extend(input);
+            return self.initialize();
+        }
+        if let Err(error) = self.client.feed(input) {
+            self.settle();
+            return Asked::Declined(error.into());
+        }
+        let asked = match self.client.outcome() {
+            Some(Outcome::Done(reply)) if self.command == Command::ASSOCIATE => {
+                self.initialization =
+                    Some(Initialization::Awaited(Vec::new(), reply.bound.clone()));
+                Asked::Not
+            }
+            Some(Outcome::Done(reply) | Outcome::Accepted(reply)) => {
+                Asked::Granted(reply.bound.clone())
+            }
+            Some(Outcome::Listening(reply)) => Asked::Listening(reply.bound.clone()),
+            // Neither a method nor a backlog was offered.
+            Some(Outcome::Negotiate(_) | Outcome::Handle(_) | Outcome::Waiting(_)) => {
+                Asked::Declined(Declined {
+                    what: "it granted what was not asked for".into(),
+                    why: Why::Proxy,
+                })
+            }
+            None => Asked::Not,
+        };
+        // Also when the id of a new session is known before the reply: others need not wait for that.
+        if self.client.outcome().is_some() || self.client.session_id().is_some() {
+            self.settle();
+        }
+        asked
+    }
+
+    fn initialize(&mut self) -> Asked {
+        let Some(Initialization::Awaited(kept, bound)) = &self.initialization else {
+            return Asked::Not;
+        };
+        match UdpMessage::decode(kept, &self.profile) {
+            Ok(Decoded::Missing(_)) => Asked::Not,
+            Ok(Decoded::Whole {
+                message: UdpMessage::Initialization(id),
+                ..
+            }) => {
+                let asked = Asked::Granted(bound.clone());
+                self.initialization = Some(Initialization::Came(id));
+                asked
+            }
+            _ => Asked::Declined(Declined {
+                what: "it sent something else than the id of the association".into(),
+                why: Why::Proxy,
+            }),
+        }
+    }
+
+    /// The id of the association that was asked for and granted.
+    pub(super) fn association(&self) -> Option<(AssociationId, Profile)> {
+        match self.initialization {
+            Some(Initialization::Came(id)) => Some((id, self.profile)),
+            _ => None,
+        }
+    }
+
+    /// Whether payload may be sent before the reply.
+    pub(super) fn takes_payload(&self) -> bool {
+        self.place == self.via.others.len() && self.client.may_send()
+    }
+
+    pub(super) fn wanted(&self) -> usize {
+        match &self.initialization {
+            Some(Initialization::Awaited(kept, _)) => {
+                UdpHeader::LEN - kept.len().min(UdpHeader::LEN)
+            }
+            _ => self.client.wanted(),
+        }
+    }
+
+    pub(super) fn closed(&self) -> Declined {
+        match &self.initialization {
+            Some(_) => Declined {
+                what: "closed before the id of the association".into(),
+                why: Why::Proxy,
+            },
+            None => self.client.closed().into(),
+        }
+    }
+
+    pub(super) fn awaited(&self) -> String {
+        match &self.initialization {
+            Some(_) => "id of the association".into(),
+            None => self.client.phase().to_string(),
+        }
+    }
+
+    pub(super) fn awaits_reply(&self) -> bool {
+        self.client.phase() == Phase::Reply
+    }
+
+    fn settle(&mut self) {
+        if let (Some(ticket), Some(wallet)) = (self.ticket.take(), self.via.wallet(self.place)) {
+            let mut wallet = wallet.lock().unwrap_or_else(PoisonError::into_inner);
+            wallet.settle(ticket, &self.client);
+        }
+    }
+}
+
+/// A request that nobody waits for any more must not keep others from asking for a session.
+impl Drop for Six {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// Those that mean something for a command, and to a client that speaks an older version.
+fn stack_options(wanted: &StackOptions, command: Command) -> StackOptions {
+    let mut options = StackOptions {
+        backlog: None,
+        udp_error: None,
+        ..*wanted
+    };
+    if command == Command::ASSOCIATE {
+        (options.tfo, options.multipath) = (None, None);
+    } else {
+        options.port_parity = None;
+    }
+    if command != Command::CONNECT {
+        options.happy_eyeballs = None;
+    }
+    options
+}
+
+impl From<ClientError> for Declined {
+    fn from(error: ClientError) -> Self {
+        let why = match error {
+            ClientError::SessionInvalid | ClientError::TokenRejected => Why::Stale,
+            ClientError::AuthenticationFailed | ClientError::MethodNotOffered(_) => Why::Login,
+            ClientError::Refused(code) => {
+                let another = match code {
+                    ReplyCode::NOT_ALLOWED | ReplyCode::COMMAND_NOT_SUPPORTED => Another::No,
+                    _ => Another::Perhaps,
+                };
+                Why::Destination(code.to_socks5(), another)
+            }
+            _ => Why::Proxy,
+        };
+        let what = match error.is_version_mismatch() {
+            true => format!("it does not speak SOCKS 6: {error}"),
+            false => error.to_string(),
+        };
+        Self { what, why }
+    }
+}
