@@ -5,7 +5,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sockhop::discovery::probe::ProbeSettings;
+use sockhop::discovery::probe::{AskSocks6, ProbeSettings};
 use sockhop::discovery::survey;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings = ProbeSettings {
         timeout: Duration::from_secs(5),
         target: None,
+        socks6: AskSocks6::No,
     };
     let findings = survey(&addresses, &settings, 64, &mut |_| {})?;
     for (address, finding) in addresses.iter().zip(findings) {

@@ -89,6 +89,11 @@ pub(super) struct Forward {
     #[argh(option)]
     probe_target: Option<String>,
 
+    /// also ask those peers in SOCKS 6 that are no SOCKS5 proxies for us; they
+    /// are shown, not chosen
+    #[argh(switch)]
+    probe_socks6: bool,
+
     /// do not probe until "sockhop probing start"
     #[argh(switch)]
     no_probing: bool,
@@ -178,6 +183,7 @@ impl Forward {
             .unwrap_or(default.probe_timeout),
             probe_target: optional("--probe-target", &self.probe_target, str::parse)?,
             reply_timing: values::reply_timing(self.early_reply),
+            probe_socks6: values::ask_socks6(NAME, self.probe_socks6)?,
             probing: !self.no_probing,
             mode: match (self.manual, self.remote.is_empty()) {
                 (true, _) => Mode::Manual,
@@ -265,6 +271,7 @@ mod tests {
 
     use super::*;
     use crate::choice::OnSwitch;
+    use crate::discovery::probe::AskSocks6;
     use crate::listen_address::ListenAddress;
     use crate::server::ReplyTiming;
 
@@ -288,13 +295,15 @@ mod tests {
         assert_eq!(settings("--peer 407::1"), Ok(expected));
     }
 
+    #[cfg(feature = "socks6")]
     #[test]
     fn every_option_reaches_its_setting() {
         let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --listen 1 \
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
-             --probe-target g:443 --no-probing --manual --on-switch cut --early-reply --max-connections 10 \
+             --probe-target g:443 --no-probing --probe-socks6 --manual --on-switch cut --early-reply --max-connections 10 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice";
+        let ask = AskSocks6::Yes;
         let expected = Settings {
             listen: vec!["[::]:1".parse().unwrap(), ListenAddress::Unix("f".into())],
             allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
@@ -306,6 +315,7 @@ mod tests {
             probe_interval: Duration::from_secs(30),
             probe_timeout: Duration::from_secs(1),
             probe_target: Some("g:443".parse().unwrap()),
+            probe_socks6: ask,
             probing: false,
             mode: Mode::Manual,
             reply_timing: ReplyTiming::AtOnce,

@@ -8,7 +8,7 @@ use crate::control::messages::ProxyEntry;
 use crate::daemon::settings::{ServeSettings, Settings};
 use crate::daemon::{Daemon, answers};
 use crate::demo::{self, Audience, Ending};
-use crate::discovery::probe::ProbeSettings;
+use crate::discovery::probe::{AskSocks6, ProbeSettings};
 use crate::discovery::survey;
 use crate::net::{DescriptorBudget, raise_descriptor_limit};
 use crate::resolver::{Lookup, ResolveError, Resolver};
@@ -23,6 +23,8 @@ pub(super) struct ProbeRequest {
     pub(super) timeout: Duration,
     /// Where valid proxies shall connect to.
     pub(super) target: Option<HostPort>,
+    /// Whether SOCKS 6 is asked for too.
+    pub(super) socks6: AskSocks6,
 }
 
 /// Runs a forwarder until it is told to end.
@@ -69,6 +71,7 @@ pub(super) fn probe(
             .target
             .as_ref()
             .and_then(|target| target.to_string().parse().ok()),
+        socks6: request.socks6,
     };
     let at_once = DescriptorBudget::share(raise_descriptor_limit()).probes;
     let findings = survey(&addresses, &settings, at_once, progress)

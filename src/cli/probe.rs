@@ -43,6 +43,10 @@ pub(super) struct Probe {
     #[argh(option)]
     target: Option<String>,
 
+    /// also ask those in SOCKS 6 that are no SOCKS5 proxies for us
+    #[argh(switch)]
+    probe_socks6: bool,
+
     /// print JSON
     #[argh(switch)]
     json: bool,
@@ -74,7 +78,7 @@ impl Probe {
         })?;
         if entries
             .iter()
-            .any(|entry| entry.status == PeerStatus::Valid)
+            .any(|entry| matches!(entry.status, PeerStatus::Valid | PeerStatus::Socks6))
         {
             Ok(())
         } else {
@@ -95,6 +99,7 @@ impl Probe {
             })?
             .unwrap_or(PROBE_TIMEOUT),
             target: values::optional(NAME, "--target", self.target.as_deref(), str::parse)?,
+            socks6: values::ask_socks6(NAME, self.probe_socks6)?,
         })
     }
 }
@@ -143,6 +148,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::probe::AskSocks6;
 
     fn request(arguments: &[&str]) -> Result<ProbeRequest, String> {
         Probe::from_args(&["sockhop", NAME], arguments)
@@ -162,6 +168,7 @@ mod tests {
                 ],
                 timeout: Duration::from_secs(2),
                 target: Some("a:443".parse().unwrap()),
+                socks6: AskSocks6::No,
             })
         );
         assert!(request(&[]).unwrap_err().contains("no address"));

@@ -20,6 +20,7 @@ The proxy in use has a star. Only valid peers are chosen automatically:
 
 valid                    a SOCKS5 proxy without authentication
 authentication-required  a SOCKS5 proxy that wants a password
+socks6                   a SOCKS 6 proxy, with forward --probe-socks6
 not-a-proxy              answered something else, or closed
 not-listening            refused, unreachable, or silent
 unknown                  not probed yet"

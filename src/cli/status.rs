@@ -71,6 +71,11 @@ fn text(status: &Answer) -> String {
         .collect();
     let sources = sources.join(", ");
 
+    let socks6 = match candidates.socks6 {
+        0 => String::new(),
+        count => format!("{count} socks6, "),
+    };
+
     let mut lines = vec![
         ("remote", remote),
         ("mode", status.mode.to_string()),
@@ -82,7 +87,7 @@ fn text(status: &Answer) -> String {
         (
             "candidates",
             format!(
-                "{} valid, {} authentication-required, {} not-a-proxy, {} not-listening, {} unknown",
+                "{} valid, {} authentication-required, {socks6}{} not-a-proxy, {} not-listening, {} unknown",
                 candidates.valid,
                 candidates.authentication_required,
                 candidates.not_a_proxy,

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::Failure;
 use crate::bad_text::BadText;
 use crate::daemon::settings::ControlPath;
+use crate::discovery::probe::AskSocks6;
 use crate::server::ReplyTiming;
 
 /// The value of an option, where the error names the option: `--listen: "x" is …`.
@@ -50,6 +51,18 @@ pub(super) fn reply_timing(early: bool) -> ReplyTiming {
     match early {
         true => ReplyTiming::AtOnce,
         false => ReplyTiming::WhenKnown,
+    }
+}
+
+/// Whether peers are asked in SOCKS 6.
+pub(super) fn ask_socks6(command: &str, asked: bool) -> Result<AskSocks6, Failure> {
+    match asked {
+        false => Ok(AskSocks6::No),
+        true if cfg!(feature = "socks6") => Ok(AskSocks6::Yes),
+        true => Err(Failure::usage(
+            "--probe-socks6: socks6 is not built in: this build is without it",
+            Some(command),
+        )),
     }
 }
 

@@ -536,12 +536,23 @@ pub struct Candidates {
     pub valid: u64,
     /// See [`PeerStatus::AuthenticationRequired`].
     pub authentication_required: u64,
+    /// See [`PeerStatus::Socks6`]. Left out where there are none: few ask for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub socks6: u64,
     /// See [`PeerStatus::NotAProxy`].
     pub not_a_proxy: u64,
     /// See [`PeerStatus::NotListening`].
     pub not_listening: u64,
     /// See [`PeerStatus::Unknown`].
     pub unknown: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// An error and when it was.
@@ -561,6 +572,8 @@ pub enum PeerStatus {
     Valid,
     /// It is a proxy that wants authentication.
     AuthenticationRequired,
+    /// It is a proxy of SOCKS 6 that did not take us in SOCKS 5.
+    Socks6,
     /// It answered something else, or closed.
     NotAProxy,
     /// It refused, could not be reached, or did not answer in time.
@@ -575,6 +588,7 @@ impl fmt::Display for PeerStatus {
         f.pad(match self {
             Self::Valid => "valid",
             Self::AuthenticationRequired => "authentication-required",
+            Self::Socks6 => "socks6",
             Self::NotAProxy => "not-a-proxy",
             Self::NotListening => "not-listening",
             Self::Unknown => "unknown",

@@ -46,6 +46,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
         candidates: Candidates {
             valid: count(status::Status::Valid),
             authentication_required: count(status::Status::AuthenticationRequired),
+            socks6: count(status::Status::Socks6),
             not_a_proxy: count(status::Status::NotAProxy),
             not_listening: count(status::Status::NotListening),
             unknown: count(status::Status::Unknown),
@@ -143,6 +144,7 @@ impl From<status::Status> for PeerStatus {
         match status {
             status::Status::Valid => Self::Valid,
             status::Status::AuthenticationRequired => Self::AuthenticationRequired,
+            status::Status::Socks6 => Self::Socks6,
             status::Status::NotAProxy => Self::NotAProxy,
             status::Status::NotListening => Self::NotListening,
             status::Status::Unknown => Self::Unknown,

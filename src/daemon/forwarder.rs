@@ -21,6 +21,7 @@ use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
 use crate::control::server::Reply;
 use crate::discovery::Discovery;
+use crate::discovery::probe::AskSocks6;
 use crate::discovery::race::{NoWinner, Race};
 use crate::discovery::status::{Finding, Stage, Status};
 use crate::discovery::table::SourceId;
@@ -318,7 +319,7 @@ impl Forwarder {
                 self.own.borrow_mut().remove(address);
             }
         }
-        self.converter.stop();
+        self.stop_converting();
         self.route.close();
         self.plan = Plan::Idle;
         self.mode = Mode::Manual;
@@ -341,7 +342,7 @@ impl Forwarder {
         if matches!(self.plan, Plan::Explicit(_)) {
             self.watch_by_hand(Vec::new(), cx);
         }
-        self.converter.stop();
+        self.stop_converting();
         self.plan = Plan::Automatic { selected };
         self.discovery
             .borrow_mut()
@@ -392,7 +393,7 @@ impl Forwarder {
         }
         self.mode = Mode::Explicit;
         self.looping.clear();
-        self.converter.stop();
+        self.stop_converting();
         if let Some(proxy) = explicit.converted() {
             self.convert(proxy.clone(), cx);
         }
@@ -410,10 +411,18 @@ impl Forwarder {
             self.tell_of_loop(&proxy);
         }
         self.watch_by_hand(Vec::new(), cx);
+        // So that it is shown as what it is.
+        self.discovery.borrow_mut().ask_socks6(AskSocks6::Yes);
         self.switch(Choice {
             candidates: Vec::new(),
             patience: Patience::Limited,
         });
+    }
+
+    fn stop_converting(&self) {
+        self.converter.stop();
+        let ask = self.settings.probe_socks6;
+        self.discovery.borrow_mut().ask_socks6(ask);
     }
 
     fn tell_of_loop(&mut self, remote: &dyn std::fmt::Display) {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::ProxyUri;
 use crate::choice::{Mode, OnSwitch};
+use crate::discovery::probe::AskSocks6;
 use crate::listen_address::ListenAddress;
 use crate::remote::Remote;
 use crate::server::ReplyTiming;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub probe_timeout: Duration,
     /// Where probes ask valid peers to connect to, which proves that their exit works.
     pub probe_target: Option<HostPort>,
+    /// Whether peers that are no SOCKS 5 proxies for us are asked in SOCKS 6.
+    pub probe_socks6: AskSocks6,
     /// Whether probing runs from the start; `sockhop probing start|stop` changes it later.
     pub probing: bool,
     /// Who chooses the remote.
@@ -172,6 +175,7 @@ impl Default for Settings {
             probe_interval: PROBE_INTERVAL,
             probe_timeout: PROBE_TIMEOUT,
             probe_target: None,
+            probe_socks6: AskSocks6::No,
             probing: true,
             mode: Mode::Automatic,
             on_switch: OnSwitch::Keep,

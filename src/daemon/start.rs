@@ -116,6 +116,7 @@ fn discovery(
             .probe_target
             .as_ref()
             .and_then(|target| target.to_string().parse::<Address>().ok()),
+        socks6: settings.probe_socks6,
     };
     let own = Shared::clone(own);
     let is_own = Box::new(move |address: SocketAddr| own.borrow().is_own(address));

@@ -1,21 +1,30 @@
 //! One probe: a connection to a peer that greets it and classifies the answer.
 //!
 //! `05 01 00` goes out, two bytes come in, and the time limit covers the whole of it. With a target it goes on to
-//! CONNECT there, which proves that the exit works.
+//! CONNECT there, which proves that the exit works. Where SOCKS 6 is asked for too, a peer that answered like a proxy that knows
+//! nothing else gets a NOOP of that version on a second connection.
 
 use std::io;
+#[cfg(feature = "socks6")]
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+#[cfg(feature = "socks6")]
+use super::status::Status;
 use super::status::{Finding, FirstBytes, Phase, Reason, Stage};
 use crate::engine::{Cx, Next, Task, Want};
 use crate::handshake::client::Phase as Awaited;
+#[cfg(feature = "socks6")]
+use crate::handshake::socks6;
 use crate::handshake::{Client, Goal, HandshakeError, Refusal};
 use crate::net::{finish_connect, read_some, start_connect, write_all_now};
 use crate::wire::Address;
+#[cfg(feature = "socks6")]
+use crate::wire::socks6::{Authentication, Command, Profile, Request, VERSION};
 
 /// How peers are probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +33,18 @@ pub struct ProbeSettings {
     pub timeout: Duration,
     /// Where the proxy is asked to connect to, if anywhere.
     pub target: Option<Address>,
+    /// Whether peers that do not take us in SOCKS5 are asked in SOCKS 6.
+    pub socks6: AskSocks6,
+}
+
+/// Whether a peer is asked in SOCKS 6 that has answered in SOCKS5 like a proxy that knows nothing but SOCKS 6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AskSocks6 {
+    /// It is not.
+    #[default]
+    No,
+    /// It is, with a request for nothing on a second connection, in what is left of the time.
+    Yes,
 }
 
 /// Called once with what a probe found. Not called when the probe is cancelled.
@@ -33,16 +54,26 @@ pub type OnFinding = Box<dyn FnOnce(&mut Cx<'_>, SocketAddr, Finding)>;
 pub struct Probe {
     address: SocketAddr,
     timeout: Duration,
-    handshake: Client,
+    /// For all of it, from the start of the first connection.
+    until: Option<Instant>,
+    talk: Talk,
     unsent: Vec<u8>,
     connection: Option<Connection>,
     on_finding: Option<OnFinding>,
 }
 
+/// What is said to the peer.
+enum Talk {
+    /// In SOCKS5, and what to do if that is not what it speaks.
+    Older(Client, AskSocks6),
+    /// In SOCKS 6, and what was found before.
+    #[cfg(feature = "socks6")]
+    Six(Box<socks6::Client>, Finding),
+}
+
 struct Connection {
     socket: Socket,
     started: Instant,
-    until: Instant,
     established: bool,
 }
 
@@ -57,7 +88,8 @@ impl Probe {
         Self {
             address,
             timeout: settings.timeout,
-            handshake,
+            until: None,
+            talk: Talk::Older(handshake, settings.socks6),
             unsent,
             connection: None,
             on_finding: Some(on_finding),
@@ -66,9 +98,33 @@ impl Probe {
 
     /// What the probe has found out, or `None` while it is under way.
     fn advance(&mut self, cx: &Cx<'_>) -> Option<Finding> {
+        let finding = self.converse(cx)?;
+        #[cfg(feature = "socks6")]
+        match &self.talk {
+            Talk::Older(_, AskSocks6::Yes) if may_speak_socks6(finding.reason()) => {
+                // Only such a peer costs a second connection.
+                self.connection = None;
+                let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+                let request = Request::new(Command::NOOP, nobody.into());
+                let mut client = socks6::Client::new(request, Profile::DRAFT_12);
+                self.unsent.clear();
+                client.start(&mut self.unsent);
+                self.talk = Talk::Six(Box::new(client), finding);
+                return self.advance(cx);
+            }
+            Talk::Six(_, before) if finding.status() != Status::Socks6 => return Some(*before),
+            _ => {}
+        }
+        Some(finding)
+    }
+
+    /// The same for what is said now.
+    fn converse(&mut self, cx: &Cx<'_>) -> Option<Finding> {
+        let until = *self.until.get_or_insert(cx.now + self.timeout);
+        let late = cx.now >= until;
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            None => match start(self.address, self.timeout, cx) {
+            None => match start(self.address, cx) {
                 Ok(connection) => self.connection.insert(connection),
                 Err(finding) => return Some(finding),
             },
@@ -78,9 +134,7 @@ impl Probe {
             match finish_connect(&connection.socket) {
                 Ok(true) => connection.established = true,
                 Ok(false) => {
-                    return connection
-                        .late(cx.now)
-                        .then_some(Finding::timed_out(Phase::Connecting));
+                    return late.then_some(Finding::timed_out(Phase::Connecting));
                 }
                 Err(failure) => {
                     return Some(Finding::from_error(
@@ -97,34 +151,73 @@ impl Probe {
             }
             let mut buffer = [0; ANSWER];
             let answer = match read_some(&connection.socket, &mut buffer) {
-                Ok(Some([])) => return Some(judge(self.handshake.closed(), &[], latency)),
                 Ok(Some(answer)) => answer,
-                Ok(None) => {
-                    let phase = match self.handshake.phase() {
-                        Awaited::Reply | Awaited::SecondReply => Phase::Target,
-                        _ => Phase::Greeting,
-                    };
-                    return connection.late(cx.now).then_some(Finding::timed_out(phase));
-                }
+                Ok(None) => return late.then_some(Finding::timed_out(self.talk.phase())),
                 Err(error) => {
                     return Some(Finding::from_error(&error, Stage::Established, latency));
                 }
             };
-            if let Err(error) = self.handshake.feed(answer, &mut self.unsent) {
-                return Some(judge(error, answer, latency));
+            if let Some(reason) = self.talk.hear(answer, &mut self.unsent) {
+                return Some(Finding::answered(reason, latency));
             }
-            if self.handshake.outcome().is_some() {
-                return Some(Finding::answered(Reason::Answered(0), latency));
-            }
-            if connection.late(cx.now) {
+            if late {
                 return Some(Finding::timed_out(Phase::Greeting));
             }
         }
     }
 }
 
-fn judge(error: HandshakeError, answer: &[u8], latency: Duration) -> Finding {
-    let reason = match error {
+impl Talk {
+    /// Takes an answer, of which the empty one is the end. What it comes to, once it comes to something.
+    fn hear(&mut self, answer: &[u8], unsent: &mut Vec<u8>) -> Option<Reason> {
+        match self {
+            Self::Older(client, _) if answer.is_empty() => Some(judge(client.closed(), &[])),
+            Self::Older(client, _) => match client.feed(answer, unsent) {
+                Err(error) => Some(judge(error, answer)),
+                Ok(_) => client.outcome().map(|_| Reason::Answered(0)),
+            },
+            #[cfg(feature = "socks6")]
+            Self::Six(client, _) => {
+                let failed = client.feed(answer).is_err() || answer.is_empty();
+                let said = client.auth_reply().map(|reply| reply.authentication());
+                match said {
+                    // Also if it does not like the request: it is one.
+                    Some(Authentication::Succeeded) => {
+                        let done = failed || client.outcome().is_some();
+                        done.then_some(Reason::AnsweredSocks6(0))
+                    }
+                    Some(_) => Some(Reason::AnsweredSocks6(1)),
+                    None => failed.then_some(Reason::Sent(FirstBytes::new(answer))),
+                }
+            }
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Older(client, _) => match client.phase() {
+                Awaited::Reply | Awaited::SecondReply => Phase::Target,
+                _ => Phase::Greeting,
+            },
+            #[cfg(feature = "socks6")]
+            Self::Six(..) => Phase::Greeting,
+        }
+    }
+}
+
+/// Whether one that is no SOCKS5 proxy for us has said something that proxies of SOCKS 6 say to other versions: theirs, which
+/// the draft has them send, or that no method is acceptable.
+#[cfg(feature = "socks6")]
+fn may_speak_socks6(reason: Reason) -> bool {
+    match reason {
+        Reason::Answered(method) => method == 0xFF,
+        Reason::Sent(first) => first.as_bytes().first() == Some(&VERSION),
+        _ => false,
+    }
+}
+
+fn judge(error: HandshakeError, answer: &[u8]) -> Reason {
+    match error {
         HandshakeError::NotSocks(bytes) => Reason::Sent(bytes),
         HandshakeError::NoAcceptableMethod => Reason::Answered(0xFF),
         HandshakeError::AuthenticationRequired => Reason::Answered(0x02),
@@ -137,20 +230,13 @@ fn judge(error: HandshakeError, answer: &[u8], latency: Duration) -> Finding {
         HandshakeError::CredentialsRejected(_)
         | HandshakeError::Malformed(..)
         | HandshakeError::Unsolicited(_) => Reason::Sent(FirstBytes::new(answer)),
-    };
-    Finding::answered(reason, latency)
-}
-
-impl Connection {
-    fn late(&self, now: Instant) -> bool {
-        now >= self.until
     }
 }
 
 impl Task for Probe {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         match self.advance(cx) {
-            None => Next::Wait(self.connection.as_ref().map(|connection| connection.until)),
+            None => Next::Wait(self.until),
             Some(finding) => {
                 // Closed before anybody is told: the next probe may need the descriptor.
                 self.connection = None;
@@ -163,7 +249,7 @@ impl Task for Probe {
     }
 }
 
-fn start(address: SocketAddr, timeout: Duration, cx: &Cx<'_>) -> Result<Connection, Finding> {
+fn start(address: SocketAddr, cx: &Cx<'_>) -> Result<Connection, Finding> {
     let started = Instant::now();
     let failed = |error: &io::Error| Finding::from_error(error, Stage::Starting, started.elapsed());
     let socket = start_connect(address).map_err(|failure| failed(failure.error()))?;
@@ -172,7 +258,6 @@ fn start(address: SocketAddr, timeout: Duration, cx: &Cx<'_>) -> Result<Connecti
     Ok(Connection {
         socket,
         started,
-        until: started + timeout,
         established: false,
     })
 }

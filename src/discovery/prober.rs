@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::probe::{Probe, ProbeSettings};
+use super::probe::{AskSocks6, Probe, ProbeSettings};
 use super::source::{Source, SourceThread, SourceUpdate};
 use super::status::{Finding, Reason, Status};
 use super::table::{SourceId, Table, TableSettings};
@@ -138,6 +138,11 @@ impl Discovery {
     #[must_use]
     pub fn probe_settings(&self) -> &ProbeSettings {
         &self.settings
+    }
+
+    /// Has peers asked in SOCKS 6 too from now on, or not. Probes under way go on as they are.
+    pub fn ask_socks6(&mut self, ask: AskSocks6) {
+        self.settings.socks6 = ask;
     }
 
     /// The most probes at once.

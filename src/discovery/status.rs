@@ -17,7 +17,9 @@ pub enum Status {
     Valid,
     /// Answered `05 FF` or `05 02`: a SOCKS5 proxy that wants a user and a password.
     AuthenticationRequired,
-    /// Something listens there, and it is not a SOCKS5 proxy.
+    /// A SOCKS 6 proxy that did not take us in SOCKS5.
+    Socks6,
+    /// Something listens there, and it is not a SOCKS proxy.
     NotAProxy,
     /// Refused, unreachable, or no answer in time.
     NotListening,
@@ -28,9 +30,10 @@ pub enum Status {
 
 impl Status {
     /// Every status, in order.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Valid,
         Self::AuthenticationRequired,
+        Self::Socks6,
         Self::NotAProxy,
         Self::NotListening,
         Self::Unknown,
@@ -42,6 +45,7 @@ impl Status {
         match self {
             Self::Valid => "valid",
             Self::AuthenticationRequired => "authentication-required",
+            Self::Socks6 => "socks6",
             Self::NotAProxy => "not-a-proxy",
             Self::NotListening => "not-listening",
             Self::Unknown => "unknown",
@@ -74,6 +78,8 @@ pub enum Reason {
     NotProbed,
     /// A SOCKS5 answer to the greeting: `05` and this method.
     Answered(u8),
+    /// A SOCKS 6 answer to a request for nothing, with this type of authentication reply: 0 accepted, else rejected.
+    AnsweredSocks6(u8),
     /// Other bytes than a SOCKS5 answer.
     Sent(FirstBytes),
     /// The peer closed the connection after this many bytes of an answer (255 for more).
@@ -114,6 +120,7 @@ impl Reason {
         match self {
             Self::Answered(0x00) => Status::Valid,
             Self::Answered(0x02 | 0xFF) => Status::AuthenticationRequired,
+            Self::AnsweredSocks6(_) => Status::Socks6,
             Self::Answered(_)
             | Self::Sent(_)
             | Self::ClosedEarly(_)
@@ -160,6 +167,8 @@ impl fmt::Display for Reason {
         match *self {
             Self::NotProbed => f.write_str("not probed yet"),
             Self::Answered(method) => write!(f, "answered 05 {method:02X}"),
+            Self::AnsweredSocks6(0) => f.write_str("answered in SOCKS 6"),
+            Self::AnsweredSocks6(_) => f.write_str("answered in SOCKS 6, wants authentication"),
             Self::Sent(bytes) => write!(f, "sent {bytes}"),
             Self::ClosedEarly(0) => f.write_str("closed without an answer"),
             Self::ClosedEarly(1) => f.write_str("closed after 1 byte"),
@@ -326,6 +335,7 @@ mod tests {
             [
                 "valid",
                 "authentication-required",
+                "socks6",
                 "not-a-proxy",
                 "not-listening",
                 "unknown"
@@ -350,6 +360,16 @@ mod tests {
                 Status::AuthenticationRequired,
             ),
             (Reason::Answered(1), "answered 05 01", Status::NotAProxy),
+            (
+                Reason::AnsweredSocks6(0),
+                "answered in SOCKS 6",
+                Status::Socks6,
+            ),
+            (
+                Reason::AnsweredSocks6(1),
+                "answered in SOCKS 6, wants authentication",
+                Status::Socks6,
+            ),
             (
                 Reason::Sent(FirstBytes::new(b"HTTP/1.1 400")),
                 "sent \"HTTP/1.1\"",
