@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use common::{
     Chunks, Observed, Pattern, Peer, RpcError, SOON, Sockhop, Step, Target, connect, dead_address,
-    exchange, expect_end, socks5_connect, socks5_connect_name, wait_until,
+    exchange, expect_end, program, socks5_connect, socks5_connect_name, wait_until,
 };
 use serde_json::{Value, json};
+use sockhop::ProxyUri;
+use sockhop::client::{self, Dialer};
 use sockhop::handshake::socks6::{Arrival, Limits, Owner, Server, Sessions};
 use sockhop::wire::Credentials;
 use sockhop::wire::socks6::{
@@ -38,6 +40,8 @@ struct State {
     answer: Answer,
     /// Who is said to have come to a port, if not who it was.
     caller: Option<SocketAddr>,
+    /// Once: somebody else has spent the token that the next request spends.
+    overtake: bool,
     seen: Vec<Seen>,
 }
 
@@ -67,6 +71,7 @@ impl Six {
             names: None,
             answer: Answer::Does,
             caller: None,
+            overtake: false,
             seen: Vec::new(),
         }));
         let shared = Arc::clone(&state);
@@ -205,6 +210,9 @@ fn judge(request: &Request, state: &mut State) -> (Arrival, AuthReplyOptions) {
     let base = Token(u32::MAX - 3);
     let options = &request.options;
     if let Some(sessions) = &mut state.sessions {
+        if std::mem::take(&mut state.overtake) {
+            sessions.arrive(options, base, now);
+        }
         let arrived = sessions.arrive(options, base, now);
         if arrived.0 != Arrival::Authenticate {
             return arrived;
@@ -484,6 +492,20 @@ fn a_session_that_is_gone_costs_a_client_nothing() {
         proxy.last().request.options.session,
         SessionUse::Resume(_)
     ));
+}
+
+#[test]
+fn a_token_that_others_have_overtaken_costs_a_client_nothing() {
+    let (proxy, target) = (Six::start(), Target::echo());
+    let (_forwarder, address) = forward(&proxy.uri(), &[]);
+    drop(socks5_connect(address, target.address()).unwrap());
+    // Somebody spends the next one.
+    proxy.lock().overtake = true;
+    drop(socks5_connect(address, target.address()).unwrap());
+    let seen = proxy.seen();
+    assert_eq!((seen.len(), &seen[1].arrival), (3, &Arrival::TokenRejected));
+    assert_eq!(seen[2].request.options.token, None);
+    assert!(matches!(seen[2].arrival, Arrival::Inside(_)));
 }
 
 #[test]
@@ -1103,6 +1125,66 @@ fn a_server_goes_through_older_proxies_to_one_of_socks6() {
         code(address, &request(1, "10.0.0.1:21".parse().unwrap())),
         2
     );
+}
+
+#[test]
+fn the_crates_own_client_gets_through_with_every_command() {
+    let (proxy, target, echo) = (Six::start(), Target::echo(), udp_echo());
+    proxy.lock().names = Some(target.address());
+    let (_forwarder, address) = forward(&proxy.uri(), &[]);
+    for scheme in ["socks4a", "socks5", "socks5h"] {
+        let uri: ProxyUri = format!("{scheme}://{address}").parse().unwrap();
+        let to = target.address().to_string();
+        let mut stream = client::connect(&uri, &to).unwrap();
+        stream.write_all(b"hello").unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"hello");
+    }
+    let uri: ProxyUri = format!("socks5://{address}").parse().unwrap();
+    let dialer = Dialer::new(uri);
+    let association = dialer.associate().unwrap();
+    association.send_to(b"datagram", &echo.into()).unwrap();
+    let mut buffer = [0; 64];
+    let (count, from) = association.recv_from(&mut buffer, SOON).unwrap();
+    assert_eq!((&buffer[..count], from), (&b"datagram"[..], echo.into()));
+    let binding = dialer.bind(&"127.0.0.1:21".parse().unwrap()).unwrap();
+    let peer = connect(binding.address().unwrap()).unwrap();
+    let (_stream, from) = binding.accept(SOON).unwrap();
+    assert_eq!(from, peer.local_addr().unwrap().into());
+}
+
+/// curl -> `forward --remote socks6://` -> the scripted proxy.
+#[test]
+#[ignore = "needs curl"]
+fn curl_gets_through() {
+    let pattern = Pattern::new(11);
+    let (proxy, target) = (Six::start(), Target::http("127.0.0.1:0", &pattern));
+    proxy.lock().names = Some(target.address());
+    for flags in [&[][..], &["--early-reply"]] {
+        let (_forwarder, address) = forward(&proxy.uri(), flags);
+        for scheme in ["socks4", "socks4a", "socks5", "socks5h"] {
+            let host = if scheme.ends_with(['a', 'h']) {
+                "host.invalid"
+            } else {
+                "127.0.0.1"
+            };
+            let output = std::process::Command::new(program("curl"))
+                .args(["-sS", "-m", "10", "-x", &format!("{scheme}://{address}")])
+                .arg(format!("http://{host}:{}/1000000", target.address().port()))
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            assert_eq!(
+                (output.stdout.len(), pattern.verify(0, &output.stdout)),
+                (1_000_000, None)
+            );
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ use super::six::Six;
 use super::{Errand, Via};
 use crate::engine::{Interests, TurnContext, Want};
 use crate::handshake::client::Phase;
+#[cfg(feature = "socks6")]
+use crate::handshake::socks6::Spend;
 use crate::handshake::{Client, Goal, HandshakeError, Outcome, Refusal};
 use crate::net::{read_some, write_all_now};
 use crate::server::OTHERS;
@@ -71,6 +73,17 @@ pub(super) enum Why {
     Stale,
 }
 
+/// Whether the proxies have forgotten us before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    #[cfg_attr(
+        not(feature = "socks6"),
+        expect(dead_code, reason = "only SOCKS 6 knows us by more than a request")
+    )]
+    Again,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Another {
     Perhaps,
@@ -85,12 +98,19 @@ impl Asking {
         socket: Socket,
         errand: Errand,
         target: Address,
+        attempt: Attempt,
     ) -> Result<Self, RequestError> {
         let proxy = via.proxy(place).unwrap_or(&via.first);
         let mut unsent = Vec::new();
         #[cfg(feature = "socks6")]
         if super::is_six(proxy) {
-            let six = Six::start(via, place, errand, target, &mut unsent);
+            // A token that is rejected may have been overtaken by others, and so may be the next. Without one nothing is lost: over
+            // plain TCP nobody repeats a request.
+            let spend = match attempt {
+                Attempt::First => Spend::Yes,
+                Attempt::Again => Spend::No,
+            };
+            let six = Six::start(via, place, (errand, target), spend, &mut unsent);
             return Ok(Self {
                 place,
                 socket,
@@ -99,6 +119,8 @@ impl Asking {
                 early: 0,
             });
         }
+        #[cfg(not(feature = "socks6"))]
+        let _ = attempt;
         let goal = match errand {
             Errand::Connect => Goal::Connect(target),
             Errand::Bind(_) => Goal::Bind(target),

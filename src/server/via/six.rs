@@ -39,8 +39,8 @@ impl Six {
     pub(super) fn start(
         via: &Arc<Via>,
         place: usize,
-        errand: Errand,
-        target: Address,
+        (errand, target): (Errand, Address),
+        spend: Spend,
         out: &mut Vec<u8>,
     ) -> Self {
         let command = match errand {
@@ -63,7 +63,7 @@ impl Six {
         }
         let ticket = via.wallet(place).map(|wallet| {
             let mut wallet = wallet.lock().unwrap_or_else(PoisonError::into_inner);
-            wallet.prepare(&mut request.options, Spend::Yes)
+            wallet.prepare(&mut request.options, spend)
         });
         let mut client = Client::new(request, profile);
         client.start(out);

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-use super::asking::{Another, Asked, Asking, Declined, Why};
+use super::asking::{Another, Asked, Asking, Attempt, Declined, Why};
 use super::{Errand, Failure, Fault, Via};
 use crate::engine::{Interests, TurnContext, Want};
 use crate::net::canonical;
@@ -41,9 +41,8 @@ pub(in crate::server) struct Way {
     destinations: VecDeque<Address>,
     /// The first proxy's, once they are known.
     addresses: Vec<SocketAddr>,
-    /// Whether a proxy had forgotten us: once is a restart, twice is a proxy that does not work.
-    #[cfg(feature = "socks6")]
-    was_stale: bool,
+    /// A proxy that has forgotten us has been restarted; one that does so twice does not work.
+    attempt: Attempt,
     stage: Stage,
 }
 
@@ -132,8 +131,7 @@ impl Way {
             errand,
             destinations,
             addresses: Vec::new(),
-            #[cfg(feature = "socks6")]
-            was_stale: false,
+            attempt: Attempt::First,
             stage,
         }
     }
@@ -286,7 +284,7 @@ impl Way {
             true => self.errand,
             false => Errand::Connect,
         };
-        Asking::new(&self.via, place, socket, errand, target).map(Stage::Asking)
+        Asking::new(&self.via, place, socket, errand, target, self.attempt).map(Stage::Asking)
     }
 
     /// What to do about a proxy that did not do what it was asked for.
@@ -299,9 +297,9 @@ impl Way {
         let mut failure = self.trouble(place, &declined);
         match declined.why {
             #[cfg(feature = "socks6")]
-            Why::Stale if !self.was_stale => {
+            Why::Stale if self.attempt == Attempt::First => {
                 log::debug!("{failure}, asking again");
-                self.was_stale = true;
+                self.attempt = Attempt::Again;
                 return Ok(self.dial(now));
             }
             Why::Destination(code, another) if place == self.via.others.len() => {
