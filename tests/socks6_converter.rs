@@ -17,7 +17,7 @@ use common::{
 use serde_json::{Value, json};
 use sockhop::ProxyUri;
 use sockhop::client::{self, Dialer};
-use sockhop::handshake::socks6::{Arrival, Limits, Owner, Server, Sessions};
+use sockhop::handshake::socks6::{Arrival, Client as Handshake, Limits, Owner, Server, Sessions};
 use sockhop::wire::Credentials;
 use sockhop::wire::socks6::{
     AssociationId, AuthReplyOptions, Command, Datagram, Decoded, OpReplyOptions, Profile,
@@ -1152,6 +1152,97 @@ fn the_crates_own_client_gets_through_with_every_command() {
     let peer = connect(binding.address().unwrap()).unwrap();
     let (_stream, from) = binding.accept(SOON).unwrap();
     assert_eq!(from, peer.local_addr().unwrap().into());
+}
+
+/// Both ends are this program: whatever one says, the other has to understand.
+#[test]
+fn a_server_of_this_program_takes_all_that_is_converted() {
+    let (target, echo) = (Target::echo(), udp_echo());
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--user", "ada:pw", "-v"])
+        .args(["--udp-filter", "endpoint-independent"])
+        .start();
+    let proxy = server.wait_listening(SOON);
+    let (_forwarder, address) = forward(&format!("socks6://ada:pw@{proxy}"), &[]);
+    for round in 0..20_u32 {
+        let stream = socks5_connect(address, target.address()).unwrap();
+        let payload = round.to_be_bytes();
+        assert_eq!(exchange(&stream, &payload).unwrap(), payload);
+    }
+    // Only the first one has logged in.
+    let by_user = |status: &Value| status["by_user"]["ada"]["total"].clone();
+    assert_eq!(
+        by_user(&server.status()),
+        json!(20),
+        "all of them are ada's"
+    );
+    let dialer = Dialer::new(format!("socks5://{address}").parse().unwrap());
+    let association = dialer.associate().unwrap();
+    let mut buffer = [0; 64];
+    for payload in [&b"one"[..], b"", b"three"] {
+        association.send_to(payload, &echo.into()).unwrap();
+        let (count, from) = association.recv_from(&mut buffer, SOON).unwrap();
+        assert_eq!((&buffer[..count], from), (payload, echo.into()));
+    }
+    let binding = dialer.bind(&"127.0.0.1:21".parse().unwrap()).unwrap();
+    let peer = connect(binding.address().unwrap()).unwrap();
+    let (stream, from) = binding.accept(SOON).unwrap();
+    assert_eq!(from, peer.local_addr().unwrap().into());
+    (&peer).write_all(b"220 ").unwrap();
+    let mut answer = [0; 4];
+    (&stream).read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"220 ");
+    assert_eq!(
+        code(address, &request(1, "10.0.0.1:80".parse().unwrap())),
+        2
+    );
+    assert_eq!(code(address, &request(1, dead_address())), 5);
+}
+
+/// Datagrams of IPv6 through an association that was asked for without a family.
+#[test]
+fn datagrams_get_to_both_families_through_a_server_of_this_program() {
+    let Ok(socket) = UdpSocket::bind("[::1]:0") else {
+        return;
+    };
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let server =
+        Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--allow-dest", "::1/128"]).start();
+    let proxy = server.wait_listening(SOON);
+    let (_forwarder, address) = forward(&format!("socks6://{proxy}"), &[]);
+    let dialer = Dialer::new(format!("socks5://{address}").parse().unwrap());
+    let association = dialer.associate().unwrap();
+    let to = socket.local_addr().unwrap();
+    association.send_to(b"six", &to.into()).unwrap();
+    let mut buffer = [0; 64];
+    let (count, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..count], b"six");
+    socket.send_to(b"back", from).unwrap();
+    let (count, from) = association.recv_from(&mut buffer, SOON).unwrap();
+    assert_eq!((&buffer[..count], from), (&b"back"[..], to.into()));
+}
+
+/// The other direction: clients of SOCKS 6, a remote of SOCKS 5.
+#[test]
+fn clients_of_socks6_get_through_an_older_proxy() {
+    let (plain, target) = (Peer::valid(Duration::ZERO), Target::echo());
+    let via = format!("socks5://{}", plain.address());
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--via", &via]).start();
+    let address = server.wait_listening(SOON);
+    let mut client = Handshake::new(
+        Request::new(Command::CONNECT, target.address().into()),
+        Profile::DRAFT_12,
+    );
+    let mut out = Vec::new();
+    client.start(&mut out);
+    out.extend(b"early");
+    let mut stream = connect(address).unwrap();
+    stream.write_all(&out).unwrap();
+    while client.outcome().is_none() {
+        let bytes = read_exactly(&stream, client.wanted());
+        client.feed(&bytes).unwrap();
+    }
+    assert_eq!(read_exactly(&stream, 5), b"early");
+    assert_eq!(plain.accepted(), 1);
 }
 
 /// curl -> `forward --remote socks6://` -> the scripted proxy.
