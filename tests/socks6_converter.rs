@@ -1279,7 +1279,7 @@ fn curl_gets_through() {
 }
 
 #[test]
-fn what_cannot_be_converted_is_refused_at_once() {
+fn what_cannot_be_converted_is_refused_at_once_and_passwords_can_be_hidden() {
     for (arguments, told) in [
         (
             &["--remote", "socks6://a", "--remote", "b"][..],
@@ -1296,6 +1296,17 @@ fn what_cannot_be_converted_is_refused_at_once() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(told) && !text.contains("hunter2"), "{text}");
     }
+    let (proxy, target) = (Six::start(), Target::echo());
+    proxy.lock().password = Credentials::new("ada", "hunter2").ok();
+    let forwarder = Sockhop::forward(&["--no-probing"])
+        .env(
+            "SOCKHOP_REMOTE",
+            format!("socks6://ada:hunter2@{}", proxy.address),
+        )
+        .start();
+    let address = forwarder.wait_listening(SOON);
+    let stream = socks5_connect(address, target.address()).unwrap();
+    assert_eq!(exchange(&stream, b"unseen").unwrap(), b"unseen");
     let output = Sockhop::run(&["serve", "--early-reply"]);
     assert_eq!(output.status.code(), Some(2));
 }

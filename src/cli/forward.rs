@@ -38,7 +38,9 @@ tries the proxies of --remote in their order, or else races the valid peers.
 Clients speak SOCKS to the proxy through the forwarder, so they also
 authenticate to it by themselves where it wants that. For a socks6 proxy the
 forwarder speaks to both: what clients ask for in SOCKS 4, 4a and 5, it asks
-for in SOCKS 6, with the user and password of --remote.
+for in SOCKS 6, with the user and password of --remote. Others on this machine
+can see those: better is the variable SOCKHOP_REMOTE, for when there is no
+--remote.
 
 Give --allow once for each range of clients, for example --allow 10.0.0.0/8
 --allow fd00::/8; it replaces the default. This machine may always connect.
@@ -162,13 +164,20 @@ impl Forward {
     }
 
     pub(super) fn run(&self) -> Result<(), Failure> {
-        link::daemon(self.settings()?)
+        let variable = std::env::var_os(VARIABLE).filter(|text| !text.is_empty());
+        let variable = variable.map(|text| text.to_string_lossy().into_owned());
+        link::daemon(self.settings(variable)?)
     }
 
-    fn settings(&self) -> Result<Settings, Failure> {
+    /// `variable` is a remote for when there is none on the command line.
+    fn settings(&self, variable: Option<String>) -> Result<Settings, Failure> {
         let default = Settings::default();
+        let (name, remotes) = match (self.remote.as_slice(), variable) {
+            ([], Some(text)) => (VARIABLE, vec![text]),
+            (remotes, _) => ("--remote", remotes.to_vec()),
+        };
         let mut settings = Settings {
-            remotes: values::options(NAME, "--remote", &self.remote, Remote::parse)?,
+            remotes: values::options(NAME, name, &remotes, Remote::parse)?,
             peers: values::options(NAME, "--peer", &self.peer, |text| {
                 HostPort::parse_or_port(text, SOCKS_PORT)
             })?,
@@ -185,7 +194,7 @@ impl Forward {
             reply_timing: values::reply_timing(self.early_reply),
             probe_socks6: values::ask_socks6(NAME, self.probe_socks6)?,
             probing: !self.no_probing,
-            mode: match (self.manual, self.remote.is_empty()) {
+            mode: match (self.manual, remotes.is_empty()) {
                 (true, _) => Mode::Manual,
                 (false, false) => Mode::Explicit,
                 (false, true) => Mode::Automatic,
@@ -265,6 +274,9 @@ fn optional<T>(
 
 const NAME: &str = "forward";
 
+/// A remote, out of sight of `ps`: it may have a password.
+const VARIABLE: &str = "SOCKHOP_REMOTE";
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -279,7 +291,7 @@ mod tests {
         let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
         Forward::from_args(&["sockhop", NAME], &arguments)
             .expect("argh takes it")
-            .settings()
+            .settings(None)
             .map_err(|failure| {
                 assert_eq!(failure.status(), 2, "{line}");
                 failure.to_string()
