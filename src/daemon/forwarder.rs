@@ -416,6 +416,7 @@ impl Forwarder {
         self.switch(Choice {
             candidates: Vec::new(),
             patience: Patience::Limited,
+            is_awaited: false,
         });
     }
 
