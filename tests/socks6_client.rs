@@ -7,6 +7,7 @@ mod common;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -1710,4 +1711,76 @@ fn serve_can_be_every_link_of_a_chain() {
         assert_eq!(&answer, b"early");
     }
     assert_eq!(dialer.tokens_left(), 5);
+}
+
+/// A target for datagrams, which answers with what it got, backwards, until it gets nothing for a while.
+fn reversing_datagrams() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let address = socket.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_535];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            buffer[..count].reverse();
+            let _ = socket.send_to(&buffer[..count], from);
+        }
+    });
+    address
+}
+
+/// A server at a port that is free for UDP too.
+fn serve_datagrams(arguments: &[&str]) -> (Sockhop, impl Fn(&str, &str) -> ProxyUri + use<>) {
+    // Outside of the range that systems take theirs from when they are not told, so that nobody is given it in between.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let skipped = u16::try_from(std::process::id() % 600).unwrap() * 17;
+    let at = (0..10_000)
+        .map(|_| NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|next| format!("127.0.0.1:{}", 20_000 + (skipped + next) % 12_000))
+        .find(|at| UdpSocket::bind(at).is_ok() && TcpListener::bind(at).is_ok())
+        .expect("a free port");
+    serve(&[&["--listen", &at], arguments].concat())
+}
+
+#[test]
+fn serve_carries_datagrams_over_udp_and_tcp_in_every_profile() {
+    let target = reversing_datagrams();
+    let by_name = format!("localhost:{}", target.port()).parse().unwrap();
+    for (name, _) in Profile::NAMED {
+        let (_server, uri) = serve_datagrams(&["--socks6-profile", name, "--user", "ada:pass"]);
+        for channel in ["udp", "tcp"] {
+            let query = format!("&profile={name}&channel={channel}&udp-error=yes&tokens=3");
+            let dialer = Dialer::new(uri("ada:pass@", &query));
+            for _ in 0..2 {
+                let association = dialer.associate().unwrap();
+                assert!(
+                    association
+                        .outside()
+                        .is_some_and(|outside| outside.port() != 0)
+                );
+                for target in [&target.into(), &by_name] {
+                    association.send_to(b"hello", target).unwrap();
+                    let (answer, from) = received(&association, 100).unwrap();
+                    assert_eq!(answer, b"olleh", "{name} {channel}");
+                    assert_eq!(
+                        from,
+                        target.socket_addr().map_or_else(
+                            || format!("127.0.0.1:{}", target.port),
+                            |address| address.to_string(),
+                        )
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn serve_carries_datagrams_for_those_behind_others() {
+    let target = reversing_datagrams();
+    let ((_a, first), (_b, second)) = (serve(&[]), serve(&[]));
+    let dialer = Dialer::new(first("", "")).through(second("", ""));
+    let association = dialer.associate().unwrap();
+    let long = vec![7; 60_000];
+    association.send_to(&long, &target.into()).unwrap();
+    assert_eq!(received(&association, 65_535).unwrap().0, long);
 }
