@@ -454,6 +454,45 @@ fn bind_tells_of_the_port_and_then_of_the_peer() {
 }
 
 #[test]
+fn a_peer_that_is_fetched_has_what_the_fetcher_wants() {
+    let (server, at) = serve();
+    // A session, from a NOOP: its id is the last 16 bytes of the authentication reply's options.
+    let mut noop = connect(at).expect("connect");
+    noop.write_all(b"\x06\0\0\x04\0\0\0\x01\0\0\0\0\0\x05\0\x04")
+        .expect("write");
+    let said = read::<24>(&noop);
+    assert_eq!(said[..8], [6, 0, 0, 20, 0, 6, 0, 20]);
+    let in_session = |to: &str, stack: &[StackOption]| {
+        let mut request = request(BIND, to, stack);
+        request.extend(&said[4..]);
+        let length = u16::from_be_bytes([request[2], request[3]]) + 20;
+        request[2..4].copy_from_slice(&length.to_be_bytes());
+        let mut stream = connect(at).expect("connect");
+        stream.write_all(&request).expect("write");
+        let [.., high, low] = read::<4>(&stream);
+        let mut options = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+        stream.read_exact(&mut options).expect("options");
+        stream
+    };
+    let handle = in_session("127.0.0.1:0", &[ttl(REMOTE, 55), backlog(4)]);
+    let (bound, told) = reply(&handle);
+    assert_eq!(told, [ttl(REMOTE, 55), backlog(4)]);
+    let mut peer = connect(bound).expect("connect");
+
+    let fetcher = in_session(&bound.to_string(), &[tos(BOTH, 0x20), ttl(REMOTE, 66)]);
+    let (same, told) = reply(&fetcher);
+    assert_eq!((same, told), (bound, vec![tos(CLIENT, 0x20)]));
+    let (came, told) = reply(&fetcher);
+    assert_eq!(came, peer.local_addr().unwrap());
+    assert_eq!(told, [tos(BOTH, 0x20), ttl(REMOTE, 66)]);
+    if let Some(socket) = socket_of(&server, came) {
+        assert_eq!(seen(&socket, came), (0x20, 66));
+    }
+    peer.write_all(b"hello").unwrap();
+    assert_eq!(&read::<5>(&fetcher), b"hello");
+}
+
+#[test]
 fn bind_accepts_multipath_if_it_is_wanted() {
     let (_server, at) = serve();
     for wanted in [YES, NO] {
