@@ -7,9 +7,11 @@ mod common;
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 
-use common::{Netns, SOON, Sockhop, Target, connect, exchange, socks5_connect};
+use common::{
+    Chunks, End, Netns, Pattern, Received, SOON, Sockhop, Target, connect, exchange, socks5_connect,
+};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -332,6 +334,39 @@ fn multipath_is_used_where_both_ends_have_it() {
 }
 
 #[test]
+fn much_passes_over_multipath_in_both_directions() {
+    let (_server, at) = serve();
+    let Some(listener) = multipath_listener() else {
+        return;
+    };
+    let to = listener.local_addr().unwrap().to_string();
+    let client = ask(at, &request(CONNECT, &to, &[multipath(YES)]));
+    let (peer, _) = listener.accept().expect("a connection");
+    assert_eq!(reply(&client).1, [multipath(YES)]);
+    peer.set_read_timeout(Some(SOON)).unwrap();
+    peer.set_write_timeout(Some(SOON)).unwrap();
+    // Enough for the relay to splice.
+    let (up, down) = (Pattern::new(1), Pattern::new(2));
+    let send = |pattern: &Pattern, stream: &TcpStream| {
+        let chunks = Chunks::Fixed(256 * 1024);
+        pattern.send(stream, MANY, chunks).expect("send");
+        stream.shutdown(Shutdown::Write).expect("the end");
+    };
+    let all = |received: Received| {
+        assert_eq!((received.bytes, received.end), (MANY, End::Eof));
+        assert_eq!(received.wrong_at, None);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| send(&up, &client));
+        scope.spawn(|| send(&down, &peer));
+        scope.spawn(|| all(up.receive(&peer, u64::MAX)));
+        all(down.receive(&client, u64::MAX));
+    });
+}
+
+const MANY: u64 = 8 << 20;
+
+#[test]
 fn fast_open_sends_early_data_once() {
     let (_server, at) = serve();
     for size in [0, 3, 1400] {
@@ -347,7 +382,7 @@ fn fast_open_sends_early_data_once() {
         let (_, told) = reply(&stream);
         assert!(told.is_empty() || told == [tfo(0)], "{told:02x?}");
         stream.write_all(b" and late").unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
         let mut received = Vec::new();
         peer.read_to_end(&mut received).expect("an orderly end");
         assert_eq!(received, b"early and late");
@@ -393,7 +428,7 @@ fn fast_open_puts_early_data_into_the_syn() {
             let expected = u64::from(in_syn > 0);
             assert_eq!(count("TCPFastOpenPassive") - before, expected, "{size}");
             stream.write_all(b"late").unwrap();
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
             let mut rest = Vec::new();
             peer.read_to_end(&mut rest).expect("an orderly end");
             assert_eq!(rest, b"late");
