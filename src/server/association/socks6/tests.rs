@@ -8,7 +8,8 @@ use super::super::tests::{LONG, settings, unused};
 use super::*;
 use crate::engine::{Reactor, Ready, poll_interests};
 use crate::listen::Limits;
-use crate::server::rules::Rules;
+use crate::net::OwnListeners;
+use crate::server::rules::{Rule, Rules};
 
 struct Bench {
     association: Association,
@@ -722,4 +723,58 @@ fn options_of_the_stack_are_told_as_they_are() {
         (9, 0x20)
     );
     assert_eq!(bench.association.reports, Choice::Yes);
+}
+
+/// Bytes of a client that has lost its mind, over both ways. The rules let nothing out.
+#[test]
+fn mutated_messages_are_borne() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bench = Bench::with(StackOptions::default(), |settings| {
+        let rules = [Rule::deny("0.0.0.0/0"), Rule::deny("::/0")];
+        let rules = rules.map(Result::unwrap).into();
+        settings.rules = Rules::new(rules, OwnListeners::new());
+    });
+    let place: Address = "a.example:9".parse().unwrap();
+    for round in 0..3000 {
+        let mut message = match round % 3 {
+            0 => bench.message(place.clone(), b"payload"),
+            1 => bench.message(SocketAddr::from((Ipv6Addr::LOCALHOST, 9)), b"payload"),
+            _ => bench.message(bench.to(), b"payload"),
+        };
+        for _ in 0..random.usize(1..4) {
+            // The id stays: without it nothing is looked at.
+            let at = random.choice([0, 1, 2, 3, 12, 13, 14, 15, 16, 17, 18, 19, 20, 24]);
+            let byte = at.and_then(|at| message.get_mut(at));
+            if let Some(byte) = byte {
+                *byte = random.u8(..);
+            }
+        }
+        message.truncate(random.usize(1..=message.len() * 2));
+        let now = bench.now;
+        let way = match random.bool() {
+            true => Way::Stream,
+            false => Way::Packets(bench.client.local_addr().unwrap()),
+        };
+        if let Err(dropped) = bench.association.up(&message, way, &bench.settings, now) {
+            bench.settings.stats.dropped(dropped.reason());
+        }
+        let stream = message.repeat(random.usize(1..4));
+        let taken = bench.association.messages(&stream, &bench.settings, now);
+        assert!(taken.is_err() || taken.is_ok_and(|taken| taken <= stream.len()));
+        bench.association.unsent.clear();
+    }
+    for reason in [
+        "rules",
+        "short",
+        "message",
+        "stranger",
+        "version",
+        "address-type",
+    ] {
+        assert!(bench.dropped(reason) > 0, "{reason}");
+    }
+    assert_eq!(bench.association.far.traffic.up.datagrams, 0);
+    assert!(bench.association.far.sockets[1].is_none());
 }
