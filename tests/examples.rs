@@ -143,6 +143,42 @@ fn udp_asks_and_prints_the_answer() {
     assert_eq!(output.stdout, b"hello");
 }
 
+#[cfg(feature = "socks6")]
+#[test]
+fn socks6_sends_early_data_and_uses_the_session_again() {
+    let (proxy, accepted) = Target::manual();
+    let uri = format!("socks6://{}?tokens=10", proxy.address());
+    let mut command = example("socks6");
+    command.args([&uri, "192.0.2.7:7", "hello"]);
+    let running = Running::start(command);
+    for (options, answer) in [
+        // A session and ten tokens are asked for.
+        (
+            &b"\0\x05\0\x04\0\x0b\0\x08\0\0\0\x0a"[..],
+            &b"\x06\0\0\x14\0\x06\0\x08abcd\0\x0c\0\x0c\0\0\0\x07\0\0\0\x0a"[..],
+        ),
+        // They are used.
+        (
+            b"\0\x06\0\x08abcd\0\x0d\0\x08\0\0\0\x07",
+            b"\x06\0\0\x08\0\x08\0\x04\0\x0e\0\x04",
+        ),
+    ] {
+        let mut stream = accepted.recv_timeout(SOON).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let length = u8::try_from(options.len()).unwrap();
+        let head = [&[6, 1, 0, length], &b"\0\x07\0\x01\xc0\0\x02\x07"[..]].concat();
+        let expected = [&head, options, b"hello"].concat();
+        let mut request = vec![0; expected.len()];
+        stream.read_exact(&mut request).unwrap();
+        assert_eq!(request, expected);
+        let reply = b"\x06\0\0\0\0\x50\0\x01\xc0\0\x02\x01";
+        stream.write_all(&[answer, reply, b"HI"].concat()).unwrap();
+    }
+    let output = running.output();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"HIHI");
+}
+
 #[test]
 fn server_serves_and_refuses_what_is_not_named() {
     let target = Target::echo();
