@@ -672,54 +672,61 @@ fn sessions_of_a_proxy_that_does_not_know_its_own_are_not_used_again() {
 }
 
 #[test]
-fn rejected_token_is_told_and_not_tried_again() {
-    let proxy = Proxy::asked(|conn, mut asked| {
-        let mut out = Vec::new();
-        let window = Some(Window {
-            base: Token(100),
-            size: WindowSize::new(8).unwrap(),
+fn rejected_token_costs_one_more_connection_without_one() {
+    for always in [false, true] {
+        let (seen, tokens) = channel();
+        let seen = Mutex::new(seen);
+        let proxy = Proxy::asked(move |conn, mut asked| {
+            let token = asked.request.options.token;
+            seen.lock()
+                .unwrap()
+                .send((token, asked.behind.clone()))
+                .unwrap();
+            let window = |base| {
+                Some(Window {
+                    base: Token(base),
+                    size: WindowSize::new(8).unwrap(),
+                })
+            };
+            let mut answer = AuthReplyOptions {
+                session: (conn.number > 0).then_some(SessionVerdict::Ok),
+                session_id: (conn.number == 0).then(|| SessionId::new(b"abcd").unwrap()),
+                window: window(100),
+                ..none()
+            };
+            let mut out = Vec::new();
+            if conn.number > 0 && (always || token == Some(Token(100))) {
+                answer.token = Some(TokenVerdict::Rejected);
+                answer.window = window(102);
+                asked.server.reject(answer, &mut out);
+            } else {
+                out = asked.accept(answer);
+            }
+            conn.send(&out);
         });
-        match asked.request.options.token {
-            None => {
-                out = asked.accept(AuthReplyOptions {
-                    session_id: SessionId::new(b"abcd"),
-                    window,
-                    ..none()
-                });
-            }
-            Some(Token(100)) => {
-                let base = Token(102);
-                let options = AuthReplyOptions {
-                    session: Some(SessionVerdict::Ok),
-                    token: Some(TokenVerdict::Rejected),
-                    window: window.map(|window| Window { base, ..window }),
-                    ..none()
-                };
-                asked.server.reject(options, &mut out);
-            }
-            Some(token) => {
-                assert_eq!(token, Token(102));
-                out = asked.accept(AuthReplyOptions {
-                    session: Some(SessionVerdict::Ok),
-                    token: Some(TokenVerdict::Accepted),
-                    ..none()
-                });
-            }
+        let dialer = Dialer::new(proxy.uri("&tokens=8"));
+        dialer.noop().unwrap();
+        let target = TARGET.parse().unwrap();
+        let connected = dialer.connect_with(&target, b"data");
+        assert_eq!(proxy.accepted(), 3);
+        let seen: Vec<_> = tokens.try_iter().skip(1).collect();
+        let data = b"data".to_vec();
+        assert_eq!(seen, [(Some(Token(100)), data.clone()), (None, data)]);
+        if always {
+            let error = connected.unwrap_err();
+            assert!(
+                matches!(error, ClientError::Socks6(_, HandshakeError::TokenRejected)),
+                "{error:?}"
+            );
+            assert_eq!(error.fault(), Fault::Proxy);
+        } else {
+            // The session and the news of its window are kept.
+            connected.unwrap();
+            assert!(dialer.has_session());
+            dialer.connect(&target).unwrap();
+            assert_eq!(tokens.recv_timeout(SOON).unwrap().0, Some(Token(102)));
         }
-        conn.send(&out);
-    });
-    let dialer = Dialer::new(proxy.uri("&tokens=8"));
-    dialer.noop().unwrap();
-    let target = TARGET.parse().unwrap();
-    let error = dialer.connect(&target).unwrap_err();
-    assert!(
-        matches!(error, ClientError::Socks6(_, HandshakeError::TokenRejected)),
-        "{error:?}"
-    );
-    assert_eq!(proxy.accepted(), 2);
-    // The session and the news of its window are kept.
-    dialer.connect(&target).unwrap();
-    assert_eq!(proxy.accepted(), 3);
+    }
 }
 
 #[test]
@@ -1621,6 +1628,31 @@ fn serve_connects_in_every_profile_with_sessions_tokens_and_early_data() {
             assert_eq!(dialer.tokens_left(), 8, "{name}");
         }
     }
+}
+
+#[test]
+fn serve_serves_many_at_once_that_share_few_tokens() {
+    let echo = Target::echo();
+    let (_server, uri) = serve(&[]);
+    let dialer = Dialer::new(uri("", "&tokens=4"));
+    dialer.noop().unwrap();
+    let dialing: Vec<_> = (0..8)
+        .map(|_| {
+            let (dialer, target) = (dialer.clone(), echo.address().into());
+            thread::spawn(move || {
+                for _ in 0..20 {
+                    let connected = dialer.connect_with(&target, b"early").unwrap();
+                    let mut answer = [0; 5];
+                    (&connected.stream).read_exact(&mut answer).unwrap();
+                    assert_eq!(&answer, b"early");
+                }
+            })
+        })
+        .collect();
+    for dialing in dialing {
+        dialing.join().unwrap();
+    }
+    assert!(dialer.has_session());
 }
 
 #[test]

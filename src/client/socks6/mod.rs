@@ -175,6 +175,8 @@ struct Failed {
 enum Failure {
     /// The session is gone, and nothing was done.
     Session,
+    /// The token was rejected, and nothing was done.
+    Token,
     /// The proxy does not speak SOCKS 6, as far as one can tell, and nothing was done.
     Older,
     Other,
@@ -220,7 +222,11 @@ impl Route<'_> {
         }
     }
 
-    /// Makes a request, with news of the tokens first if they run out, and again if its session turns out to be gone.
+    /// Makes a request, with news of the tokens first if they run out, and once more if its session is gone or its token was
+    /// rejected.
+    ///
+    /// A token is rejected if others have overtaken it, which could happen to the next one too, so it goes without. Over plain
+    /// TCP that costs nothing: nobody but us repeats a request, and we do only where nothing was done.
     fn run(
         &self,
         before: &[Hop],
@@ -235,16 +241,26 @@ impl Route<'_> {
         {
             // Whatever is wrong, the request itself will tell.
             let nothing = &mut Vec::new();
-            let _ = self.once(before, hop, memory, options, &Errand::noop(), nothing);
+            let noop = Errand::noop();
+            let _ = self.once(before, hop, memory, options, &noop, Spend::No, nothing);
         }
-        match self.once(before, hop, memory, options, errand, early) {
-            Err(failed) if failed.kind == Failure::Session => {
-                self.once(before, hop, memory, options, errand, early)
-            }
-            other => other,
-        }
+        let spend = match errand.command {
+            Command::NOOP => Spend::No,
+            _ => Spend::Yes,
+        };
+        let first = self.once(before, hop, memory, options, errand, spend, early);
+        let spend = match &first {
+            Err(failed) if failed.kind == Failure::Session => spend,
+            Err(failed) if failed.kind == Failure::Token => Spend::No,
+            _ => return first,
+        };
+        self.once(before, hop, memory, options, errand, spend, early)
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a chain, a proxy and a request are belongs to different callers"
+    )]
     fn once(
         &self,
         before: &[Hop],
@@ -252,6 +268,7 @@ impl Route<'_> {
         memory: &Memory,
         options: &Socks6,
         errand: &Errand<'_>,
+        spend: Spend,
         early: &mut Vec<u8>,
     ) -> Result<Asked, Failed> {
         let proxy = hop.proxy.address();
@@ -262,10 +279,6 @@ impl Route<'_> {
         let mut request = Request::new(errand.command, errand.address.clone());
         request.options.stack = errand.stack(&options.stack);
         request.options.password = hop.proxy.credentials().cloned().map(Into::into);
-        let spend = match errand.command {
-            Command::NOOP => Spend::No,
-            _ => Spend::Yes,
-        };
         let ticket = memory.prepare(&mut request.options, spend);
         let resumed = matches!(request.options.session, SessionUse::Resume(_));
         let login = request.options.password.clone();
@@ -315,6 +328,7 @@ impl Route<'_> {
                     memory.distrust_sessions();
                     Failure::Session
                 }
+                NegotiationError::Handshake(HandshakeError::TokenRejected) => Failure::Token,
                 error if is_older(error, cautious) => Failure::Older,
                 _ => Failure::Other,
             };
