@@ -283,7 +283,6 @@ mod tests {
 
     use super::*;
     use crate::choice::OnSwitch;
-    use crate::discovery::probe::AskSocks6;
     use crate::listen_address::ListenAddress;
     use crate::server::ReplyTiming;
 
@@ -309,13 +308,20 @@ mod tests {
 
     #[cfg(feature = "socks6")]
     #[test]
+    fn peers_are_asked_in_socks6_when_told() {
+        use crate::discovery::probe::AskSocks6;
+        let asks = |line: &str| settings(line).map(|settings| settings.probe_socks6);
+        assert_eq!(asks("--manual"), Ok(AskSocks6::No));
+        assert_eq!(asks("--manual --probe-socks6"), Ok(AskSocks6::Yes));
+    }
+
+    #[test]
     fn every_option_reaches_its_setting() {
         let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --listen 1 \
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
-             --probe-target g:443 --no-probing --probe-socks6 --manual --on-switch cut --early-reply --max-connections 10 \
+             --probe-target g:443 --no-probing --manual --on-switch cut --early-reply --max-connections 10 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice";
-        let ask = AskSocks6::Yes;
         let expected = Settings {
             listen: vec!["[::]:1".parse().unwrap(), ListenAddress::Unix("f".into())],
             allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
@@ -327,7 +333,7 @@ mod tests {
             probe_interval: Duration::from_secs(30),
             probe_timeout: Duration::from_secs(1),
             probe_target: Some("g:443".parse().unwrap()),
-            probe_socks6: ask,
+            probe_socks6: Settings::default().probe_socks6,
             probing: false,
             mode: Mode::Manual,
             reply_timing: ReplyTiming::AtOnce,

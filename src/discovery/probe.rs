@@ -65,7 +65,10 @@ pub struct Probe {
 /// What is said to the peer.
 enum Talk {
     /// In SOCKS5, and what to do if that is not what it speaks.
-    Older(Client, AskSocks6),
+    Older(
+        Client,
+        #[cfg_attr(not(feature = "socks6"), expect(dead_code, reason = "nothing is"))] AskSocks6,
+    ),
     /// In SOCKS 6, and what was found before.
     #[cfg(feature = "socks6")]
     Six(Box<socks6::Client>, Finding),

@@ -43,7 +43,7 @@ impl ServerSession {
         {
             // Other commands must not go past the proxies.
             let via = Arc::clone(via);
-            return self.other_command_through(Box::new(pending), via, request, now);
+            return self.other_command_through(pending, via, request, now);
         }
         if request.command == Command::Associate {
             return self.associate(pending, address, now);

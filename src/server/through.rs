@@ -23,8 +23,7 @@ use crate::handshake::Request;
 #[cfg(feature = "socks6")]
 use crate::wire::Host;
 #[cfg(feature = "socks6")]
-use crate::wire::socks5::Command;
-use crate::wire::socks5::ReplyCode;
+use crate::wire::socks5::{Command, ReplyCode};
 #[cfg(feature = "socks6")]
 use crate::wire::socks6::{AssociationId, Profile};
 
@@ -100,7 +99,7 @@ impl ServerSession {
     /// BIND and UDP ASSOCIATE, which only SOCKS 6 proxies carry out.
     pub(super) fn other_command_through(
         &mut self,
-        pending: Box<Pending>,
+        pending: Pending,
         via: Arc<Via>,
         request: &Request,
         now: Instant,
@@ -112,13 +111,13 @@ impl ServerSession {
         }
         #[cfg(not(feature = "socks6"))]
         drop(via);
-        self.no_such_command(*pending, now)
+        self.no_such_command(pending, now)
     }
 
     #[cfg(feature = "socks6")]
     fn carried_command(
         &mut self,
-        pending: Box<Pending>,
+        pending: Pending,
         via: Arc<Via>,
         request: &Request,
         now: Instant,
@@ -139,7 +138,7 @@ impl ServerSession {
                     .err();
                 // Where it is anybody, that is checked of who comes.
                 if let Some(denied) = denied.filter(|_| !peer.to_canonical().is_unspecified()) {
-                    return self.deny(*pending, denied, now);
+                    return self.deny(pending, denied, now);
                 }
                 Way::bind(via, *peer, resolver)
             }
@@ -147,11 +146,11 @@ impl ServerSession {
             (Command::Bind, Host::Name(_)) if self.settings.bind_timeout.is_some() => {
                 let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
                 let why = "the peer of a BIND through a SOCKS 6 proxy needs an address";
-                return self.refuse(*pending, code, &why, now);
+                return self.refuse(pending, code, &why, now);
             }
-            _ => return self.no_such_command(*pending, now),
+            _ => return self.no_such_command(pending, now),
         };
-        let way = Box::new(way);
+        let (pending, way) = (Box::new(pending), Box::new(way));
         Stage::Through { pending, way }
     }
 
