@@ -170,17 +170,23 @@ impl ReservedPorts {
     }
 
     fn reserve(&self, at: SocketAddr, owner: &Who) -> Option<Reservation> {
-        if at.port() <= LAST_PRIVILEGED || self.lock().len() >= MOST_RESERVED {
+        if at.port() <= LAST_PRIVILEGED {
+            return None;
+        }
+        let mut list = self.lock();
+        let own = list.iter().filter(|it| it.owner.address == owner.address);
+        if own.count() >= MOST_OF_ONE || list.len() >= MOST_RESERVED {
             return None;
         }
         let (socket, at) = open(at).ok()?;
         let mark = Arc::new(());
-        self.lock().push(Reserved {
+        list.push(Reserved {
             at,
             owner: owner.clone(),
             socket,
             mark: Arc::clone(&mark),
         });
+        drop(list);
         let ports = self.clone();
         Some(Reservation { ports, mark })
     }
@@ -219,6 +225,9 @@ const ATTEMPTS: usize = 8;
 
 /// Of all clients together: each takes a descriptor, which comes out of the reserve that a server has for its own.
 const MOST_RESERVED: usize = 16;
+
+/// Of one address, so that it leaves some to others. Who wants a pair claims the second at once.
+const MOST_OF_ONE: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -336,11 +345,18 @@ mod tests {
         let ports = ReservedPorts::default();
         let me = who(None, "192.0.2.1");
         let reserving = wanted(Parity::Even, Reserve::Yes);
-        let all: Vec<_> = (0..MOST_RESERVED)
-            .map(|_| take(&ports, ANY, reserving, &me))
-            .collect();
-        assert!(all.iter().all(|taken| taken.reservation.is_some()));
-        let one_more = take(&ports, ANY, reserving, &me);
+        let others = ["192.0.2.2", "192.0.2.3"].map(|address| who(None, address));
+        let mut all = Vec::new();
+        for (who, most) in [(&me, MOST_OF_ONE), (&others[0], MOST_OF_ONE)] {
+            for _ in 0..most {
+                all.push(take(&ports, ANY, reserving, who));
+                assert_eq!(all[all.len() - 1].parity, reserving);
+            }
+            let one_more = take(&ports, ANY, reserving, who);
+            assert_eq!(one_more.parity, wanted(Parity::Even, Reserve::No));
+        }
+        assert_eq!(all.len(), MOST_RESERVED);
+        let one_more = take(&ports, ANY, reserving, &others[1]);
         assert_eq!(one_more.parity, wanted(Parity::Even, Reserve::No));
         drop(all);
         assert!(take(&ports, ANY, reserving, &me).reservation.is_some());

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use super::super::dropped::Dropped;
@@ -106,9 +107,14 @@ impl Relays {
         if let Some(relay) = state.open.get(&at).and_then(Weak::upgrade) {
             return Ok(relay);
         }
+        // Whoever left it last may still be closing it.
+        let attempts = match state.open.remove(&at) {
+            Some(_) => ATTEMPTS,
+            None => 1,
+        };
         state.open.retain(|_, relay| relay.strong_count() > 0);
         let relay = match state.open.len() < MOST_RELAYS {
-            true => Relay::bind(at),
+            true => Relay::bind(at, attempts),
             false => Err(io::ErrorKind::QuotaExceeded.into()),
         };
         let relay = Arc::new(relay.inspect_err(|error| {
@@ -154,9 +160,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Relay {
-    fn bind(at: SocketAddr) -> io::Result<Self> {
+    fn bind(at: SocketAddr, attempts: usize) -> io::Result<Self> {
         let socket = sockets::open(at)?;
-        socket.bind(&at.into())?;
+        for attempt in 1.. {
+            match socket.bind(&at.into()) {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempt < attempts => {
+                    thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(Self {
             socket: socket.into(),
             inboxes: Mutex::default(),
@@ -338,6 +352,31 @@ const MOST_BYTES: usize = 128 * 1024;
 const MOST_BYTES_IN_ALL: usize = 4 * 1024 * 1024;
 
 /// One for each address of this machine that clients connect to. A machine may have whole networks of them.
-const MOST_RELAYS: usize = 32;
+const MOST_RELAYS: usize = 16;
+
+/// Closing takes as long as a look at the last datagrams, on another thread.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(1);
 
 const WATCH_RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_being_closed_is_waited_for() {
+        // Nobody is given one of these who has not asked for it.
+        let port = 10_000 + u16::try_from(std::process::id() % 9000).unwrap();
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        let last = UdpSocket::bind(at).unwrap();
+        assert!(Relay::bind(at, 1).is_err());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(5 * PAUSE);
+                drop(last);
+            });
+            assert!(Relay::bind(at, 10_000).is_ok());
+        });
+    }
+}
