@@ -589,6 +589,25 @@ fn without_being_asked_to_no_session_is_wanted() {
 }
 
 #[test]
+fn session_is_ended_once_and_asked_for_again() {
+    let (proxy, sessions, seen) = bookkeeper(Profile::DRAFT_12);
+    let dialer = Dialer::new(proxy.uri_of("ada:pass@", "&session=yes"));
+    dialer.end_session().unwrap();
+    assert_eq!(proxy.accepted(), 0);
+    dialer.noop().unwrap();
+    assert_eq!(sessions.lock().unwrap().len(), 1);
+    dialer.clone().end_session().unwrap();
+    assert!(sessions.lock().unwrap().is_empty() && !dialer.has_session());
+    dialer.end_session().unwrap();
+    dialer.noop().unwrap();
+    let seen: Vec<_> = seen.try_iter().collect();
+    assert_eq!(seen.len(), 3);
+    assert_eq!(seen[0].session, SessionUse::Request);
+    assert!(matches!(seen[1].session, SessionUse::Teardown(_)) && seen[1].password);
+    assert_eq!(seen[2].session, SessionUse::Request);
+}
+
+#[test]
 fn session_that_is_gone_costs_one_more_connection_with_the_password_and_the_data() {
     let (proxy, sessions, seen) = bookkeeper(Profile::DRAFT_12);
     let dialer = Dialer::new(proxy.uri_of("ada:pass@", "&tokens=9"));
@@ -1591,9 +1610,8 @@ fn what_only_socks6_can_do_is_not_asked_of_others() {
 
 /// A server that lets clients go to loopback; and a URI of it.
 fn serve(arguments: &[&str]) -> (Sockhop, impl Fn(&str, &str) -> ProxyUri + use<>) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8"])
-        .args(arguments)
-        .start();
+    let allowed = ["--allow-dest", "127.0.0.0/8"];
+    let server = Sockhop::serve(&[&allowed, arguments].concat()).start();
     let address = server.wait_listening(SOON);
     let uri = move |login: &str, query: &str| {
         let text = format!("socks6://{login}{address}?timeout=10s{query}");
@@ -1684,17 +1702,14 @@ fn serve_tells_what_is_wrong() {
 fn serve_forgets_sessions_when_it_is_started_again() {
     let echo = Target::echo();
     let target = echo.address().into();
-    let (server, uri) = serve(&["--user", "ada:pass"]);
+    let (server, uri) = serve_at_its_port(&["--user", "ada:pass"]);
     let uri = uri("ada:pass@", "&tokens=8");
     let dialer = Dialer::new(uri.clone());
     dialer.connect(&target).unwrap();
     assert_eq!(dialer.tokens_left(), 8);
     let at = uri.address().to_string();
     drop(server);
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--user", "ada:pass"])
-        .args(["--listen", &at])
-        .start();
-    server.wait_listening(SOON);
+    let (_server, _) = serve(&["--user", "ada:pass", "--listen", &at]);
     let stream = dialer.connect(&target).unwrap();
     assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
     assert_eq!(dialer.tokens_left(), 8);
@@ -1760,8 +1775,8 @@ fn reversing_datagrams() -> SocketAddr {
     address
 }
 
-/// A server at a port that is free for UDP too.
-fn serve_datagrams(arguments: &[&str]) -> (Sockhop, impl Fn(&str, &str) -> ProxyUri + use<>) {
+/// A server at a port that is free for UDP too, and still is when it starts again.
+fn serve_at_its_port(arguments: &[&str]) -> (Sockhop, impl Fn(&str, &str) -> ProxyUri + use<>) {
     // Outside of the range that systems take theirs from when they are not told, so that nobody is given it in between.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let skipped = u16::try_from(std::process::id() % 600).unwrap() * 17;
@@ -1778,7 +1793,7 @@ fn serve_carries_datagrams_over_udp_and_tcp_in_every_profile() {
     let target = reversing_datagrams();
     let by_name = format!("localhost:{}", target.port()).parse().unwrap();
     for (name, _) in Profile::NAMED {
-        let (_server, uri) = serve_datagrams(&["--socks6-profile", name, "--user", "ada:pass"]);
+        let (_server, uri) = serve_at_its_port(&["--socks6-profile", name, "--user", "ada:pass"]);
         for channel in ["udp", "tcp"] {
             let query = format!("&profile={name}&channel={channel}&udp-error=yes&tokens=3");
             let dialer = Dialer::new(uri("ada:pass@", &query));

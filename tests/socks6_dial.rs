@@ -118,7 +118,7 @@ fn statuses_tell_whose_fault_it_is() {
             "the proxy replied",
         ),
         (b"\x06\x01\0\0", 1, "rejected the authentication"),
-        (b"\x05\xff", 1, "sent"),
+        (b"\x05\xff", 1, "\nhint: if the proxy speaks SOCKS 5"),
     ] {
         let peer = Peer::scripted(vec![
             Step::Read(CONNECT.len()),

@@ -20,6 +20,8 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::{Failure, output, values};
 use crate::ProxyUri;
+#[cfg(feature = "socks6")]
+use crate::client::Phase;
 use crate::client::{ClientError, DEFAULT_TIMEOUT, Dialer, Fault};
 use crate::daemon::settings::{LIMITS, TIMEOUTS};
 use crate::target::HostPort;
@@ -242,8 +244,28 @@ fn failed(error: ClientError) -> Failure {
     match error.fault() {
         _ if matches!(error, ClientError::NoDatagrams(_)) => usage(error.to_string()),
         Fault::Target => Failure::beyond(&error),
-        Fault::Caller | Fault::Here | Fault::Proxy => Failure::not_done(&error, None),
+        Fault::Caller | Fault::Here | Fault::Proxy => Failure::not_done(&error, hint(&error)),
     }
+}
+
+/// What may help.
+fn hint(error: &ClientError) -> Option<String> {
+    #[cfg(feature = "socks6")]
+    let hint = match error {
+        ClientError::Socks6(_, error) if error.is_version_mismatch() => Some(
+            "if the proxy speaks SOCKS 5, use socks5h://, or ?fallback=socks5 to try both; another SOCKS 6 needs ?profile=",
+        ),
+        ClientError::TimedOut(_, Phase::Confirmation) => {
+            Some("datagrams do not get through to the proxy, try ?channel=tcp")
+        }
+        _ => None,
+    };
+    #[cfg(not(feature = "socks6"))]
+    let hint = {
+        let _ = error;
+        None::<&str>
+    };
+    hint.map(str::to_owned)
 }
 
 const NAME: &str = "dial";

@@ -41,6 +41,7 @@ impl Dialer {
             command: Command::ASSOCIATE,
             address: outside.clone(),
             backlog: None,
+            teardown: None,
             about: None,
             whose: Whose::Target,
         };

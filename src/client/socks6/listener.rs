@@ -30,6 +30,7 @@ impl Dialer {
             command: Command::BIND,
             address: wanted.clone(),
             backlog: Some(options.stack.backlog.unwrap_or(DEFAULT_BACKLOG)),
+            teardown: None,
             about: Some(wanted),
             whose: Whose::Target,
         };
@@ -178,6 +179,7 @@ fn fetch(
         command: Command::BIND,
         address: wanted.clone(),
         backlog: None,
+        teardown: None,
         about: Some(&wanted),
         whose: Whose::Target,
     };

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ProxyUri;
 use crate::handshake::socks6::wallet::Ticket;
 use crate::handshake::socks6::{Client, Spend, Wallet};
-use crate::wire::socks6::{RequestOptions, WindowSize};
+use crate::wire::socks6::{RequestOptions, SessionId, WindowSize};
 
 /// What is known of one proxy, shared by all requests to it.
 pub(crate) struct Memory {
@@ -78,6 +78,11 @@ impl Memory {
         if let Some(ticket) = ticket {
             self.state().wallet.settle(ticket, handshake);
         }
+    }
+
+    /// Gives up the session.
+    pub(super) fn forget_session(&self) -> Option<SessionId> {
+        self.state().wallet.forget()
     }
 
     /// Goes without sessions from now on.

@@ -29,8 +29,8 @@ use crate::handshake::socks6::{Client, ClientError as HandshakeError, Outcome, S
 use crate::proxy_uri::{Fallback, Socks6};
 use crate::wire::socks5::Method;
 use crate::wire::socks6::{
-    Command, MAX_INITIAL_DATA, MethodAdvertisement, MethodSet, OpReply, Request, SessionUse,
-    StackOptions,
+    Command, MAX_INITIAL_DATA, MethodAdvertisement, MethodSet, OpReply, Request, SessionId,
+    SessionUse, StackOptions,
 };
 use crate::wire::{Address, Host};
 use negotiate::Asking;
@@ -42,17 +42,30 @@ impl Dialer {
     /// # Errors
     /// [`ClientError::NeedsSocks6`], and what else can go wrong; [`ClientError::fault`] tells whose fault it is.
     pub fn noop(&self) -> Result<(), ClientError> {
+        self.do_nothing(&Errand::noop())
+    }
+
+    /// Gives up the session with the last proxy, if there is one, and tells the proxy. It may close the session's connections.
+    /// Later requests ask for another one.
+    ///
+    /// # Errors
+    /// As for [`Dialer::noop`]. The session is given up in any case.
+    pub fn end_session(&self) -> Result<(), ClientError> {
+        let Some(id) = self.last.memory.forget_session() else {
+            return Ok(());
+        };
+        self.do_nothing(&Errand {
+            teardown: Some(id),
+            ..Errand::noop()
+        })
+    }
+
+    fn do_nothing(&self, errand: &Errand<'_>) -> Result<(), ClientError> {
         let options = self.socks6_options()?;
         let route = self.route(self.deadline());
         let (last, memory) = (&self.last, &self.last.memory);
-        let asked = route.run(
-            &self.before,
-            last,
-            memory,
-            options,
-            &Errand::noop(),
-            &mut Vec::new(),
-        );
+        let nothing = &mut Vec::new();
+        let asked = route.run(&self.before, last, memory, options, errand, nothing);
         asked.map(drop).map_err(|failed| failed.error)
     }
 
@@ -126,6 +139,8 @@ struct Errand<'a> {
     command: Command,
     address: Address,
     backlog: Option<u16>,
+    /// The session to end; then it is in none.
+    teardown: Option<SessionId>,
     /// What a refusal is about, if it can be about anything.
     about: Option<&'a Address>,
     whose: Whose,
@@ -137,6 +152,7 @@ impl Errand<'_> {
             command: Command::NOOP,
             address: Address::new(Host::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0),
             backlog: None,
+            teardown: None,
             about: None,
             whose: Whose::Target,
         }
@@ -206,6 +222,7 @@ impl Route<'_> {
             command,
             address,
             backlog: None,
+            teardown: None,
             about: (command != Command::ASSOCIATE).then_some(target),
             whose,
         };
@@ -279,7 +296,13 @@ impl Route<'_> {
         let mut request = Request::new(errand.command, errand.address.clone());
         request.options.stack = errand.stack(&options.stack);
         request.options.password = hop.proxy.credentials().cloned().map(Into::into);
-        let ticket = memory.prepare(&mut request.options, spend);
+        let ticket = match &errand.teardown {
+            Some(id) => {
+                request.options.session = SessionUse::Teardown(id.clone());
+                None
+            }
+            None => memory.prepare(&mut request.options, spend),
+        };
         let resumed = matches!(request.options.session, SessionUse::Resume(_));
         let login = request.options.password.clone();
         if login.is_some() {
