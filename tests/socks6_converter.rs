@@ -59,6 +59,8 @@ enum Answer {
     Does,
     Replies(ReplyCode),
     Sends(Vec<u8>),
+    /// Says who the client is, and then nothing.
+    Stalls,
 }
 
 impl Six {
@@ -150,6 +152,11 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> io::Result<()> {
         Answer::Replies(code) => {
             server.refuse(code, &mut out);
             stream.write_all(&out)?;
+            return Ok(());
+        }
+        Answer::Stalls => {
+            stream.write_all(&out)?;
+            let _ = expect_end(&stream, SOON);
             return Ok(());
         }
         Answer::Sends(bytes) => {
@@ -506,6 +513,29 @@ fn a_token_that_others_have_overtaken_costs_a_client_nothing() {
     assert_eq!((seen.len(), &seen[1].arrival), (3, &Arrival::TokenRejected));
     assert_eq!(seen[2].request.options.token, None);
     assert!(matches!(seen[2].arrival, Arrival::Inside(_)));
+}
+
+#[test]
+fn tokens_come_back_while_destinations_are_slow() {
+    let (proxy, target) = (Six::start(), Target::echo());
+    let (_forwarder, address) = forward(&format!("{}?tokens=4", proxy.uri()), &[]);
+    drop(socks5_connect(address, target.address()).unwrap());
+    proxy.lock().answer = Answer::Stalls;
+    let mut waiting = Vec::new();
+    let spent = || {
+        let seen = proxy.seen();
+        let spends = |one: &&Seen| one.request.options.token.is_some();
+        seen.iter().filter(spends).count()
+    };
+    // None of them gets its reply, but each brings news of the window.
+    let more_than_a_window = wait_until(SOON, || {
+        let mut stream = connect(address).unwrap();
+        stream.write_all(&[&[5, 1, 0], ANYWHERE].concat()).unwrap();
+        waiting.push(stream);
+        wait_until(SOON, || proxy.seen().len() > waiting.len());
+        spent() > 8
+    });
+    assert!(more_than_a_window, "{} of {}", spent(), waiting.len());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::proxy_uri::Socks6;
 use crate::wire::socks5::Method;
 use crate::wire::socks6::{
     AssociationId, Command, Decoded, MethodAdvertisement, MethodSet, Profile, ReplyCode, Request,
-    StackOptions, UdpHeader, UdpMessage,
+    SessionUse, StackOptions, UdpHeader, UdpMessage,
 };
 use crate::wire::{Address, BoundAddress};
 
@@ -21,6 +21,7 @@ pub(super) struct Six {
     command: Command,
     /// Until the proxy has said what there is to say about the session.
     ticket: Option<Ticket>,
+    opens_session: bool,
     via: Arc<Via>,
     place: usize,
     /// UDP ASSOCIATE: what follows the reply.
@@ -65,6 +66,7 @@ impl Six {
             let mut wallet = wallet.lock().unwrap_or_else(PoisonError::into_inner);
             wallet.prepare(&mut request.options, spend)
         });
+        let opens_session = request.options.session == SessionUse::Request;
         let mut client = Client::new(request, profile);
         client.start(out);
         Self {
@@ -72,6 +74,7 @@ impl Six {
             profile,
             command,
             ticket,
+            opens_session,
             via: Arc::clone(via),
             place,
             initialization: None,
@@ -107,8 +110,9 @@ impl Six {
             }
             None => Asked::Not,
         };
-        // Also when the id of a new session is known before the reply: others need not wait for that.
-        if self.client.outcome().is_some() || self.client.session_id().is_some() {
+        // The id of a new session may come with either reply. All else is in the first: others need not wait for a destination.
+        let is_told = !self.opens_session || self.client.session_id().is_some();
+        if self.client.outcome().is_some() || (is_told && self.client.auth_reply().is_some()) {
             self.settle();
         }
         asked
