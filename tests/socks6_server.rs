@@ -212,8 +212,15 @@ fn refused_for(server: &Sockhop, reason: &str) -> u64 {
 }
 
 #[test]
-fn noop_is_answered_in_one_segment_and_closed() {
+fn both_replies_come_in_one_segment() {
     let (_server, address) = serve(&[]);
+    let echo = Target::echo();
+    for bytes in [NOOP.to_vec(), request(1, echo.address(), &[])] {
+        let mut stream = connect(address).expect("connect");
+        stream.write_all(&bytes).expect("write");
+        // What was written at once is read at once.
+        assert_eq!(stream.read(&mut [0; 100]).expect("read"), 16);
+    }
     assert_eq!(answer(address, &NOOP), NOOP_DONE);
 }
 

@@ -7,8 +7,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use socket2::Socket;
-
 use super::backlog::{Found, Handle, Holder, MOST_BACKLOG, Port, Unfetched};
 use crate::engine::{Turn, TurnContext};
 use crate::net::{canonical, is_local};
@@ -41,7 +39,7 @@ impl ServerSession {
         if let Some((port, bound)) = found {
             return self.fetch(pending, &port, bound, now);
         }
-        let at = match place(wanted, &pending.client) {
+        let at = match place(wanted, reached_at(&pending.client)) {
             Ok(at) => at,
             Err((code, why)) => return self.refuse(pending, code, &why, now),
         };
@@ -194,8 +192,11 @@ impl ServerSession {
     }
 }
 
-/// Where to listen for a client.
-fn place(wanted: &Address, client: &Socket) -> Result<SocketAddr, (ReplyCode, &'static str)> {
+/// Where to listen for a client that has reached us there; at no address, over a Unix socket.
+fn place(
+    wanted: &Address,
+    reached: Option<SocketAddr>,
+) -> Result<SocketAddr, (ReplyCode, &'static str)> {
     let Host::Ip(ip) = wanted.host else {
         let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
         return Err((code, "a name is no address to listen at"));
@@ -205,7 +206,6 @@ fn place(wanted: &Address, client: &Socket) -> Result<SocketAddr, (ReplyCode, &'
     if (1..FIRST_PORT).contains(&wanted.port) {
         return refused("a port that is for services of this machine");
     }
-    let reached = reached_at(client);
     let mut at = match (ip.is_unspecified(), reached) {
         (true, Some(reached)) => reached,
         (true, None) => match ip {
@@ -227,3 +227,40 @@ fn place(wanted: &Address, client: &Socket) -> Result<SocketAddr, (ReplyCode, &'
 
 /// As everywhere on Unix.
 const FIRST_PORT: u16 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_get_addresses_of_this_machine_that_are_for_them() {
+        for (wanted, reached, at) in [
+            ("0.0.0.0:0", Some("192.0.2.1:0"), Ok("192.0.2.1:0")),
+            ("[::]:0", Some("192.0.2.1:0"), Ok("192.0.2.1:0")),
+            (
+                "0.0.0.0:4000",
+                Some("[2001:db8::1]:0"),
+                Ok("[2001:db8::1]:4000"),
+            ),
+            ("0.0.0.0:0", None, Ok("0.0.0.0:0")),
+            ("[::]:4000", None, Ok("[::]:4000")),
+            ("127.0.0.1:0", Some("127.0.0.1:0"), Ok("127.0.0.1:0")),
+            ("127.0.0.9:1024", Some("127.0.0.1:0"), Ok("127.0.0.9:1024")),
+            ("127.0.0.1:4000", None, Ok("127.0.0.1:4000")),
+            // Programs of this machine trust what listens there.
+            ("127.0.0.1:4000", Some("192.0.2.1:0"), Err(2)),
+            ("[::1]:0", Some("192.0.2.1:0"), Err(2)),
+            ("[::ffff:127.0.0.1]:0", Some("192.0.2.1:0"), Err(2)),
+            ("192.0.2.7:0", Some("127.0.0.1:0"), Err(2)),
+            ("0.0.0.0:1", Some("127.0.0.1:0"), Err(2)),
+            ("0.0.0.0:1023", Some("127.0.0.1:0"), Err(2)),
+            ("localhost:0", Some("127.0.0.1:0"), Err(8)),
+        ] {
+            let reached = reached.map(|text| text.parse().unwrap());
+            let placed = place(&wanted.parse().unwrap(), reached);
+            let placed = placed.map_err(|(code, _)| code.0);
+            let at = at.map(|text| text.parse().unwrap());
+            assert_eq!(placed, at, "{wanted} at {reached:?}");
+        }
+    }
+}
