@@ -637,11 +637,11 @@ fn initial_data_without_negotiation_are_payload() {
 #[test]
 fn a_session_spares_the_password_until_it_is_torn_down() {
     let (server, address) = serve(&["--user", "ada:pass", "--user", "bob:word"]);
-    let options = RequestOptions {
+    let options_of_ada = RequestOptions {
         password: ada(),
         ..wants_session()
     };
-    let (id, window) = session(address, options);
+    let (id, window) = session(address, options_of_ada.clone());
     assert_eq!(window, None);
     assert_eq!(server.status()["sessions"], 1);
     assert!(noop_with(address, inside(&id)).is_ok());
@@ -676,6 +676,41 @@ fn a_session_spares_the_password_until_it_is_torn_down() {
         Err(ClientError::SessionInvalid)
     );
     assert_eq!(server.status()["sessions"], 0);
+    // With the password, the request is carried out, without a word on the session.
+    let (id, _) = session(address, options_of_ada);
+    let teardown = RequestOptions {
+        password: ada(),
+        session: SessionUse::Teardown(id.clone()),
+        ..RequestOptions::default()
+    };
+    let request = with(Command::NOOP, nowhere(), teardown);
+    let mut talk = Talk::start(address, request, Profile::DRAFT_12, b"");
+    talk.done();
+    let reply = talk.client.auth_reply().expect("one");
+    assert_eq!(reply.options.session, None);
+    assert_eq!(
+        noop_with(address, inside(&id)),
+        Err(ClientError::SessionInvalid)
+    );
+    assert_eq!(server.status()["sessions"], 0);
+}
+
+/// A token that is spent in the request that asks for the session and its window.
+#[test]
+fn a_wrong_token_in_the_first_request_leaves_no_session() {
+    let (server, address) = serve(&[]);
+    // The window begins anywhere, so one of these two is outside.
+    let rejected = [0_u32, 1 << 31].map(|token| {
+        let options = RequestOptions {
+            window: WindowSize::new(16),
+            token: Some(Token(token)),
+            ..wants_session()
+        };
+        noop_with(address, options) == Err(ClientError::TokenRejected)
+    });
+    let sessions = rejected.iter().filter(|rejected| !**rejected).count();
+    assert!(sessions < 2);
+    assert_eq!(server.status()["sessions"], sessions);
 }
 
 #[test]
