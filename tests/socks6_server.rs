@@ -1022,6 +1022,25 @@ fn exchange_through(near: &mut TcpStream, far: &mut TcpStream) -> Vec<u8> {
 }
 
 #[test]
+fn a_peer_goes_to_one_who_is_still_there() {
+    let (server, address) = serve(&[]);
+    let (id, _) = session(address, wants_session());
+    let (_handle, bound, _) = open_backlog(address, inside(&id), Profile::DRAFT_12);
+    let fetch = || {
+        let request = with(Command::BIND, bound, inside(&id));
+        let mut talk = Talk::start(address, request, Profile::DRAFT_12, b"");
+        talk.done();
+        talk
+    };
+    let left = [fetch(), fetch()];
+    let mut waiting = fetch();
+    drop(left);
+    server.wait_status(|status| status["connections"]["active"] == 2, SOON);
+    let peer = TcpStream::connect(bound).expect("connect");
+    assert_eq!(address_in(&waiting.done()), peer.local_addr().ok());
+}
+
+#[test]
 fn who_waits_for_a_peer_that_nobody_sends_is_refused_in_time() {
     let (_server, address) = serve(&["--bind-timeout", "300ms"]);
     let (id, _) = session(address, wants_session());
