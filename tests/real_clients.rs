@@ -559,3 +559,71 @@ fn ssh_goes_through_dial_and_our_server() {
     let wrong = format!("socks5h://ada:guess@{locked}");
     assert_fails(&mut ssh(&wrong, "echo there"), "rejected user and password");
 }
+
+/// Programs that know SOCKS 4 and 5 only, then the converter, then SOCKS 6 with a password to our server.
+#[cfg(feature = "socks6")]
+#[test]
+#[ignore = "needs curl, PySocks, openssh-client, openssh-server"]
+fn programs_of_socks5_go_through_the_converter() {
+    let (server, locked) = serve(USER);
+    let remote = format!("socks6://ada:secret@{locked}");
+    let converter = Sockhop::forward(&["--remote", &remote]).start();
+    let address = converter.wait_listening(SOON);
+    let proxy = address.port().to_string();
+
+    let pattern = Pattern::new(35);
+    let web = Target::http("127.0.0.1:0", &pattern);
+    let url = format!("http://localhost:{}/1000000", web.address().port());
+    for scheme in ["socks4a", "socks5h"] {
+        let body = success(&mut curl(&["-x", &format!("{scheme}://{address}"), &url]));
+        assert_eq!((body.len(), pattern.verify(0, &body)), (1_000_000, None));
+    }
+
+    let answering = Answering::start();
+    let target = answering.target.address().port().to_string();
+    for version in ["4", "5"] {
+        for (rdns, host) in [("here", "127.0.0.1"), ("there", "localhost")] {
+            answering.serve(python(PYSOCKS, &[version, rdns, &proxy, host, &target]));
+        }
+    }
+    let dead = dead_address().port().to_string();
+    for (version, says) in [("4", "0x5b: "), ("5", "0x05: Connection refused")] {
+        assert_fails(
+            &mut python(PYSOCKS, &[version, "there", &proxy, "127.0.0.1", &dead]),
+            says,
+        );
+    }
+    let echo = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let port = echo.local_addr().expect("own address").port().to_string();
+    // Ends with the test.
+    thread::spawn(move || {
+        let mut buffer = vec![0; 9000];
+        while let Ok((count, from)) = echo.recv_from(&mut buffer) {
+            let _ = echo.send_to(&buffer[..count], from);
+        }
+    });
+    for (rdns, host) in [("here", "127.0.0.1"), ("there", "localhost")] {
+        let said = success(&mut python(PYSOCKS_DATAGRAMS, &[rdns, &proxy, host, &port]));
+        assert_eq!(said, b"done\n", "{rdns}");
+    }
+
+    let sshd = Sshd::start();
+    let dial = concat!(env!("CARGO_BIN_EXE_sockhop"), " dial");
+    let mut ssh = Command::new(program("ssh"));
+    ssh.args(sshd.options())
+        .args([
+            "-o",
+            &format!("ProxyCommand={dial} socks5h://{address} %h:%p"),
+        ])
+        .args(["127.0.0.1", "cat"]);
+    let directory = TempDir::new().expect("temporary directory");
+    let path = directory.path().join("input");
+    let mut sent = vec![0; 10_000_000];
+    pattern.fill(0, &mut sent);
+    fs::write(&path, &sent).expect("write");
+    let heard = success(ssh.stdin(File::open(&path).expect("open")));
+    assert!(heard == sent, "{} bytes came back", heard.len());
+
+    // One session for all of them.
+    assert_eq!(server.status()["sessions"], 1, "{}", server.status());
+}
