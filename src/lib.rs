@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Beside them stand the types that text is parsed into once, at the edge: [`target`], [`listen_address`],
-//! [`source_spec`], [`choice`], with [`bad_text`] as their error.
+//! [`source_spec`], [`choice`], [`remote`], with [`bad_text`] as their error.
 //!
 //! # The life of one connection
 //!

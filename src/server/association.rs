@@ -15,6 +15,7 @@
 //! - Nothing is fragmented or put together here; the kernel does that with packets.
 
 mod contacts;
+mod control;
 mod dropped;
 mod far_side;
 mod names;
@@ -30,7 +31,6 @@ pub(super) mod tunnel;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use socket2::Socket;
@@ -39,23 +39,21 @@ pub use settings::{
     ASSOCIATIONS_PER_CLIENT, FIRST_DATAGRAM, Filter, IDLE, PortRange, UdpOptions, UdpSettings,
 };
 
+use self::control::{Control, Gone};
 use self::dropped::Dropped;
 use self::far_side::{Family, FarSide, Received};
 use self::sockets::{Far, Near, NoSocket};
+use super::OTHERS;
 use super::settings::ServerSettings;
-use super::{CLIENT, OTHERS};
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext, Want};
 use crate::listen::Slot;
-use crate::net::{read_some, write_all_now};
 use crate::relay::Moved;
 use crate::wire::socks5::{DatagramHeader, ReplyCode};
 use crate::wire::{Address, Host};
 
 /// A client's place for datagrams.
 pub(super) struct Association {
-    client: Socket,
-    /// What of the reply could not be sent yet.
-    unsent: Vec<u8>,
+    control: Control,
     near: Near,
     far: FarSide,
     /// Room for the header of one datagram.
@@ -66,8 +64,7 @@ pub(super) struct Association {
 
 #[derive(Clone, Copy)]
 enum Ended {
-    Closed,
-    Broken,
+    Gone(Gone),
     Idle,
 }
 
@@ -188,8 +185,7 @@ impl Association {
     /// Serves a client; `unsent` is the reply.
     pub(super) fn new(client: Socket, unsent: Vec<u8>, prepared: Prepared, now: Instant) -> Self {
         Self {
-            client,
-            unsent,
+            control: Control::new(client, unsent),
             near: prepared.near,
             far: FarSide::new(Box::new(Far::open), now),
             header: Vec::new(),
@@ -202,7 +198,7 @@ impl Association {
         let Some(udp) = &settings.udp else {
             return Turn::Done;
         };
-        let control = self.control(cx);
+        let control = self.control.turn(cx);
         self.far.look_ups(settings, cx.now);
         let mut quiet = true;
         // What a client sent right before it closed is still sent on: the last word of a program that ends.
@@ -216,7 +212,7 @@ impl Association {
         }
         let idle = self.far.last() + udp.options.idle;
         let ended = match control {
-            Err(ended) => ended,
+            Err(gone) => Ended::Gone(gone),
             Ok(_) if cx.now >= idle => Ended::Idle,
             Ok(nothing_left) if !(nothing_left && quiet) => return Turn::Again,
             Ok(_) => {
@@ -231,27 +227,6 @@ impl Association {
     /// Bytes of payload so far.
     pub(super) fn moved(&self) -> Moved {
         self.far.moved()
-    }
-
-    /// The TCP connection, on which nothing is said any more: whether nothing is left to read.
-    fn control(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, Ended> {
-        if !cx.ready.has(CLIENT) {
-            return Ok(true);
-        }
-        if write_all_now(&self.client, &mut self.unsent).is_err() {
-            return Err(Ended::Broken);
-        }
-        let hung_up = cx.ready.hung_up(CLIENT);
-        for _ in 0..READS_A_TURN {
-            match read_some(&self.client, cx.buffer_up_to(DISCARDED)) {
-                Ok(Some([])) => return Err(Ended::Closed),
-                Ok(Some(_)) => {}
-                Ok(None) if hung_up => return Err(Ended::Broken),
-                Ok(None) => return Ok(true),
-                Err(_) => return Err(Ended::Broken),
-            }
-        }
-        Ok(false)
     }
 
     /// Takes what the client sends; whether nothing is left.
@@ -281,19 +256,8 @@ impl Association {
         settings: &ServerSettings,
         now: Instant,
     ) -> Result<(), Dropped> {
-        if !self.near.is_client(from) {
-            return Err(Dropped::Stranger);
-        }
-        let (header, length) = DatagramHeader::decode(datagram)?.ok_or(Dropped::Short)?;
-        if header.fragment != 0 {
-            return Err(Dropped::Fragment);
-        }
-        if header.address.port == 0 {
-            return Err(Dropped::PortZero);
-        }
-        self.near.pin(from);
-        let payload = datagram.get(length..).unwrap_or_default();
-        self.far.send(payload, header.address, settings, now)
+        let (to, payload) = self.near.open(datagram, from)?;
+        self.far.send(payload, to, settings, now)
     }
 
     /// Takes what comes to the port of a family; whether nothing is left.
@@ -343,11 +307,7 @@ impl Association {
     }
 
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        let want = Want {
-            read: true,
-            write: !self.unsent.is_empty(),
-        };
-        interests.watch(CLIENT, self.client.as_fd(), want);
+        self.control.interests(interests);
         interests.watch(NEAR, self.near.descriptor(), Want::READ);
         self.far.interests(interests);
     }
@@ -358,9 +318,9 @@ impl fmt::Display for Association {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.far.traffic.fmt(f)?;
         match self.ended {
-            Some(Ended::Broken) => f.write_str(": connection broke"),
+            Some(Ended::Gone(Gone::Broken)) => f.write_str(": connection broke"),
             Some(Ended::Idle) => f.write_str(": idle"),
-            Some(Ended::Closed) | None => Ok(()),
+            Some(Ended::Gone(Gone::Closed)) | None => Ok(()),
         }
     }
 }
@@ -384,7 +344,3 @@ const _: () = assert!(BUFFER > MOST_V6 && BUFFER - header_length(Family::V4) >= 
 
 /// From one socket, before others get their turn.
 const DATAGRAMS_A_TURN: usize = 32;
-
-/// What comes on the TCP connection is read in pieces of this size and dropped, that many of them at once.
-const DISCARDED: usize = 4096;
-const READS_A_TURN: usize = 16;

@@ -160,24 +160,11 @@ impl Errand<'_> {
 
     /// The options that mean something for it.
     fn stack(&self, wanted: &StackOptions) -> StackOptions {
-        let to_name = matches!(self.address.host, Host::Name(_));
-        let (connect, bind, associate) = match self.command {
-            Command::CONNECT => (true, false, false),
-            Command::BIND => (false, true, false),
-            Command::ASSOCIATE => (false, false, true),
-            _ => return StackOptions::default(),
-        };
-        StackOptions {
-            tos: wanted.tos,
-            ttl: wanted.ttl,
-            no_fragmentation: wanted.no_fragmentation,
-            happy_eyeballs: wanted.happy_eyeballs.filter(|_| connect && to_name),
-            tfo: wanted.tfo.filter(|_| connect || bind),
-            multipath: wanted.multipath.filter(|_| connect || bind),
+        let wanted = StackOptions {
             backlog: self.backlog,
-            udp_error: wanted.udp_error.filter(|_| associate),
-            port_parity: wanted.port_parity.filter(|_| associate),
-        }
+            ..*wanted
+        };
+        wanted.fitting(self.command, matches!(self.address.host, Host::Name(_)))
     }
 }
 

@@ -10,6 +10,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::dropped::Dropped;
 use super::settings::PortRange;
 use crate::net::{canonical, until_done};
+use crate::wire::Address;
+use crate::wire::socks5::DatagramHeader;
 
 /// The socket towards the client.
 pub(super) struct Near {
@@ -64,6 +66,27 @@ impl Near {
             Some(client) => canonical(client) == from,
             None => from.ip() == self.ip,
         }
+    }
+
+    /// Destination and payload of a datagram from there, if it is the client's and has a good header. The first such one
+    /// shows the client's port.
+    pub(super) fn open<'a>(
+        &mut self,
+        datagram: &'a [u8],
+        from: SocketAddr,
+    ) -> Result<(Address, &'a [u8]), Dropped> {
+        if !self.is_client(from) {
+            return Err(Dropped::Stranger);
+        }
+        let (header, length) = DatagramHeader::decode(datagram)?.ok_or(Dropped::Short)?;
+        if header.fragment != 0 {
+            return Err(Dropped::Fragment);
+        }
+        if header.address.port == 0 {
+            return Err(Dropped::PortZero);
+        }
+        self.pin(from);
+        Ok((header.address, datagram.get(length..).unwrap_or_default()))
     }
 
     /// From now on the client is the one with this port. The first time counts.

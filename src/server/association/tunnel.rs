@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use socket2::Socket;
 
+use super::control::{Control, Gone};
 use super::dropped::Dropped;
 use super::sockets::Near;
 use super::{Prepared, ServerSettings};
@@ -25,8 +26,8 @@ use crate::engine::{Interests, Key, Turn, TurnContext, Want};
 use crate::listen::Slot;
 use crate::net::{read_some, write_all_now};
 use crate::relay::Moved;
+use crate::server::OTHERS;
 use crate::server::rules::NameVerdict;
-use crate::server::{CLIENT, OTHERS};
 use crate::wire::socks5::DatagramHeader;
 use crate::wire::socks6::{
     AssociationId, Datagram, DecodeError, Decoded, Profile, UdpHeader, UdpMessage,
@@ -35,9 +36,7 @@ use crate::wire::{Address, Host};
 
 /// A client's place for datagrams, of which the far side is at a proxy.
 pub(in crate::server) struct Tunnel {
-    client: Socket,
-    /// What of the reply could not be sent yet.
-    unsent: Vec<u8>,
+    control: Control,
     near: Near,
     proxy: Socket,
     id: AssociationId,
@@ -65,9 +64,10 @@ struct Datagrams {
 
 #[derive(Clone, Copy)]
 enum Ended {
-    Closed,
-    Broken,
+    Gone(Gone),
     Idle,
+    /// The connection to the proxy broke.
+    Broken,
     /// The proxy closed.
     ByProxy,
     /// The proxy said something that can't be understood.
@@ -91,8 +91,7 @@ impl Tunnel {
             nothing.encode(&profile, &mut outgoing);
         }
         Self {
-            client,
-            unsent,
+            control: Control::new(client, unsent),
             near: prepared.near,
             proxy,
             id,
@@ -115,7 +114,7 @@ impl Tunnel {
         let Some(udp) = &settings.udp else {
             return Turn::Done;
         };
-        let control = self.control(cx);
+        let control = self.control.turn(cx);
         let mut quiet = true;
         // What a client sent right before it closed is still sent on: the last word of a program that ends.
         if cx.ready.has(NEAR) || control.is_err() {
@@ -124,7 +123,8 @@ impl Tunnel {
         let proxy = self.exchange(settings, cx);
         let idle = self.last + udp.options.idle;
         let ended = match (control, proxy) {
-            (Err(ended), _) | (_, Err(ended)) => ended,
+            (Err(gone), _) => Ended::Gone(gone),
+            (_, Err(ended)) => ended,
             _ if cx.now >= idle => Ended::Idle,
             (Ok(client), Ok(proxy)) if !(client && proxy && quiet) => return Turn::Again,
             _ => return Turn::Wait { until: Some(idle) },
@@ -136,27 +136,6 @@ impl Tunnel {
     /// Bytes of payload so far.
     pub(in crate::server) fn moved(&self) -> Moved {
         self.moved
-    }
-
-    /// The client's TCP connection, on which nothing is said any more: whether nothing is left to read.
-    fn control(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, Ended> {
-        if !cx.ready.has(CLIENT) {
-            return Ok(true);
-        }
-        if write_all_now(&self.client, &mut self.unsent).is_err() {
-            return Err(Ended::Broken);
-        }
-        let hung_up = cx.ready.hung_up(CLIENT);
-        for _ in 0..READS_A_TURN {
-            match read_some(&self.client, cx.buffer_up_to(DISCARDED)) {
-                Ok(Some([])) => return Err(Ended::Closed),
-                Ok(Some(_)) => {}
-                Ok(None) if hung_up => return Err(Ended::Broken),
-                Ok(None) => return Ok(true),
-                Err(_) => return Err(Ended::Broken),
-            }
-        }
-        Ok(false)
     }
 
     /// Takes what the client sends; whether nothing is left, or there is no room.
@@ -189,18 +168,8 @@ impl Tunnel {
         settings: &ServerSettings,
         now: Instant,
     ) -> Result<(), Dropped> {
-        if !self.near.is_client(from) {
-            return Err(Dropped::Stranger);
-        }
-        let (header, length) = DatagramHeader::decode(datagram)?.ok_or(Dropped::Short)?;
-        if header.fragment != 0 {
-            return Err(Dropped::Fragment);
-        }
-        let Address { host, port } = &header.address;
-        if *port == 0 {
-            return Err(Dropped::PortZero);
-        }
-        self.near.pin(from);
+        let (to, payload) = self.near.open(datagram, from)?;
+        let Address { host, port } = &to;
         self.last = now;
         let allowed = match host {
             Host::Ip(ip) => settings
@@ -213,8 +182,7 @@ impl Tunnel {
             }
         };
         allowed.map_err(|_| Dropped::Rules)?;
-        let payload = datagram.get(length..).unwrap_or_default();
-        let message = Datagram::new(self.id, header.address, payload);
+        let message = Datagram::new(self.id, to, payload);
         let message = message.ok_or(Dropped::TooLarge)?;
         message.encode(&self.profile, &mut self.outgoing);
         self.datagrams.up += 1;
@@ -311,15 +279,15 @@ impl Tunnel {
     }
 
     pub(in crate::server) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        let want = |unsent: &[u8]| Want {
-            read: true,
-            write: !unsent.is_empty(),
-        };
-        interests.watch(CLIENT, self.client.as_fd(), want(&self.unsent));
+        self.control.interests(interests);
         if !self.is_congested() {
             interests.watch(NEAR, self.near.descriptor(), Want::READ);
         }
-        interests.watch(PROXY, self.proxy.as_fd(), want(&self.outgoing));
+        let want = Want {
+            read: true,
+            write: !self.outgoing.is_empty(),
+        };
+        interests.watch(PROXY, self.proxy.as_fd(), want);
     }
 }
 
@@ -342,11 +310,11 @@ impl fmt::Display for Tunnel {
             moved.up, moved.down
         )?;
         f.write_str(match self.ended {
-            Some(Ended::Broken) => ": connection broke",
+            Some(Ended::Gone(Gone::Broken) | Ended::Broken) => ": connection broke",
             Some(Ended::Idle) => ": idle",
             Some(Ended::ByProxy) => ": the proxy closed",
             Some(Ended::Garbled) => ": the proxy sent something else than datagrams",
-            Some(Ended::Closed) | None => "",
+            Some(Ended::Gone(Gone::Closed)) | None => "",
         })
     }
 }
@@ -360,7 +328,5 @@ const MOST_OUTGOING: usize = 65_536;
 /// From the client, before others get their turn.
 const DATAGRAMS_A_TURN: usize = 32;
 
-/// What comes on the client's TCP connection is read in pieces of this size and dropped; that many reads of it, and of the
-/// proxy's, at once.
-const DISCARDED: usize = 4096;
+/// From the proxy, likewise.
 const READS_A_TURN: usize = 16;

@@ -12,7 +12,7 @@ use crate::wire::socks6::{
     AssociationId, Command, Decoded, MethodAdvertisement, MethodSet, Profile, ReplyCode, Request,
     SessionUse, StackOptions, UdpHeader, UdpMessage,
 };
-use crate::wire::{Address, BoundAddress};
+use crate::wire::{Address, BoundAddress, Host};
 
 /// The asking side, with what it took from the wallet.
 pub(super) struct Six {
@@ -52,8 +52,15 @@ impl Six {
         let proxy = via.proxy(place).unwrap_or(&via.first);
         let wanted = proxy.socks6().unwrap_or(&Socks6::DEFAULT);
         let profile = wanted.profile;
+        let to_name = matches!(target.host, Host::Name(_));
         let mut request = Request::new(command, target);
-        request.options.stack = stack_options(&wanted.stack, command);
+        // Clients of older versions have no backlogs, and nothing to be told of ICMP errors with.
+        let stack = StackOptions {
+            backlog: None,
+            udp_error: None,
+            ..wanted.stack
+        };
+        request.options.stack = stack.fitting(command, to_name);
         request.options.password = proxy.credentials().cloned().map(Into::into);
         if profile == Profile::GO_212 && request.options.password.is_some() {
             // It does not look at a password that was not announced.
@@ -195,24 +202,6 @@ impl Drop for Six {
     fn drop(&mut self) {
         self.settle();
     }
-}
-
-/// Those that mean something for a command, and to a client that speaks an older version.
-fn stack_options(wanted: &StackOptions, command: Command) -> StackOptions {
-    let mut options = StackOptions {
-        backlog: None,
-        udp_error: None,
-        ..*wanted
-    };
-    if command == Command::ASSOCIATE {
-        (options.tfo, options.multipath) = (None, None);
-    } else {
-        options.port_parity = None;
-    }
-    if command != Command::CONNECT {
-        options.happy_eyeballs = None;
-    }
-    options
 }
 
 impl From<ClientError> for Declined {

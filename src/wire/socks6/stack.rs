@@ -9,6 +9,7 @@ use super::authentication::fill;
 use super::error::{Fault, Malformed};
 use super::option::{Kind, RawOption};
 use super::profile::{MultipathValues, Profile, ReserveValues};
+use super::request::Command;
 
 /// The stack options of a request or of an operation reply, each at most once a leg.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,29 @@ pub enum Reserve {
 }
 
 impl StackOptions {
+    /// Those of them that mean something for a request of this command, to a name or not: the others would get no answer. A
+    /// backlog is BIND's.
+    #[must_use]
+    pub fn fitting(self, command: Command, to_name: bool) -> Self {
+        let (connect, bind, associate) = match command {
+            Command::CONNECT => (true, false, false),
+            Command::BIND => (false, true, false),
+            Command::ASSOCIATE => (false, false, true),
+            _ => return Self::default(),
+        };
+        Self {
+            tos: self.tos,
+            ttl: self.ttl,
+            no_fragmentation: self.no_fragmentation,
+            happy_eyeballs: self.happy_eyeballs.filter(|_| connect && to_name),
+            tfo: self.tfo.filter(|_| connect || bind),
+            multipath: self.multipath.filter(|_| connect || bind),
+            backlog: self.backlog.filter(|_| bind),
+            udp_error: self.udp_error.filter(|_| associate),
+            port_parity: self.port_parity.filter(|_| associate),
+        }
+    }
+
     /// Reads one option into its slot. `Ok(false)` if we don't know it.
     pub(super) fn read(
         &mut self,
@@ -350,3 +374,45 @@ const KNOWN: [(u8, u8); 9] = [
     UDP_ERROR,
     PORT_PARITY,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_fit_a_command() {
+        let all = StackOptions {
+            tos: Legs {
+                client: Some(1),
+                remote: Some(2),
+            },
+            happy_eyeballs: Some(Choice::Yes),
+            tfo: Some(0),
+            multipath: Some(Choice::Yes),
+            backlog: Some(5),
+            udp_error: Some(Choice::Yes),
+            ..StackOptions::default()
+        };
+        let fitting = |command, to_name| {
+            let fit = all.fitting(command, to_name);
+            assert_eq!(fit.tos == all.tos, command != Command::NOOP);
+            [
+                fit.happy_eyeballs.is_some(),
+                fit.tfo.is_some(),
+                fit.multipath.is_some(),
+                fit.backlog.is_some(),
+                fit.udp_error.is_some(),
+            ]
+        };
+        let (yes, no) = (true, false);
+        for (command, to_name, expected) in [
+            (Command::CONNECT, yes, [yes, yes, yes, no, no]),
+            (Command::CONNECT, no, [no, yes, yes, no, no]),
+            (Command::BIND, yes, [no, yes, yes, yes, no]),
+            (Command::ASSOCIATE, yes, [no, no, no, no, yes]),
+            (Command::NOOP, yes, [no; 5]),
+        ] {
+            assert_eq!(fitting(command, to_name), expected, "{command:?}");
+        }
+    }
+}

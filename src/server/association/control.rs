@@ -1,0 +1,65 @@
+//! The TCP connection of an association of SOCKS 5: nothing is said on it, but its end is the association's.
+
+use std::os::fd::AsFd as _;
+
+use socket2::Socket;
+
+use crate::engine::{Interests, TurnContext, Want};
+use crate::net::{read_some, write_all_now};
+use crate::server::CLIENT;
+
+/// The connection that a client has made its request on.
+pub(super) struct Control {
+    client: Socket,
+    /// What of the reply could not be sent yet.
+    unsent: Vec<u8>,
+}
+
+/// Why it is over.
+#[derive(Clone, Copy)]
+pub(super) enum Gone {
+    /// The client closed.
+    Closed,
+    /// The connection broke.
+    Broken,
+}
+
+impl Control {
+    /// `unsent` is the reply.
+    pub(super) const fn new(client: Socket, unsent: Vec<u8>) -> Self {
+        Self { client, unsent }
+    }
+
+    /// Drops what the client says; whether nothing is left to read.
+    pub(super) fn turn(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, Gone> {
+        if !cx.ready.has(CLIENT) {
+            return Ok(true);
+        }
+        if write_all_now(&self.client, &mut self.unsent).is_err() {
+            return Err(Gone::Broken);
+        }
+        let hung_up = cx.ready.hung_up(CLIENT);
+        for _ in 0..READS_A_TURN {
+            match read_some(&self.client, cx.buffer_up_to(DISCARDED)) {
+                Ok(Some([])) => return Err(Gone::Closed),
+                Ok(Some(_)) => {}
+                Ok(None) if hung_up => return Err(Gone::Broken),
+                Ok(None) => return Ok(true),
+                Err(_) => return Err(Gone::Broken),
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        let want = Want {
+            read: true,
+            write: !self.unsent.is_empty(),
+        };
+        interests.watch(CLIENT, self.client.as_fd(), want);
+    }
+}
+
+/// What comes is read in pieces of this size and dropped, that many of them at once.
+const DISCARDED: usize = 4096;
+const READS_A_TURN: usize = 16;
