@@ -4,12 +4,14 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::Receiver;
 use std::thread;
 
-use common::{Pattern, SOON, Sockhop, Sshd, Target, dead_address, program, success};
+use common::{
+    Pattern, SOON, Sockhop, Sshd, Target, dead_address, echo_datagrams, program, success,
+};
 use tempfile::TempDir;
 
 /// A server for this machine's own loopback, with one user or open for everybody.
@@ -300,15 +302,7 @@ print("done")
 #[test]
 #[ignore = "needs PySocks"]
 fn datagrams_of_pysocks_go_through() {
-    let echo = UdpSocket::bind("127.0.0.1:0").expect("bind");
-    let port = echo.local_addr().expect("own address").port().to_string();
-    // Ends with the test.
-    thread::spawn(move || {
-        let mut buffer = vec![0; 9000];
-        while let Ok((count, from)) = echo.recv_from(&mut buffer) {
-            let _ = echo.send_to(&buffer[..count], from);
-        }
-    });
+    let port = echo_datagrams().port().to_string();
     let (_open, open) = serve(None);
     let (_locked, locked) = serve(USER);
     let (open, locked) = (open.port().to_string(), locked.port().to_string());
@@ -593,15 +587,7 @@ fn programs_of_socks5_go_through_the_converter() {
             says,
         );
     }
-    let echo = UdpSocket::bind("127.0.0.1:0").expect("bind");
-    let port = echo.local_addr().expect("own address").port().to_string();
-    // Ends with the test.
-    thread::spawn(move || {
-        let mut buffer = vec![0; 9000];
-        while let Ok((count, from)) = echo.recv_from(&mut buffer) {
-            let _ = echo.send_to(&buffer[..count], from);
-        }
-    });
+    let port = echo_datagrams().port().to_string();
     for (rdns, host) in [("here", "127.0.0.1"), ("there", "localhost")] {
         let said = success(&mut python(PYSOCKS_DATAGRAMS, &[rdns, &proxy, host, &port]));
         assert_eq!(said, b"done\n", "{rdns}");

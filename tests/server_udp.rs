@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use common::{
-    Observed, SOON, Sockhop, Target, connect, exchange, expect_end, reset, socks5_connect,
-    wait_until,
+    Observed, SOON, Sockhop, Target, connect, echo_one, exchange, expect_end, is_closed, reset,
+    socks5_connect, wait_dropped, wait_until,
 };
 use serde_json::json;
 use sockhop::client::Dialer;
@@ -124,29 +124,9 @@ impl Client {
     fn exchange(&self, far: &UdpSocket, payload: &[u8]) {
         let to = far.local_addr().expect("bound");
         self.send(payload, to);
-        echo(far);
+        echo_one(far);
         assert_eq!(self.receive(), (payload.to_vec(), to));
     }
-}
-
-/// Sends the next datagram back; where it came from.
-#[track_caller]
-fn echo(far: &UdpSocket) -> SocketAddr {
-    let mut buffer = vec![0; 65_536];
-    let (count, from) = far.recv_from(&mut buffer).expect("a datagram");
-    far.send_to(&buffer[..count], from).expect("send");
-    from
-}
-
-#[track_caller]
-fn wait_dropped(server: &Sockhop, reason: &str, count: u64) {
-    server.wait_status(|status| status["dropped_datagrams"][reason] == count, SOON);
-}
-
-/// Whether nobody takes datagrams there any more. `probe` is connected to it.
-fn is_closed(probe: &UdpSocket) -> bool {
-    let _ = probe.send(b"?");
-    matches!(probe.recv(&mut [0; 16]), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// A UDP port that is free, outside of the range that systems take theirs from when they are not told.
@@ -189,7 +169,7 @@ fn a_client_has_one_port_whomever_it_sends_to() {
     let ports = [(); 3].map(|()| {
         let far = udp("127.0.0.1:0");
         client.send(b"x", far.local_addr().unwrap());
-        echo(&far)
+        echo_one(&far)
     });
     assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
 }
@@ -205,7 +185,7 @@ fn ipv4_over_a_listener_of_both_families_is_told_as_ipv4() {
         far.local_addr().unwrap().port(),
     );
     client.send(b"mapped", mapped);
-    echo(&far);
+    echo_one(&far);
     assert_eq!(client.receive().1, far.local_addr().unwrap());
 }
 
@@ -224,12 +204,12 @@ fn names_are_looked_up_here_and_the_true_source_is_told() {
     let client4 = Client::new(address4);
     for (payload, host) in [(&b"one"[..], "localhost"), (b"two", "LocalHost")] {
         client4.send_to_name(payload, host, to.port());
-        echo(&far);
+        echo_one(&far);
         assert_eq!(client4.receive(), (payload.to_vec(), to));
     }
     // Text of an address is the address.
     client.send_to_name(b"three", "127.0.0.1", to.port());
-    echo(&far);
+    echo_one(&far);
     assert_eq!(client.receive(), (b"three".to_vec(), to));
     assert_eq!(server4.status().get("dropped_datagrams"), None);
 
@@ -271,7 +251,7 @@ fn the_largest_datagrams_and_those_that_are_too_large() {
         client.exchange(&far, &payload);
         // It can be sent here, but not passed on with a header.
         client.send(b"x", far.local_addr().unwrap());
-        let from = echo(&far);
+        let from = echo_one(&far);
         assert_eq!(client.receive().0, b"x");
         far.send_to(&payload, from).unwrap();
         assert_eq!(client.receive().0, payload);
@@ -442,7 +422,7 @@ fn who_may_answer_is_a_matter_of_the_filter() {
         let client = Client::new(address);
         let far = udp("127.0.0.1:0");
         client.send(b"x", far.local_addr().unwrap());
-        let port = echo(&far);
+        let port = echo_one(&far);
         client.receive();
         let mut unsolicited = 0;
         for (stranger, passes) in [
@@ -469,7 +449,7 @@ fn with_a_full_cone_the_rules_hold_for_sources_too() {
     let client = Client::new(server.wait_listening(SOON));
     let far = udp("127.0.0.1:0");
     client.send(b"x", far.local_addr().unwrap());
-    let port = echo(&far);
+    let port = echo_one(&far);
     client.receive();
     udp("127.0.0.3:0").send_to(b"psst", port).unwrap();
     wait_dropped(&server, "rules", 1);
@@ -762,7 +742,7 @@ fn with_users_it_takes_a_password() {
     let proxy = |user| format!("socks5h://{user}{address}").parse().unwrap();
     let association = Dialer::new(proxy("ada:secret@")).associate().unwrap();
     association.send_to(b"hello", &to.into()).unwrap();
-    echo(&far);
+    echo_one(&far);
     let mut buffer = [0; 16];
     let (count, from) = association.recv_from(&mut buffer, SOON).unwrap();
     assert_eq!((&buffer[..count], from), (&b"hello"[..], to.into()));
@@ -789,7 +769,7 @@ fn the_library_goes_through_it_with_addresses_and_names() {
         let mut buffer = vec![0; 65_536];
         for length in [0, 1, 1400, 60_000] {
             association.send_to(&vec![7; length], &target).unwrap();
-            echo(&far);
+            echo_one(&far);
             let (count, from) = association.recv_from(&mut buffer, SOON).unwrap();
             assert_eq!((count, from), (length, to.into()), "{scheme}://{host}");
         }

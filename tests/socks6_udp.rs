@@ -3,12 +3,14 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use common::{Observed, SOON, Sockhop, connect, expect_end, wait_until};
+use common::{
+    Observed, SOON, Sockhop, connect, echo_one, expect_end, is_closed, wait_dropped, wait_until,
+};
 use serde_json::json;
 use sockhop::wire::Address;
 use sockhop::wire::socks6::{
@@ -204,7 +206,7 @@ impl Client {
     #[track_caller]
     fn exchange(&self, over: &str, far: &UdpSocket, payload: &[u8]) -> SocketAddr {
         self.send(over, payload, at(far));
-        let from = echo(far);
+        let from = echo_one(far);
         assert_eq!(self.receive(over), (payload.to_vec(), at(far)));
         from
     }
@@ -215,26 +217,6 @@ fn initialization(mut control: impl Read, profile: &Profile) -> AssociationId {
     let header = read(&mut control, |bytes| UdpHeader::decode(bytes, profile));
     assert_eq!((header.kind, header.length), (1, 12));
     header.association
-}
-
-/// Sends the next datagram back; where it came from.
-#[track_caller]
-fn echo(far: &UdpSocket) -> SocketAddr {
-    let mut buffer = vec![0; 65_536];
-    let (count, from) = far.recv_from(&mut buffer).expect("a datagram");
-    far.send_to(&buffer[..count], from).expect("send");
-    from
-}
-
-#[track_caller]
-fn wait_dropped(server: &Sockhop, reason: &str, count: u64) {
-    server.wait_status(|status| status["dropped_datagrams"][reason] == count, SOON);
-}
-
-/// Whether nobody takes datagrams there any more. `probe` is connected to it.
-fn is_closed(probe: &UdpSocket) -> bool {
-    let _ = probe.send(b"?");
-    matches!(probe.recv(&mut [0; 16]), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
 const WAYS: [&str; 2] = ["udp", "tcp"];
@@ -251,7 +233,7 @@ fn datagrams_go_both_ways_in_both_families_over_udp_and_over_tcp() {
                 if far.local_addr().unwrap().is_ipv4() {
                     client.confirmed();
                 }
-                echo(&far);
+                echo_one(&far);
                 assert_eq!(client.receive(over), (b"hello".to_vec(), at(&far)));
                 client.exchange(over, &far, b"");
                 client.exchange(over, &far, b"again");
@@ -554,7 +536,7 @@ fn clients_of_a_unix_socket_have_the_connection() {
     let datagram = Datagram::new(id, at(&far).into(), b"hello").unwrap();
     datagram.encode(&DRAFT, &mut message);
     (&control).write_all(&message).unwrap();
-    echo(&far);
+    echo_one(&far);
     let mut confirmation = [0; 12];
     (&control).read_exact(&mut confirmation).unwrap();
     assert_eq!(confirmation[..4], [6, 2, 0, 12]);

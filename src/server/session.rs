@@ -19,6 +19,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use socket2::Socket;
+
 use super::OTHERS;
 #[cfg(feature = "socks6")]
 use super::association;
@@ -167,13 +169,30 @@ impl ServerSession {
         announced: &Address,
         now: Instant,
     ) -> Stage {
+        match self.prepare(pending, announced, now) {
+            Ok((client, unsent, prepared)) => {
+                let association = Association::new(client, unsent, prepared, now);
+                Stage::Associated(Box::new(association))
+            }
+            Err(stage) => stage,
+        }
+    }
+
+    /// Gets ready for a client's datagrams and tells it where to send them: its connection, what of the reply is to be sent
+    /// yet, and its place. The stage is that of a client that got none.
+    pub(super) fn prepare(
+        &mut self,
+        pending: Pending,
+        announced: &Address,
+        now: Instant,
+    ) -> Result<(Socket, Vec<u8>, Prepared), Stage> {
         let (client, address) = (&pending.client, self.story.client);
         let prepared = Prepared::new(client, address, announced, &mut self.slot, &self.settings);
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(why) => {
                 self.settings.stats.refused(why.reason());
-                return self.refuse(pending, why.code(), &why, now);
+                return Err(self.refuse(pending, why.code(), &why, now));
             }
         };
         let Pending {
@@ -184,8 +203,7 @@ impl ServerSession {
         } = pending;
         let told = prepared.told(&self.settings);
         answering.reply(told, None, &mut unsent);
-        let association = Association::new(client, unsent, prepared, now);
-        Stage::Associated(Box::new(association))
+        Ok((client, unsent, prepared))
     }
 
     pub(super) fn no_such_command(&mut self, pending: Pending, now: Instant) -> Stage {

@@ -11,7 +11,7 @@ use socket2::Socket;
 #[cfg(feature = "socks6")]
 use super::answering::Answering;
 #[cfg(feature = "socks6")]
-use super::association::{Prepared, tunnel::Tunnel};
+use super::association::tunnel::Tunnel;
 use super::cause::Cause;
 use super::pending::Pending;
 use super::reach::GivenUp;
@@ -167,33 +167,16 @@ impl ServerSession {
             Answering::Older(server) => server.request(),
             Answering::Socks6(_) => None,
         };
-        let Some(Request { address, .. }) = request else {
+        let Some(announced) = request.map(|request| request.address.clone()) else {
             return self.no_such_command(pending, now);
         };
-        let prepared = Prepared::new(
-            &pending.client,
-            self.story.client,
-            address,
-            &mut self.slot,
-            &self.settings,
-        );
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(why) => {
-                self.settings.stats.refused(why.reason());
-                return self.refuse(pending, why.code(), &why, now);
+        match self.prepare(pending, &announced, now) {
+            Ok((client, unsent, prepared)) => {
+                let tunnel = Tunnel::new(client, unsent, prepared, proxy, id, now);
+                Stage::Tunnelled(Box::new(tunnel))
             }
-        };
-        let Pending {
-            client,
-            mut answering,
-            mut unsent,
-            ..
-        } = pending;
-        let told = prepared.told(&self.settings);
-        answering.reply(told, None, &mut unsent);
-        let tunnel = Tunnel::new(client, unsent, prepared, proxy, id, now);
-        Stage::Tunnelled(Box::new(tunnel))
+            Err(stage) => stage,
+        }
     }
 
     #[cfg(feature = "socks6")]

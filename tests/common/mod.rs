@@ -18,6 +18,7 @@
 )]
 
 mod client;
+mod datagrams;
 mod loopback;
 #[cfg(target_os = "linux")]
 mod netns;
@@ -32,6 +33,7 @@ pub use client::{
     Observed, connect, exchange, expect_end, observe, reset, socks5_connect, socks5_connect_name,
     socks5_request,
 };
+pub use datagrams::{echo_datagrams, echo_one, is_closed, wait_dropped};
 #[cfg(target_os = "linux")]
 pub use netns::Netns;
 pub use pattern::{Chunks, End, Pattern, Received};
