@@ -7,32 +7,34 @@
 //!    └──a valid peer, or the winner of a race──▶ Automatic: the best valid peer, kept as long as it is good
 //! ```
 
+mod choosing;
+mod named;
+mod reports;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
+use self::choosing::LOOK_FIRST;
 use super::converter::Converter;
 use super::explicit::Explicit;
 use super::runtime::warn_of_exposure;
 use super::settings::Settings;
-use crate::ProxyUri;
 use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
 use crate::control::server::Reply;
 use crate::discovery::Discovery;
-use crate::discovery::probe::AskSocks6;
 use crate::discovery::race::{NoWinner, Race};
-use crate::discovery::status::{Finding, Stage, Status};
+use crate::discovery::status::Status;
 use crate::discovery::table::SourceId;
 use crate::engine::{Cx, Next, Shared, Task, TaskId};
-use crate::forward::{Choice, DialFailure, Patience, Report, Route};
+use crate::forward::{Choice, Report, Route};
 use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
 use crate::listen_address::ListenAddress;
 use crate::net::OwnListeners;
 use crate::remote::Remote;
 use crate::resolver::Resolver;
-use crate::server::OwnListener;
 
 /// The state of a running forwarder. Lives on the reactor thread, shared by the tasks that change it.
 pub(super) struct Forwarder {
@@ -330,325 +332,12 @@ impl Forwarder {
         streams
     }
 
-    /// Makes a peer the remote.
-    fn select(&mut self, selected: SocketAddr, why: &str, cx: &mut Cx<'_>) {
-        let before = self.remote().map(|(_, name)| name);
-        if before.as_deref() != Some(&selected.to_string()) {
-            match before {
-                Some(before) => log::info!("remote is now {selected}, was {before}: {why}"),
-                None => log::info!("remote is {selected} ({why})"),
-            }
-        }
-        if matches!(self.plan, Plan::Explicit(_)) {
-            self.watch_by_hand(Vec::new(), cx);
-        }
-        self.stop_converting();
-        self.plan = Plan::Automatic { selected };
-        self.discovery
-            .borrow_mut()
-            .table
-            .set_selected(Some(selected), cx.now);
-        let choice = self.automatic_choice(selected);
-        self.switch(choice);
-    }
-
-    fn automatic_choice(&self, selected: SocketAddr) -> Choice {
-        let discovery = self.discovery.borrow();
-        let own = self.own.borrow();
-        let others = discovery
-            .table
-            .valid_best_first()
-            .filter(|peer| *peer != selected && !own.is_own(*peer));
-        let mut candidates: Vec<SocketAddr> = std::iter::once(selected)
-            .chain(others.take(STAND_INS))
-            .collect();
-        // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
-        let missing = FEW.saturating_sub(candidates.len());
-        if missing > 0 {
-            let lost = discovery.table.lost_latest_first(FEW);
-            let lost = lost
-                .into_iter()
-                .filter(|peer| *peer != selected && !own.is_own(*peer));
-            candidates.extend(lost.take(missing));
-        }
-        Choice {
-            candidates,
-            patience: Patience::Limited,
-            is_awaited: false,
-        }
-    }
-
     /// Sends new connections along a choice, in one step. Live ones stay or are cut, as the settings say.
     fn switch(&self, choice: Choice) {
         self.route.set(choice);
         if self.settings.on_switch == OnSwitch::Cut {
             self.route.cut_older();
         }
-    }
-
-    fn take_explicit(&mut self, explicit: Explicit, cx: &mut Cx<'_>) {
-        self.cancel_connect(cx);
-        if let Some(first) = explicit.first() {
-            log::info!("remote is {first} (named by hand)");
-        }
-        self.mode = Mode::Explicit;
-        self.looping.clear();
-        self.stop_converting();
-        if let Some(proxy) = explicit.converted() {
-            self.convert(proxy.clone(), cx);
-        }
-        self.plan = Plan::Explicit(explicit);
-        self.apply_explicit(cx);
-        cx.wake(self.steering);
-    }
-
-    /// Converts clients for this proxy from now on. Who was let in before and has not been dialled for is refused: what it says
-    /// was to be passed on.
-    fn convert(&mut self, proxy: ProxyUri, cx: &mut Cx<'_>) {
-        self.converted.clear();
-        let own = self.own.borrow().clone();
-        if let Err(OwnListener(proxy)) = self.converter.start(proxy, own) {
-            self.tell_of_loop(&proxy);
-        }
-        self.watch_by_hand(Vec::new(), cx);
-        // So that it is shown as what it is.
-        self.discovery.borrow_mut().ask_socks6(AskSocks6::Yes);
-        self.switch(Choice {
-            candidates: Vec::new(),
-            patience: Patience::Limited,
-            is_awaited: false,
-        });
-    }
-
-    fn stop_converting(&self) {
-        self.converter.stop();
-        let ask = self.settings.probe_socks6;
-        self.discovery.borrow_mut().ask_socks6(ask);
-    }
-
-    fn tell_of_loop(&mut self, remote: &dyn std::fmt::Display) {
-        let what =
-            format!("remote {remote} is a listener of this program: not used, it would loop");
-        log::error!("{what}");
-        self.note_error(what);
-    }
-
-    /// Puts the addresses of the named remotes into the route, if they are not what is there.
-    fn apply_explicit(&mut self, cx: &mut Cx<'_>) {
-        let Plan::Explicit(explicit) = &self.plan else {
-            return;
-        };
-        if explicit.converted().is_some() {
-            let named = explicit.addresses();
-            if self.converted != named {
-                let selected = named.first().copied();
-                self.watch_by_hand(named.clone(), cx);
-                self.discovery
-                    .borrow_mut()
-                    .table
-                    .set_selected(selected, cx.now);
-                self.converted = named;
-            }
-            return;
-        }
-        let patience = if explicit.len() == 1 {
-            Patience::Unlimited
-        } else {
-            Patience::Limited
-        };
-        let named = explicit.addresses();
-        let (own, candidates): (Vec<_>, Vec<_>) = named
-            .into_iter()
-            .partition(|address| self.own.borrow().is_own(*address));
-        let choice = Choice {
-            // The names are looked up: whoever comes meanwhile need not be refused.
-            is_awaited: candidates.is_empty() && !explicit.is_settled(),
-            candidates,
-            patience,
-        };
-        if self.looping != own {
-            for address in &own {
-                self.tell_of_loop(address);
-            }
-            self.looping = own;
-        }
-        if *self.route.choice() == choice {
-            return;
-        }
-        let selected = choice.candidates.first().copied();
-        self.watch_by_hand(choice.candidates.clone(), cx);
-        self.discovery
-            .borrow_mut()
-            .table
-            .set_selected(selected, cx.now);
-        self.switch(choice);
-    }
-
-    fn watch_by_hand(&self, addresses: Vec<SocketAddr>, cx: &mut Cx<'_>) {
-        let mut discovery = self.discovery.borrow_mut();
-        discovery.table.set_source(self.by_hand, addresses, cx.now);
-        discovery.wake_prober(cx);
-    }
-
-    /// Takes in what sessions found out about remotes: a failure counts at once.
-    fn take_reports(&mut self, cx: &mut Cx<'_>) {
-        // Before the failures: it may have waited here for a while, and would make good a failure that came after it.
-        if let Some((remote, at)) = self.route.last_answer()
-            && self.answer_seen != Some(at)
-        {
-            self.answer_seen = Some(at);
-            self.discovery.borrow_mut().table.live_success(remote, at);
-        }
-        let reports: Vec<Report> = self.reports.try_iter().take(REPORTS_A_TURN).collect();
-        if reports.len() == REPORTS_A_TURN {
-            cx.wake(self.steering);
-        }
-        for Report {
-            remote,
-            started,
-            failure,
-        } in reports
-        {
-            self.note_error(format!("remote {remote}: {failure}"));
-            let Some(finding) = finding_of(&failure) else {
-                continue;
-            };
-            let mut discovery = self.discovery.borrow_mut();
-            if let Some(change) =
-                discovery
-                    .table
-                    .live_failure(remote, finding.reason(), started, cx.now)
-            {
-                log::info!(
-                    "peer {remote}: {} ({}) for a client, was {}",
-                    change.to,
-                    change.reason,
-                    change.from
-                );
-            }
-            discovery.wake_prober(cx);
-        }
-    }
-
-    /// With nobody valid left, those that were are asked again soon, then less and less often.
-    fn look_for_lost(&mut self, best: Option<SocketAddr>, cx: &mut Cx<'_>) {
-        if best.is_some() || !matches!(self.plan, Plan::Automatic { .. }) {
-            self.next_look = None;
-            self.look_pause = LOOK_FIRST;
-            return;
-        }
-        if self.next_look.is_some_and(|at| cx.now < at) {
-            return;
-        }
-        let mut discovery = self.discovery.borrow_mut();
-        if discovery.is_running() {
-            discovery.table.probe_lost_now(cx.now);
-            discovery.wake_prober(cx);
-        }
-        self.next_look = Some(cx.now + self.look_pause);
-        self.look_pause = (self.look_pause * 2).min(self.settings.probe_interval);
-    }
-
-    /// Follows the table in automatic mode.
-    fn follow_table(&mut self, cx: &mut Cx<'_>) {
-        let discovery = Shared::clone(&self.discovery);
-        let best = discovery
-            .borrow()
-            .table
-            .valid_best_first()
-            .find(|peer| !self.own.borrow().is_own(*peer));
-        self.look_for_lost(best, cx);
-        match (&self.plan, best) {
-            (Plan::Idle, Some(best)) if self.mode == Mode::Automatic && self.race.is_none() => {
-                if self.next_bind.is_some_and(|at| cx.now < at) {
-                    return;
-                }
-                match self.listen(cx) {
-                    Ok(()) => self.select(best, "the first valid peer", cx),
-                    Err(error) => {
-                        let what = chain(&error);
-                        if self.next_bind.is_none() {
-                            log::error!("{what}; trying again");
-                        }
-                        self.note_error(what);
-                        self.next_bind = Some(cx.now + RETRY_BIND);
-                    }
-                }
-            }
-            (Plan::Automatic { selected }, best) => {
-                let selected = *selected;
-                let row = discovery.borrow().table.get(selected, cx.now);
-                let good = row
-                    .as_ref()
-                    .is_some_and(|row| row.status == Status::Valid && row.failures == 0);
-                match best {
-                    Some(best) if !good && best != selected => {
-                        let why = match row {
-                            Some(row) => format!("{} ({})", row.status, row.reason),
-                            None => "no source names it any more".into(),
-                        };
-                        self.select(best, &why, cx);
-                    }
-                    // The same one stays; only those behind it may have changed.
-                    _ => {
-                        let choice = self.automatic_choice(selected);
-                        if *self.route.choice() != choice {
-                            self.route.amend(choice);
-                        }
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Goes on with a `connect` whose names have been looked up.
-    fn advance_pending(&mut self, cx: &mut Cx<'_>) -> Option<Instant> {
-        let pending = self.pending.as_mut()?;
-        let next = pending.explicit.advance(cx);
-        if !pending.explicit.is_settled() {
-            return next;
-        }
-        let PendingConnect { explicit, reply } = self.pending.take()?;
-        let result = self.connect_explicit(explicit, cx);
-        if let Err(error) = &result {
-            log::warn!("connect: {error}");
-            self.note_error(error.to_string());
-        }
-        reply.send(result);
-        None
-    }
-
-    fn connect_explicit(
-        &mut self,
-        explicit: Explicit,
-        cx: &mut Cx<'_>,
-    ) -> Result<Connected, ErrorObject> {
-        let addresses = explicit.addresses();
-        if let (true, Some((name, error))) = (addresses.is_empty(), explicit.error()) {
-            return Err(ErrorObject::new(
-                ErrorCode::InvalidParams,
-                format!("cannot look up {name}"),
-            )
-            .with_reason(error.to_string()));
-        }
-        // The listeners of the settings count though they may not be open yet: connecting would open them.
-        let is_own = |address: &SocketAddr| self.own.borrow().is_own(*address);
-        if let Some(own) = addresses.first().filter(|_| addresses.iter().all(is_own)) {
-            return Err(ErrorObject::new(
-                ErrorCode::RemoteRefused,
-                format!("{own} is a listener of this forwarder"),
-            )
-            .with_reason("forwarding to it would loop")
-            .with_hint("give the address of another machine's proxy"));
-        }
-        self.listen(cx).map_err(|error| cannot_listen(&error))?;
-        let name = explicit
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        self.take_explicit(explicit, cx);
-        Ok(self.connected(name))
     }
 }
 
@@ -678,28 +367,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What a failed connection says about the remote; nothing if the fault is here.
-fn finding_of(failure: &DialFailure) -> Option<Finding> {
-    use crate::discovery::status::{FirstBytes, Phase, Reason};
-    Some(match failure {
-        DialFailure::Local(_) => return None,
-        DialFailure::Connect(error) => {
-            Finding::from_error(error, Stage::Connecting, Duration::ZERO)
-        }
-        DialFailure::Reset(error) => Finding::from_error(error, Stage::Established, Duration::ZERO),
-        DialFailure::ConnectTimedOut => Finding::timed_out(Phase::Connecting),
-        DialFailure::Silent => Finding::timed_out(Phase::Greeting),
-        DialFailure::NoProxy(answer) => {
-            let reason = match answer.as_slice() {
-                [5, method, ..] => Reason::Answered(*method),
-                other => Reason::Sent(FirstBytes::new(other)),
-            };
-            Finding::answered(reason, Duration::ZERO)
-        }
-        DialFailure::ClosedEarly => Finding::answered(Reason::ClosedEarly(0), Duration::ZERO),
-    })
-}
-
 /// The task that steers: it runs when the table changed, a session reported, or a look-up ended.
 pub(super) struct Steering {
     pub(super) forwarder: Shared<Forwarder>,
@@ -725,18 +392,3 @@ impl Task for Steering {
         )
     }
 }
-
-/// Stand-ins that a client's first bytes may be tried on; more would outlast its patience.
-const STAND_INS: usize = 15;
-
-/// Candidates that there should be; with fewer valid ones, peers that were valid are added.
-const FEW: usize = 4;
-
-/// How soon peers that were valid are asked again when nobody is left.
-const LOOK_FIRST: Duration = Duration::from_secs(1);
-
-/// Reports taken in before other tasks get their turn.
-const REPORTS_A_TURN: usize = 256;
-
-/// A listener that could not be bound is tried again after this long.
-const RETRY_BIND: Duration = Duration::from_secs(2);

@@ -1,0 +1,144 @@
+//! The remote in automatic mode: the best valid peer, and who stands in for it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Forwarder, Plan, chain};
+use crate::choice::Mode;
+use crate::discovery::status::Status;
+use crate::engine::{Cx, Shared};
+use crate::forward::{Choice, Patience};
+
+impl Forwarder {
+    /// Makes a peer the remote.
+    pub(super) fn select(&mut self, selected: SocketAddr, why: &str, cx: &mut Cx<'_>) {
+        let before = self.remote().map(|(_, name)| name);
+        if before.as_deref() != Some(&selected.to_string()) {
+            match before {
+                Some(before) => log::info!("remote is now {selected}, was {before}: {why}"),
+                None => log::info!("remote is {selected} ({why})"),
+            }
+        }
+        if matches!(self.plan, Plan::Explicit(_)) {
+            self.watch_by_hand(Vec::new(), cx);
+        }
+        self.stop_converting();
+        self.plan = Plan::Automatic { selected };
+        self.discovery
+            .borrow_mut()
+            .table
+            .set_selected(Some(selected), cx.now);
+        let choice = self.automatic_choice(selected);
+        self.switch(choice);
+    }
+
+    fn automatic_choice(&self, selected: SocketAddr) -> Choice {
+        let discovery = self.discovery.borrow();
+        let own = self.own.borrow();
+        let others = discovery
+            .table
+            .valid_best_first()
+            .filter(|peer| *peer != selected && !own.is_own(*peer));
+        let mut candidates: Vec<SocketAddr> = std::iter::once(selected)
+            .chain(others.take(STAND_INS))
+            .collect();
+        // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
+        let missing = FEW.saturating_sub(candidates.len());
+        if missing > 0 {
+            let lost = discovery.table.lost_latest_first(FEW);
+            let lost = lost
+                .into_iter()
+                .filter(|peer| *peer != selected && !own.is_own(*peer));
+            candidates.extend(lost.take(missing));
+        }
+        Choice {
+            candidates,
+            patience: Patience::Limited,
+            is_awaited: false,
+        }
+    }
+
+    /// With nobody valid left, those that were are asked again soon, then less and less often.
+    fn look_for_lost(&mut self, best: Option<SocketAddr>, cx: &mut Cx<'_>) {
+        if best.is_some() || !matches!(self.plan, Plan::Automatic { .. }) {
+            self.next_look = None;
+            self.look_pause = LOOK_FIRST;
+            return;
+        }
+        if self.next_look.is_some_and(|at| cx.now < at) {
+            return;
+        }
+        let mut discovery = self.discovery.borrow_mut();
+        if discovery.is_running() {
+            discovery.table.probe_lost_now(cx.now);
+            discovery.wake_prober(cx);
+        }
+        self.next_look = Some(cx.now + self.look_pause);
+        self.look_pause = (self.look_pause * 2).min(self.settings.probe_interval);
+    }
+
+    /// Follows the table in automatic mode.
+    pub(super) fn follow_table(&mut self, cx: &mut Cx<'_>) {
+        let discovery = Shared::clone(&self.discovery);
+        let best = discovery
+            .borrow()
+            .table
+            .valid_best_first()
+            .find(|peer| !self.own.borrow().is_own(*peer));
+        self.look_for_lost(best, cx);
+        match (&self.plan, best) {
+            (Plan::Idle, Some(best)) if self.mode == Mode::Automatic && self.race.is_none() => {
+                if self.next_bind.is_some_and(|at| cx.now < at) {
+                    return;
+                }
+                match self.listen(cx) {
+                    Ok(()) => self.select(best, "the first valid peer", cx),
+                    Err(error) => {
+                        let what = chain(&error);
+                        if self.next_bind.is_none() {
+                            log::error!("{what}; trying again");
+                        }
+                        self.note_error(what);
+                        self.next_bind = Some(cx.now + RETRY_BIND);
+                    }
+                }
+            }
+            (Plan::Automatic { selected }, best) => {
+                let selected = *selected;
+                let row = discovery.borrow().table.get(selected, cx.now);
+                let good = row
+                    .as_ref()
+                    .is_some_and(|row| row.status == Status::Valid && row.failures == 0);
+                match best {
+                    Some(best) if !good && best != selected => {
+                        let why = match row {
+                            Some(row) => format!("{} ({})", row.status, row.reason),
+                            None => "no source names it any more".into(),
+                        };
+                        self.select(best, &why, cx);
+                    }
+                    // The same one stays; only those behind it may have changed.
+                    _ => {
+                        let choice = self.automatic_choice(selected);
+                        if *self.route.choice() != choice {
+                            self.route.amend(choice);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Stand-ins that a client's first bytes may be tried on; more would outlast its patience.
+const STAND_INS: usize = 15;
+
+/// Candidates that there should be; with fewer valid ones, peers that were valid are added.
+const FEW: usize = 4;
+
+/// How soon peers that were valid are asked again when nobody is left.
+pub(super) const LOOK_FIRST: Duration = Duration::from_secs(1);
+
+/// A listener that could not be bound is tried again after this long.
+const RETRY_BIND: Duration = Duration::from_secs(2);

@@ -1,0 +1,75 @@
+//! What sessions found out about remotes, brought to the table.
+
+use std::time::Duration;
+
+use super::Forwarder;
+use crate::discovery::status::{Finding, Stage};
+use crate::engine::Cx;
+use crate::forward::{DialFailure, Report};
+
+impl Forwarder {
+    /// Takes in what sessions found out about remotes: a failure counts at once.
+    pub(super) fn take_reports(&mut self, cx: &mut Cx<'_>) {
+        // Before the failures: it may have waited here for a while, and would make good a failure that came after it.
+        if let Some((remote, at)) = self.route.last_answer()
+            && self.answer_seen != Some(at)
+        {
+            self.answer_seen = Some(at);
+            self.discovery.borrow_mut().table.live_success(remote, at);
+        }
+        let reports: Vec<Report> = self.reports.try_iter().take(REPORTS_A_TURN).collect();
+        if reports.len() == REPORTS_A_TURN {
+            cx.wake(self.steering);
+        }
+        for Report {
+            remote,
+            started,
+            failure,
+        } in reports
+        {
+            self.note_error(format!("remote {remote}: {failure}"));
+            let Some(finding) = finding_of(&failure) else {
+                continue;
+            };
+            let mut discovery = self.discovery.borrow_mut();
+            if let Some(change) =
+                discovery
+                    .table
+                    .live_failure(remote, finding.reason(), started, cx.now)
+            {
+                log::info!(
+                    "peer {remote}: {} ({}) for a client, was {}",
+                    change.to,
+                    change.reason,
+                    change.from
+                );
+            }
+            discovery.wake_prober(cx);
+        }
+    }
+}
+
+/// What a failed connection says about the remote; nothing if the fault is here.
+fn finding_of(failure: &DialFailure) -> Option<Finding> {
+    use crate::discovery::status::{FirstBytes, Phase, Reason};
+    Some(match failure {
+        DialFailure::Local(_) => return None,
+        DialFailure::Connect(error) => {
+            Finding::from_error(error, Stage::Connecting, Duration::ZERO)
+        }
+        DialFailure::Reset(error) => Finding::from_error(error, Stage::Established, Duration::ZERO),
+        DialFailure::ConnectTimedOut => Finding::timed_out(Phase::Connecting),
+        DialFailure::Silent => Finding::timed_out(Phase::Greeting),
+        DialFailure::NoProxy(answer) => {
+            let reason = match answer.as_slice() {
+                [5, method, ..] => Reason::Answered(*method),
+                other => Reason::Sent(FirstBytes::new(other)),
+            };
+            Finding::answered(reason, Duration::ZERO)
+        }
+        DialFailure::ClosedEarly => Finding::answered(Reason::ClosedEarly(0), Duration::ZERO),
+    })
+}
+
+/// Reports taken in before other tasks get their turn.
+const REPORTS_A_TURN: usize = 256;
