@@ -96,6 +96,12 @@ mod tests {
             last_valid_s: Some(130.0),
             failures: 0,
             selected: true,
+            score: None,
+            latency_spread_ms: None,
+            good_for_s: None,
+            candidate: true,
+            preferred: None,
+            why: None,
         };
         let dead = ProxyEntry {
             address: "10.0.0.1:1080".to_owned(),
@@ -107,6 +113,12 @@ mod tests {
             last_valid_s: None,
             failures: 12,
             selected: false,
+            score: None,
+            latency_spread_ms: None,
+            good_for_s: None,
+            candidate: true,
+            preferred: None,
+            why: None,
         };
         assert_eq!(
             text(&[valid, dead], None),

@@ -617,6 +617,28 @@ pub struct ProxyEntry {
     pub failures: u32,
     /// Whether it is the remote.
     pub selected: bool,
+    /// How good it is, from 0 to 100. Absent for one that can't be chosen, as the next ones where there is nothing to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// How far answers are off the smoothed latency, in milliseconds: the smoothed mean deviation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_spread_ms: Option<f64>,
+    /// Seconds since it has been good without a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub good_for_s: Option<f64>,
+    /// Whether it may be chosen as far as `--only` and `--never` are concerned.
+    #[serde(default = "yes")]
+    pub candidate: bool,
+    /// Its place in the order of `--prefer`, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred: Option<u32>,
+    /// Why it is the remote, or why it is not though it could be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The answer to `connect`.
@@ -889,6 +911,8 @@ mod tests {
     fn proxies_have_the_fields_of_the_design() {
         let text = r#"[{"address":"[407::1]:1080","status":"valid","reason":"answered 05 00","latency_ms":12.3,"sources":["flag"],"last_probed_s":3.1,"last_valid_s":null,"failures":0,"selected":true}]"#;
         let entries: Vec<ProxyEntry> = serde_json::from_str(text).unwrap();
+        // What was added later has a default, and is told only where there is something to tell.
+        let text = text.replace('}', r#","candidate":true}"#);
         assert_eq!(serde_json::to_string(&entries).unwrap(), text);
         for status in [
             PeerStatus::Valid,

@@ -101,6 +101,12 @@ pub(super) fn entry(row: &Row, sources: Vec<String>, selected: bool) -> ProxyEnt
         last_valid_s: row.last_valid.map(seconds),
         failures: row.failures.into(),
         selected,
+        score: row.score.map(f64::from),
+        latency_spread_ms: row.spread.map(|spread| seconds(spread * 1000)),
+        good_for_s: row.good_for.map(seconds),
+        candidate: row.candidate,
+        preferred: row.preferred,
+        why: None,
     }
 }
 
@@ -136,6 +142,12 @@ fn bare(address: String, status: PeerStatus, reason: String) -> ProxyEntry {
         last_valid_s: None,
         failures: 0,
         selected: false,
+        score: None,
+        latency_spread_ms: None,
+        good_for_s: None,
+        candidate: true,
+        preferred: None,
+        why: None,
     }
 }
 

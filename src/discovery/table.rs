@@ -120,7 +120,7 @@ impl SourceSet {
 }
 
 /// What is known of one address, with ages instead of times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
     /// Where it is, never IPv4-mapped.
     pub address: SocketAddr,
@@ -146,6 +146,16 @@ pub struct Row {
     pub in_flight: bool,
     /// How long until it is probed; `None` while in flight.
     pub due_in: Option<Duration>,
+    /// Smoothed mean deviation of the latency.
+    pub spread: Option<Duration>,
+    /// How good it is, from 0 to 100; `None` unless it is valid and may be chosen.
+    pub score: Option<f32>,
+    /// How long it has been good without a failure.
+    pub good_for: Option<Duration>,
+    /// Whether it may be chosen at all.
+    pub candidate: bool,
+    /// Its place in the order of preference, from 1.
+    pub preferred: Option<u32>,
 }
 
 /// A status that changed, for the log.
@@ -252,6 +262,37 @@ impl Table {
                 entry.unnamed_since = tick;
             }
         }
+    }
+
+    /// Takes in an address that was valid `ago`, perhaps before this table was made: it is probed at once. Until then it is
+    /// one of [`Table::lost_latest_first`]. No source need name it; without one it expires like any other.
+    ///
+    /// `false` if the table is full. What is known of an address already is not touched, but for when it was last valid.
+    pub fn remember(&mut self, address: SocketAddr, ago: Duration, now: Instant) -> bool {
+        let key = Key::new(address);
+        let tick = self.tick(now);
+        let Some(id) = self.find(key).or_else(|| self.insert(key, tick)) else {
+            self.ignored += 1;
+            return false;
+        };
+        let last_valid = tick.minus(ago);
+        self.modify(id, |entry| {
+            entry.last_valid = entry.last_valid.max(last_valid);
+        });
+        true
+    }
+
+    /// Every address that was ever valid, as far as this table knows, and how long ago it last was. In no particular
+    /// order.
+    pub fn ever_valid(&self, now: Instant) -> impl Iterator<Item = (SocketAddr, Duration)> {
+        let tick = self.tick(now);
+        self.entries.iter().filter_map(move |(_, entry)| {
+            let age = tick.since(entry.last_valid);
+            entry
+                .last_valid
+                .is_set()
+                .then(|| (entry.key.address(), age))
+        })
     }
 
     /// Takes at most `limit` addresses whose time has come, the longest due first, and marks them as in flight.
@@ -503,7 +544,7 @@ impl Table {
         }
     }
 
-    /// Addresses that were valid and are not listening now, those that were so last first; at most `limit`. Who has nobody
+    /// Addresses that were valid and are not listening now, or not probed yet, those that were so last first; at most `limit`. Who has nobody
     /// better may try them: they can be back before a probe has seen it.
     ///
     /// Looks at every entry: meant for when few are valid.
@@ -525,9 +566,10 @@ impl Table {
     }
 
     fn lost(&self) -> impl Iterator<Item = (usize, &Entry)> {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| entry.status == Status::NotListening && entry.last_valid.is_set())
+        self.entries.iter().filter(|(_, entry)| {
+            let lost = matches!(entry.status, Status::NotListening | Status::Unknown);
+            lost && entry.last_valid.is_set()
+        })
     }
 
     /// Names the remote in use, which is probed every quarter of the interval (5 s at least), also when it is dead.
@@ -911,8 +953,8 @@ impl Table {
 
     fn row(&self, entry: &Entry, now: Instant) -> Row {
         let age = |tick: Tick| {
-            tick.is_set()
-                .then(|| now.saturating_duration_since(self.instant(tick)))
+            // Of one that was remembered, it may be before the table's time.
+            tick.is_set().then(|| self.tick(now).since(tick))
         };
         Row {
             address: entry.key.address(),
@@ -930,6 +972,11 @@ impl Table {
                 .due
                 .is_set()
                 .then(|| self.instant(entry.due).saturating_duration_since(now)),
+            spread: None,
+            score: None,
+            good_for: None,
+            candidate: true,
+            preferred: None,
         }
     }
 

@@ -6,20 +6,32 @@ use std::time::Duration;
 use super::queue::Urgency;
 use crate::discovery::status::{Reason, Status};
 
-/// Tenths of a second since the table was made, from 1.
+/// Tenths of a second, counted from [`Tick::FIRST`] when the table was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u32);
 
 impl Tick {
     pub(super) const NEVER: Self = Self(0);
-    pub(super) const FIRST: Self = Self(1);
+    /// What is remembered may be this much older than the table: 310 days.
+    pub(super) const FIRST: Self = Self(1 << 28);
 
     pub(super) const fn is_set(self) -> bool {
         self.0 != 0
     }
 
     pub(super) fn since_first(self) -> Duration {
-        Duration::from_millis(u64::from(self.0.saturating_sub(Self::FIRST.0)) * TICK_MILLIS)
+        self.since(Self::FIRST)
+    }
+
+    /// How long before `self` the other one was.
+    pub(super) fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * TICK_MILLIS)
+    }
+
+    /// Never [`Tick::NEVER`].
+    pub(super) fn minus(self, delay: Duration) -> Self {
+        let ticks = u32::try_from(delay.as_millis() / u128::from(TICK_MILLIS)).unwrap_or(u32::MAX);
+        Self(self.0.saturating_sub(ticks).max(1))
     }
 
     pub(super) fn plus(self, delay: Duration) -> Self {

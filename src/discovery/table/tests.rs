@@ -864,3 +864,27 @@ fn those_that_were_valid_are_known_and_can_be_asked_at_once() {
     assert_eq!(due, [at(1), at(2)]);
     world.check();
 }
+
+#[test]
+fn remembered_ones_are_asked_at_once_and_may_be_older_than_the_table() {
+    let mut world = World::all_valid(1);
+    world.pass(3.0);
+    let (hour, year) = (Duration::from_secs(3600), Duration::from_secs(365 * 86400));
+    assert!(world.table.remember(at(2), hour, world.now));
+    assert!(world.table.remember(at(3), year, world.now));
+    assert!(world.table.remember(at(1), hour, world.now));
+    world.check();
+    let mut known: Vec<_> = world.table.ever_valid(world.now).collect();
+    known.sort();
+    assert_eq!(known[0], (at(1), Duration::from_secs(3)), "the later one");
+    assert_eq!(known[1], (at(2), hour));
+    assert_eq!(world.table.lost_latest_first(9), [at(2), at(3)]);
+    assert_eq!(world.due(), [at(2), at(3)]);
+    world.record(at(2), valid(1));
+    assert_eq!(world.best(), [at(2), at(1)]);
+    // Nobody names number 3 and it does not answer.
+    world.record(at(3), REFUSED);
+    world.pass(601.0);
+    assert_eq!(world.table.expire(world.now), 2);
+    assert!(world.table.get(at(1), world.now).is_some(), "named");
+}
