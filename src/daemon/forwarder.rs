@@ -139,7 +139,7 @@ impl Forwarder {
                 Some((explicit.addresses().first().copied(), name))
             }
             Plan::Explicit(explicit) => {
-                let first = self.route.choice().candidates.first().copied();
+                let first = self.route.choice().addresses().next();
                 let name = first
                     .and_then(|address| explicit.name_of(address))
                     .or_else(|| explicit.first())?;

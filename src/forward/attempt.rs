@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::route::{DialFailure, Patience};
+use super::route::{Awaited, DialFailure, Patience};
 use crate::engine::TurnContext;
 use crate::net::read_some;
 
@@ -66,7 +66,9 @@ impl Attempt {
         loop {
             match self.send(kept) {
                 Ok(()) => {}
-                Err(error) if self.connected => return Advance::Failed(DialFailure::Reset(error)),
+                Err(error) if self.connected => {
+                    return Advance::Failed(DialFailure::Reset(Awaited::First, error));
+                }
                 Err(error) => return Advance::Failed(DialFailure::Connect(error)),
             }
             let sent = self.connected && self.sent == kept.len();
@@ -76,14 +78,18 @@ impl Attempt {
             }
             if self.connected {
                 match read_some(&self.socket, cx.buffer_up_to(ANSWER)) {
-                    Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly),
+                    Ok(Some([])) => {
+                        return Advance::Failed(DialFailure::ClosedEarly(Awaited::First));
+                    }
                     Ok(Some(answer)) => {
                         return Advance::Relay {
                             answer: answer.to_vec(),
                         };
                     }
                     Ok(None) => {}
-                    Err(error) => return Advance::Failed(DialFailure::Reset(error)),
+                    Err(error) => {
+                        return Advance::Failed(DialFailure::Reset(Awaited::First, error));
+                    }
                 }
                 if sent && kept.len() >= KEPT {
                     return Advance::Relay { answer: Vec::new() };

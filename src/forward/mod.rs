@@ -5,5 +5,5 @@ mod decline;
 mod route;
 mod session;
 
-pub use route::{Choice, DialFailure, Epoch, Patience, Report, Route, Totals};
+pub use route::{Awaited, Candidate, Choice, DialFailure, Epoch, Patience, Report, Route, Totals};
 pub use session::{ForwardSession, ForwardSettings};

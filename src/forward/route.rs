@@ -12,6 +12,8 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::engine::{Mailbox, TaskId};
+use crate::wire::Credentials;
+use crate::wire::socks5::ReplyCode;
 
 /// Counts choices of one forwarder.
 pub type Epoch = usize;
@@ -19,12 +21,45 @@ pub type Epoch = usize;
 /// Where new connections go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Addresses of remotes, the chosen one first, the others in the order in which they stand in for it.
-    pub candidates: Vec<SocketAddr>,
+    /// Remotes, the chosen one first, the others in the order in which they stand in for it.
+    pub candidates: Vec<Candidate>,
     /// What to make of a remote that connects and then says nothing.
     pub patience: Patience,
     /// There are no candidates yet, but there will be another choice soon: clients wait for it.
     pub is_awaited: bool,
+}
+
+impl Choice {
+    /// Whether the remote with this address is a candidate.
+    #[must_use]
+    pub fn has(&self, address: SocketAddr) -> bool {
+        self.candidates
+            .iter()
+            .any(|candidate| candidate.address == address)
+    }
+
+    /// The addresses of the candidates, in their order.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.candidates.iter().map(|candidate| candidate.address)
+    }
+}
+
+/// A remote that may serve a connection. `Debug` shows no password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// As whom clients without authentication of their own are let in; `None` where it takes them as they are.
+    pub login: Option<Arc<Credentials>>,
+}
+
+impl From<SocketAddr> for Candidate {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            login: None,
+        }
+    }
 }
 
 /// What to make of a remote that connects and then says nothing.
@@ -57,13 +92,41 @@ pub enum DialFailure {
     /// Connecting took too long.
     ConnectTimedOut,
     /// It closed the connection before it had answered.
-    ClosedEarly,
+    ClosedEarly(Awaited),
     /// It broke the connection off before it had answered.
-    Reset(io::Error),
+    Reset(Awaited, io::Error),
     /// It did not answer in time.
-    Silent,
+    Silent(Awaited),
     /// It answered this, which no SOCKS 5 proxy that takes the client does.
     NoProxy(Vec<u8>),
+    /// It does not accept the user and password of its [`Candidate`].
+    LoginRejected,
+    /// It answered the request with this failure. Nobody else was seen to serve the request, so the destination may be
+    /// at fault.
+    Replied(ReplyCode),
+    /// It answered the request with this failure, and another remote then served the same request.
+    Outdone(ReplyCode),
+}
+
+/// Which answer of a remote was awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// The first: to the greeting, or whatever else the client's first bytes are.
+    First,
+    /// The one to user and password.
+    Login,
+    /// The reply to the request.
+    Reply,
+}
+
+impl std::fmt::Display for Awaited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::First => "before it answered",
+            Self::Login => "before it answered to user and password",
+            Self::Reply => "before it answered the request",
+        })
+    }
 }
 
 impl std::fmt::Display for DialFailure {
@@ -72,13 +135,19 @@ impl std::fmt::Display for DialFailure {
             Self::Local(error) => write!(f, "not tried: {error}"),
             Self::Connect(error) => error.fmt(f),
             Self::ConnectTimedOut => f.write_str("connecting timed out"),
-            Self::ClosedEarly => f.write_str("closed before it answered"),
-            Self::Reset(error) => write!(f, "broke off before it answered: {error}"),
-            Self::Silent => f.write_str("connected, but did not answer in time"),
+            Self::ClosedEarly(awaited) => write!(f, "closed {awaited}"),
+            Self::Reset(awaited, error) => write!(f, "broke off {awaited}: {error}"),
+            Self::Silent(Awaited::First) => f.write_str("connected, but did not answer in time"),
+            Self::Silent(awaited) => write!(f, "time was up {awaited}"),
             Self::NoProxy(answer) if answer.starts_with(&[5]) => {
                 f.write_str("accepts no client without authentication any more")
             }
             Self::NoProxy(_) => f.write_str("answered as something else than a SOCKS 5 proxy"),
+            Self::LoginRejected => f.write_str("rejected the user and password"),
+            Self::Replied(code) => write!(f, "answered a request: {code}"),
+            Self::Outdone(code) => {
+                write!(f, "answered a request that another remote served: {code}")
+            }
         }
     }
 }

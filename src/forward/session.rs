@@ -24,7 +24,7 @@ use super::attempt::{
     Advance, Attempt, FIRST_BYTES_LIMIT, KEPT, Speaks, is_no_proxy, listens, says_half_a_greeting,
 };
 use super::decline::Decline;
-use super::route::{Choice, DialFailure, Epoch, Patience, Report, Route};
+use super::route::{Awaited, Choice, DialFailure, Epoch, Patience, Report, Route};
 use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::{Client, Slot};
 use crate::net::{ConnectFailure, is_shortage, read_some, start_connect};
@@ -202,7 +202,7 @@ impl ForwardSession {
                 .choice
                 .candidates
                 .iter()
-                .copied()
+                .map(|candidate| candidate.address)
                 .find(|one| !dial.tried.contains(one));
             let Some(remote) = untried else {
                 if dial.choice.is_awaited {
@@ -235,7 +235,10 @@ impl ForwardSession {
         dial.tried.push(remote);
         // Remotes are chosen for their SOCKS 5. Many know nothing else and close when they hear SOCKS 4: that must not
         // take the remote away from everybody.
-        let is_hung_up = matches!(failure, DialFailure::ClosedEarly | DialFailure::Reset(_));
+        let is_hung_up = matches!(
+            failure,
+            DialFailure::ClosedEarly(_) | DialFailure::Reset(..)
+        );
         if !(is_hung_up && dial.kept.first() == Some(&4)) {
             self.route.report(Report {
                 remote,
@@ -278,7 +281,7 @@ impl ForwardSession {
                     log::debug!("{}: did not finish its greeting, closed", self.client);
                     return Step::Next(Stage::Over);
                 } else {
-                    DialFailure::Silent
+                    DialFailure::Silent(Awaited::First)
                 }
             }
             Advance::Wait => {
@@ -340,7 +343,7 @@ impl ForwardSession {
         let stays = dial
             .attempt
             .as_ref()
-            .is_some_and(|attempt| dial.choice.candidates.contains(&attempt.remote));
+            .is_some_and(|attempt| dial.choice.has(attempt.remote));
         if !stays {
             self.next_candidate(dial, now);
         }
@@ -455,6 +458,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{Cx, Next, Reactor, Ready, Task};
+    use crate::forward::Candidate;
     use crate::listen::Limits;
     use crate::relay::Pipes;
 
@@ -513,7 +517,7 @@ mod tests {
         let until = now + Duration::from_secs(5) * DIALS;
         assert_eq!(turn(&mut session, now), Turn::Wait { until: Some(until) });
 
-        choose(vec![address], false);
+        choose(vec![Candidate::from(address)], false);
         assert_ne!(turn(&mut session, now), Turn::Done);
         listener.accept().expect("it connects to the candidate");
 

@@ -7,7 +7,7 @@ use super::{Forwarder, Plan, chain};
 use crate::choice::Mode;
 use crate::discovery::status::Status;
 use crate::engine::{Cx, Shared};
-use crate::forward::{Choice, Patience};
+use crate::forward::{Candidate, Choice, Patience};
 
 impl Forwarder {
     /// Makes a peer the remote.
@@ -39,8 +39,9 @@ impl Forwarder {
             .table
             .valid_best_first()
             .filter(|peer| *peer != selected && !own.is_own(*peer));
-        let mut candidates: Vec<SocketAddr> = std::iter::once(selected)
+        let mut candidates: Vec<Candidate> = std::iter::once(selected)
             .chain(others.take(STAND_INS))
+            .map(Candidate::from)
             .collect();
         // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
         let missing = FEW.saturating_sub(candidates.len());
@@ -49,7 +50,7 @@ impl Forwarder {
             let lost = lost
                 .into_iter()
                 .filter(|peer| *peer != selected && !own.is_own(*peer));
-            candidates.extend(lost.take(missing));
+            candidates.extend(lost.take(missing).map(Candidate::from));
         }
         Choice {
             candidates,

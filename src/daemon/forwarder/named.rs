@@ -10,7 +10,7 @@ use crate::control::messages::{Connected, ErrorCode, ErrorObject};
 use crate::daemon::explicit::Explicit;
 use crate::discovery::probe::AskSocks6;
 use crate::engine::Cx;
-use crate::forward::{Choice, Patience};
+use crate::forward::{Candidate, Choice, Patience};
 use crate::server::OwnListener;
 
 impl Forwarder {
@@ -91,7 +91,7 @@ impl Forwarder {
         let choice = Choice {
             // The names are looked up: whoever comes meanwhile need not be refused.
             is_awaited: candidates.is_empty() && !explicit.is_settled(),
-            candidates,
+            candidates: candidates.into_iter().map(Candidate::from).collect(),
             patience,
         };
         if self.looping != own {
@@ -103,8 +103,8 @@ impl Forwarder {
         if *self.route.choice() == choice {
             return;
         }
-        let selected = choice.candidates.first().copied();
-        self.watch_by_hand(choice.candidates.clone(), cx);
+        let selected = choice.addresses().next();
+        self.watch_by_hand(choice.addresses().collect(), cx);
         self.discovery
             .borrow_mut()
             .table

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Forwarder;
 use crate::discovery::status::{Finding, Stage};
 use crate::engine::Cx;
-use crate::forward::{DialFailure, Report};
+use crate::forward::{Awaited, DialFailure, Report};
 
 impl Forwarder {
     /// Takes in what sessions found out about remotes: a failure counts at once.
@@ -27,7 +27,10 @@ impl Forwarder {
             failure,
         } in reports
         {
-            self.note_error(format!("remote {remote}: {failure}"));
+            // An unreachable destination is no error of ours or the remote's.
+            if !matches!(failure, DialFailure::Replied(_)) {
+                self.note_error(format!("remote {remote}: {failure}"));
+            }
             let Some(finding) = finding_of(&failure) else {
                 continue;
             };
@@ -53,13 +56,16 @@ impl Forwarder {
 fn finding_of(failure: &DialFailure) -> Option<Finding> {
     use crate::discovery::status::{FirstBytes, Phase, Reason};
     Some(match failure {
-        DialFailure::Local(_) => return None,
+        DialFailure::Local(_) | DialFailure::Replied(_) => return None,
         DialFailure::Connect(error) => {
             Finding::from_error(error, Stage::Connecting, Duration::ZERO)
         }
-        DialFailure::Reset(error) => Finding::from_error(error, Stage::Established, Duration::ZERO),
+        DialFailure::Reset(_, error) => {
+            Finding::from_error(error, Stage::Established, Duration::ZERO)
+        }
         DialFailure::ConnectTimedOut => Finding::timed_out(Phase::Connecting),
-        DialFailure::Silent => Finding::timed_out(Phase::Greeting),
+        DialFailure::Silent(Awaited::Reply) => Finding::timed_out(Phase::Target),
+        DialFailure::Silent(_) => Finding::timed_out(Phase::Greeting),
         DialFailure::NoProxy(answer) => {
             let reason = match answer.as_slice() {
                 [5, method, ..] => Reason::Answered(*method),
@@ -67,7 +73,11 @@ fn finding_of(failure: &DialFailure) -> Option<Finding> {
             };
             Finding::answered(reason, Duration::ZERO)
         }
-        DialFailure::ClosedEarly => Finding::answered(Reason::ClosedEarly(0), Duration::ZERO),
+        DialFailure::LoginRejected => Finding::answered(Reason::Answered(2), Duration::ZERO),
+        DialFailure::Outdone(code) => {
+            Finding::answered(Reason::TargetRefused(code.0), Duration::ZERO)
+        }
+        DialFailure::ClosedEarly(_) => Finding::answered(Reason::ClosedEarly(0), Duration::ZERO),
     })
 }
 
