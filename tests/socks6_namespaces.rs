@@ -1,4 +1,4 @@
-//! Datagrams of SOCKS 6 over real networks: what routers say about them, groups, and servers with several addresses.
+//! SOCKS 6 over real networks: what routers say about packets, groups, and servers with several addresses.
 //!
 //! `home`, where server and client run, has a cable to `router`, and `router` one to `far`. Bytes are written by hand.
 #![cfg(all(target_os = "linux", feature = "socks6"))]
@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use common::{Netns, SOON, Sockhop, connect, wait_until};
@@ -283,6 +283,133 @@ fn a_ttl_that_runs_out_is_told() {
     // As far as the router it goes.
     client.exchange(&udp(&networks.router, ROUTER[0]), b"hello");
     client.exchange(&udp(&networks.router, ROUTER[1]), b"hello");
+}
+
+/// The code of the reply to a CONNECT, and the connection.
+#[track_caller]
+fn connect_to(
+    networks: &Networks,
+    server: SocketAddr,
+    to: SocketAddr,
+    ttl: Option<u8>,
+) -> (u8, TcpStream) {
+    let mut stream = networks.home.inside(|| connect(server).expect("connect"));
+    let option = ttl.map(|ttl| [0, 1, 0, 8, 0x81, 3, ttl, 0]);
+    let options = option.as_ref().map_or(&[][..], |option| option);
+    let (kind, ip) = match to.ip() {
+        IpAddr::V4(ip) => (1, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (4, ip.octets().to_vec()),
+    };
+    let length = u8::try_from(options.len()).expect("short");
+    let [high, low] = to.port().to_be_bytes();
+    let request = [&[6, 1, 0, length, high, low, 0, kind], &ip[..], options].concat();
+    stream.write_all(&request).expect("write");
+    assert_eq!(read(&stream), [6, 0, 0, 0]);
+    let [6, code, 0, length, _, _, 0, kind] = read(&stream) else {
+        panic!("no operation reply");
+    };
+    let address = if kind == 4 { 16 } else { 4 };
+    let mut rest = vec![0; address + usize::from(length)];
+    stream.read_exact(&mut rest).expect("read");
+    if code == 0 {
+        assert_eq!(rest[address..], *options, "told what is in force");
+    }
+    (code, stream)
+}
+
+#[test]
+#[ignore = "needs root for network namespaces"]
+fn a_connect_whose_ttl_runs_out_is_refused_for_that() {
+    let networks = Networks::new();
+    let (_server, address) = networks.serve(AT, &[]);
+    for (far, router) in FAR.into_iter().zip(ROUTER) {
+        let inside = |netns: &Netns, host: &str| {
+            netns.inside(|| TcpListener::bind((host, 0)).expect("bind"))
+        };
+        let (near, far) = (inside(&networks.router, router), inside(&networks.far, far));
+        for (to, ttl, code) in [
+            (&far, Some(1), 6),
+            (&far, Some(2), 0),
+            (&far, None, 0),
+            (&near, Some(1), 0),
+        ] {
+            let to = to.local_addr().expect("bound");
+            let (told, _) = connect_to(&networks, address, to, ttl);
+            assert_eq!(told, code, "{to} {ttl:?}");
+        }
+        // Whatever else goes wrong is not the TTL's fault.
+        let closed = at(&near.local_addr().expect("bound").ip().to_string(), 9);
+        assert_eq!(connect_to(&networks, address, closed, Some(1)).0, 5);
+    }
+    for (to, ttl, code) in [
+        ("10.98.0.1", Some(2), 4),
+        ("10.98.0.1", None, 4),
+        ("10.99.0.1", Some(2), 3),
+    ] {
+        let (told, _) = connect_to(&networks, address, at(to, 9), ttl);
+        assert_eq!(told, code, "{to} {ttl:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root for network namespaces"]
+fn a_connection_with_a_ttl_outlives_what_routers_report() {
+    let networks = Networks::new();
+    let (_server, address) = networks.serve(AT, &[]);
+    for (listen, cut) in [
+        (FAR[0], "route add unreachable 10.77.2.2/32"),
+        (FAR[1], "-6 route add unreachable fd77:2::2/128"),
+    ] {
+        let listener = networks
+            .far
+            .inside(|| TcpListener::bind((listen, 0)).expect("bind"));
+        let to = listener.local_addr().expect("bound");
+        let (code, mut client) = connect_to(&networks, address, to, Some(2));
+        assert_eq!(code, 0);
+        let (mut far, _) = listener.accept().expect("accept");
+        far.set_read_timeout(Some(SOON)).expect("time limit");
+        client.write_all(b"before").expect("write");
+        assert_eq!(read(&far), *b"before");
+        let reported = || {
+            networks.home.inside(|| {
+                let all = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+                let all = all + &std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+                unreachable_reports(&all)
+            })
+        };
+        let before = reported();
+        networks.router.ip(cut);
+        client.write_all(b"during").expect("write");
+        // The first may come while the socket is busy with sending.
+        assert!(wait_until(SOON, || reported() >= before + 3), "{to}");
+        networks.router.ip(&cut.replace("add", "delete"));
+        assert_eq!(read(&far), *b"during");
+        far.write_all(b"after").expect("write");
+        assert_eq!(read(&client), *b"after");
+    }
+}
+
+/// How many ICMP messages of that kind the kernel has counted.
+fn unreachable_reports(counters: &str) -> u64 {
+    let mut sum = 0;
+    let mut lines = counters.lines();
+    while let Some(line) = lines.next() {
+        let words =
+            |line: &str| -> Vec<String> { line.split_whitespace().map(Into::into).collect() };
+        let names = words(line);
+        match names.first().map(String::as_str) {
+            Some("Icmp6InDestUnreachs") => sum += names[1].parse::<u64>().expect("a number"),
+            Some("Icmp:") if names.iter().any(|name| name == "InDestUnreachs") => {
+                let place = names.iter().position(|name| name == "InDestUnreachs");
+                let values = words(lines.next().expect("the values"));
+                sum += values[place.expect("just seen")]
+                    .parse::<u64>()
+                    .expect("a number");
+            }
+            _ => {}
+        }
+    }
+    sum
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod accept;
 mod connect;
 mod descriptors;
+#[cfg(feature = "socks6")]
+pub mod icmp;
 mod local_address;
 mod options;
 mod own_listeners;

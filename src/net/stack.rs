@@ -13,9 +13,10 @@
 //! | TCP Fast Open, connecting | yes | no |
 //! | TCP Fast Open, listening | no: no safe crate has TCP_FASTOPEN, and Linux grants it only where an admin allowed it | no |
 //! | Multipath TCP | yes | no |
-//! | reports of ICMP errors | yes | no |
+//! | reports of ICMP errors | yes; of a connect from Linux 5.8 on | no |
 
 use std::io;
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 
 use socket2::Socket;
@@ -145,7 +146,8 @@ pub struct Started {
     pub fast_open: Option<usize>,
 }
 
-/// Starts to connect to an address, as [`start_connect`](super::start_connect) does.
+/// Starts to connect to an address, as [`start_connect`](super::start_connect) does. With a TTL, ICMP errors are reported
+/// (see [`ttl_ran_out`]): that is to be turned off once the connection stands.
 ///
 /// # Errors
 /// As it has.
@@ -162,6 +164,9 @@ pub fn start_connect_as(
         .map_or_else(|| open(address), Ok)
         .map_err(ConnectFailure::Local)?;
     tune(&socket);
+    if wanted.ip.ttl.is_some() {
+        let _ = set_error_reports(&socket, Family::towards(address), Choice::Yes);
+    }
     let ip = wanted.ip.apply(&socket, Family::towards(address));
     let may_fast_open = wanted.fast_open.is_some() && is_plain && set_fast_open(&socket);
     let at_once = connect(|| socket.connect(&address.into()))?.is_some();
@@ -257,7 +262,8 @@ pub fn set_no_fragmentation(_: &Socket, _: Family, _: Choice) -> Option<Choice> 
     None
 }
 
-/// Turns reports of ICMP errors in the error queue of a datagram socket on or off, and returns whether they come.
+/// Turns reports of ICMP errors in the error queue of a socket on or off, and returns whether they come. Off also empties
+/// the queue. A TCP connection with them ends at the first of them: they are for a connect.
 #[must_use]
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn set_error_reports(socket: &Socket, family: Family, wanted: Choice) -> Option<Choice> {
@@ -273,7 +279,7 @@ pub fn set_error_reports(socket: &Socket, family: Family, wanted: Choice) -> Opt
             getsockopt(socket, sockopt::Ipv6RecvErr),
         ),
     };
-    refused("UDP Error", set.map_err(io::Error::from));
+    refused("reports of errors", set.map_err(io::Error::from));
     Some(match read.ok()? {
         true => Choice::Yes,
         false => Choice::No,
@@ -285,6 +291,29 @@ pub fn set_error_reports(socket: &Socket, family: Family, wanted: Choice) -> Opt
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn set_error_reports(_: &Socket, _: Family, _: Choice) -> Option<Choice> {
     None
+}
+
+/// Whether a connect failed because the TTL ran out on the way. Known of those that [`start_connect_as`] has given a TTL.
+#[must_use]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn ttl_ran_out(socket: &Socket) -> bool {
+    use super::icmp;
+    use crate::wire::socks6::ErrorCode;
+    use std::os::fd::AsFd as _;
+    // The queue has the form of the socket's own family, whatever its packets are.
+    let family = match socket.domain() {
+        Ok(socket2::Domain::IPV6) => Family::V6,
+        _ => Family::V4,
+    };
+    let mut reports = iter::from_fn(|| icmp::take(socket.as_fd(), family));
+    reports.any(|report| report.is_some_and(|report| report.code == Some(ErrorCode::TTL_EXPIRED)))
+}
+
+/// Nobody can tell here.
+#[must_use]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn ttl_ran_out(_: &Socket) -> bool {
+    false
 }
 
 /// Lets a TCP socket that is not connected yet put the first bytes written into its SYN (RFC 7413), if the other end gave
@@ -503,9 +532,12 @@ mod tests {
         #[test]
         fn reports_of_errors_come_when_they_are_wanted() {
             for family in [Family::V4, Family::V6] {
-                let socket = socket(Type::DGRAM, family);
-                for wanted in [Choice::No, Choice::Yes, Choice::No] {
-                    assert_eq!(set_error_reports(&socket, family, wanted), Some(wanted));
+                for kind in [Type::STREAM, Type::DGRAM] {
+                    let socket = socket(kind, family);
+                    for wanted in [Choice::No, Choice::Yes, Choice::No] {
+                        assert_eq!(set_error_reports(&socket, family, wanted), Some(wanted));
+                    }
+                    assert!(!ttl_ran_out(&socket));
                 }
             }
         }

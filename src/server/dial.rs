@@ -97,8 +97,8 @@ impl Dial {
                 Ok(true) => return Dialled::Connected(self.won(place)),
                 Ok(false) => place += 1,
                 Err(failure) => {
-                    self.attempts.remove(place);
-                    self.failed(&failure);
+                    let attempt = self.attempts.remove(place);
+                    self.failed(&failure, Some(&attempt));
                     self.next = now;
                 }
             }
@@ -121,7 +121,7 @@ impl Dial {
                     self.attempts.push(attempt);
                     self.next = now + APART;
                 }
-                Err(failure) => self.failed(&failure),
+                Err(failure) => self.failed(&failure, None),
             }
         }
         if self.attempts.is_empty() && self.waiting.is_empty() {
@@ -161,8 +161,13 @@ impl Dial {
         attempt.socket
     }
 
-    fn failed(&mut self, failure: &ConnectFailure) {
-        let code = reply_code(failure.error());
+    /// `attempt` is the one that failed, if it had begun.
+    fn failed(&mut self, failure: &ConnectFailure, attempt: Option<&Attempt>) {
+        let code = match reply_code(failure.error()) {
+            // The system has one error for both.
+            ReplyCode::HOST_UNREACHABLE if self.ttl_ran_out(attempt) => ReplyCode::TTL_EXPIRED,
+            code => code,
+        };
         let more = |other: Cause| tells(code) > tells(other.code());
         if self.failure.is_none_or(more) {
             let timed_out = Errno::from_io_error(failure.error()) == Some(Errno::TIMEDOUT);
@@ -171,6 +176,18 @@ impl Dial {
                 false => code.into(),
             });
         }
+    }
+
+    #[cfg(feature = "socks6")]
+    fn ttl_ran_out(&self, attempt: Option<&Attempt>) -> bool {
+        let wanted = self.wanted.as_ref().zip(attempt);
+        wanted.is_some_and(|(wanted, attempt)| wanted.ttl_ran_out(&attempt.socket))
+    }
+
+    /// Only clients of SOCKS 6 have a TTL.
+    #[cfg(not(feature = "socks6"))]
+    fn ttl_ran_out(&self, _: Option<&Attempt>) -> bool {
+        false
     }
 
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
@@ -213,7 +230,8 @@ pub(super) fn reply_code(error: &io::Error) -> ReplyCode {
 /// How much a code tells of the destination: who refused was there; a family without a route says little.
 fn tells(code: ReplyCode) -> u8 {
     match code {
-        ReplyCode::CONNECTION_REFUSED => 4,
+        ReplyCode::CONNECTION_REFUSED => 5,
+        ReplyCode::TTL_EXPIRED => 4,
         ReplyCode::HOST_UNREACHABLE => 3,
         ReplyCode::NOT_ALLOWED => 2,
         ReplyCode::NETWORK_UNREACHABLE => 1,
@@ -398,6 +416,16 @@ mod tests {
                     SocketAddr::V6(_) => socket.unicast_hops_v6(),
                 };
                 assert_eq!(ttl.unwrap(), 33);
+                #[cfg(any(target_os = "linux", target_os = "android"))]
+                {
+                    use nix::sys::socket::{getsockopt, sockopt};
+                    // Reports were for the connect.
+                    let reported = match address {
+                        SocketAddr::V4(_) => getsockopt(&socket, sockopt::Ipv4RecvErr),
+                        SocketAddr::V6(_) => getsockopt(&socket, sockopt::Ipv6RecvErr),
+                    };
+                    assert_eq!(reported, Ok(false));
+                }
             }
         }
     }

@@ -67,8 +67,19 @@ impl Wanted {
         Ok((started.socket, had))
     }
 
+    /// Whether an attempt failed for the TTL that was wanted.
+    pub(super) fn ttl_ran_out(&self, socket: &Socket) -> bool {
+        self.stack.ttl.remote.is_some() && stack::ttl_ran_out(socket)
+    }
+
     /// What to tell of the attempt that got through.
     pub(super) fn in_force(&self, socket: &Socket, had: Had) -> InForce {
+        if self.stack.ttl.remote.is_some()
+            && let Ok(Some(peer)) = socket.peer_addr().map(|peer| peer.as_socket())
+        {
+            // From now on a lost packet is TCP's own affair.
+            let _ = stack::set_error_reports(socket, Family::towards(peer), Choice::No);
+        }
         let sent = had.fast_open.unwrap_or_default();
         let stack = StackOptions {
             happy_eyeballs: self.stack.happy_eyeballs,

@@ -1,97 +1,15 @@
-//! Reports of ICMP errors, from the error queue of a socket ("Proxies that support ICMP errors" in the draft; ip(7), IP_RECVERR).
-
-use std::net::{IpAddr, SocketAddr};
+//! Reports of ICMP errors that datagrams of an association caused.
 
 use super::super::far_side::Family;
 use super::super::sockets::Far;
-use crate::wire::socks6::ErrorCode;
+pub(super) use crate::net::icmp::Report;
+use crate::net::{icmp, stack};
 
-/// Somebody on the way could not pass a datagram on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Report {
-    /// Where the datagram went.
-    pub(super) destination: SocketAddr,
-    /// What was wrong, if SOCKS 6 has a word for it.
-    pub(super) code: Option<ErrorCode>,
-    pub(super) reporter: IpAddr,
-}
-
-/// Takes one out of the queue: `None` when it is empty. What is no report of anybody is passed over: `Some(None)`.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// Takes one out of the queue of a socket: see [`icmp::take`].
 pub(super) fn take(far: &Far, family: Family) -> Option<Option<Report>> {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-    use std::os::fd::AsRawFd as _;
-
-    use nix::errno::Errno;
-    use nix::sys::socket::{
-        ControlMessageOwned, MsgFlags, RecvMsg, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg,
+    let family = match family {
+        Family::V4 => stack::Family::V4,
+        Family::V6 => stack::Family::V6,
     };
-
-    // One function for both families would need the size of the larger one; each has its own address.
-    fn receive<'a, A: SockaddrLike + 'a>(
-        far: &Far,
-        control: &'a mut [u8],
-    ) -> Result<RecvMsg<'a, 'static, A>, Errno> {
-        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        // The datagram itself comes along; where it went is enough.
-        recvmsg(far.descriptor().as_raw_fd(), &mut [], Some(control), flags)
-    }
-
-    let mut control = [0; CONTROL];
-    loop {
-        let (destination, message) = match family {
-            Family::V4 => match receive::<SockaddrIn>(far, &mut control) {
-                Ok(message) => {
-                    let to = message.address.map(|to| (to.ip(), to.port()).into());
-                    (to, message.cmsgs().ok().and_then(|mut all| all.next()))
-                }
-                Err(Errno::EINTR) => continue,
-                Err(_) => return None,
-            },
-            Family::V6 => match receive::<SockaddrIn6>(far, &mut control) {
-                Ok(message) => {
-                    let to = message.address.map(|to| (to.ip(), to.port()).into());
-                    (to, message.cmsgs().ok().and_then(|mut all| all.next()))
-                }
-                Err(Errno::EINTR) => continue,
-                Err(_) => return None,
-            },
-        };
-        let (code, reporter) = match message {
-            Some(ControlMessageOwned::Ipv4RecvErr(error, Some(by))) if error.ee_origin == ICMP => {
-                let reporter = Ipv4Addr::from(u32::from_be(by.sin_addr.s_addr));
-                let code = ErrorCode::from_icmpv4(error.ee_type, error.ee_code);
-                (code, IpAddr::from(reporter))
-            }
-            Some(ControlMessageOwned::Ipv6RecvErr(error, Some(by)))
-                if error.ee_origin == ICMPV6 =>
-            {
-                let reporter = Ipv6Addr::from(by.sin6_addr.s6_addr);
-                let code = ErrorCode::from_icmpv6(error.ee_type, error.ee_code);
-                (code, IpAddr::from(reporter))
-            }
-            _ => return Some(None),
-        };
-        return Some(destination.map(|destination| Report {
-            destination,
-            code,
-            reporter,
-        }));
-    }
+    icmp::take(far.descriptor(), family)
 }
-
-/// There are none here: the option is not granted.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn take(_: &Far, _: Family) -> Option<Option<Report>> {
-    None
-}
-
-/// What `ee_origin` says of a report that somebody else has made (linux/errqueue.h).
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const ICMP: u8 = 2;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const ICMPV6: u8 = 3;
-
-/// Room for one report with an IPv6 address: header, 16 bytes, 28 bytes, and alignment.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const CONTROL: usize = 128;
