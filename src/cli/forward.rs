@@ -145,6 +145,11 @@ pub(super) struct Forward {
     #[argh(option)]
     control: Option<String>,
 
+    /// PATH of a file that remembers good proxies for the next start
+    /// (default none)
+    #[argh(option)]
+    state: Option<String>,
+
     /// copy bytes instead of splicing them in the kernel
     #[argh(switch)]
     no_splice: bool,
@@ -227,6 +232,7 @@ impl Forward {
             .unwrap_or(default.half_close_timeout),
             control: optional("--control", &self.control, values::control)?
                 .unwrap_or(default.control),
+            state: optional("--state", &self.state, values::state)?,
             splice: !self.no_splice,
             listen: default.listen,
             allow: default.allow,
@@ -321,7 +327,7 @@ mod tests {
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
              --probe-target g:443 --no-probing --manual --on-switch cut --early-reply --max-connections 10 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --idle-timeout 5s \
-             --half-close-timeout 0 --control h --no-splice";
+             --half-close-timeout 0 --control h --state i --no-splice";
         let expected = Settings {
             listen: vec!["[::]:1".parse().unwrap(), ListenAddress::Unix("f".into())],
             allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
@@ -345,6 +351,7 @@ mod tests {
             idle_timeout: Some(Duration::from_secs(5)),
             half_close_timeout: None,
             control: ControlPath::At("h".into()),
+            state: Some("i".into()),
             splice: false,
         };
         assert_eq!(settings(line), Ok(expected));

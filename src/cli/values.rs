@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -146,6 +147,14 @@ pub(super) fn control(text: &str) -> Result<ControlPath, BadText> {
         )),
         "none" => Ok(ControlPath::None),
         _ => Ok(ControlPath::At(text.into())),
+    }
+}
+
+/// The path of a state file.
+pub(super) fn state(text: &str) -> Result<PathBuf, BadText> {
+    match text {
+        "" => Err(BadText::new(text, "is not a path", "/etc/sockhop.state")),
+        _ => Ok(text.into()),
     }
 }
 

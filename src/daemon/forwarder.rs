@@ -60,6 +60,8 @@ pub(super) struct Forwarder {
     answer_seen: Option<Instant>,
     /// The addresses of the remote that clients are converted for, as far as others were told of them.
     converted: Vec<SocketAddr>,
+    /// The remote in use is the last good one before the start, as the state file tells, and no probe of it has ended.
+    pub(super) last_good: Option<SocketAddr>,
     /// Named remotes that turned out to be own listeners, said once.
     looping: Vec<SocketAddr>,
     /// A listener that could not be bound when a peer became valid is tried again then.
@@ -122,6 +124,7 @@ impl Forwarder {
             reports: parts.reports,
             answer_seen: None,
             converted: Vec::new(),
+            last_good: None,
             looping: Vec::new(),
             next_bind: None,
             next_look: None,
@@ -159,6 +162,9 @@ impl Forwarder {
                 Mode::Automatic => "no peer has been found valid yet".into(),
                 Mode::Explicit | Mode::Manual => "waiting for `sockhop connect`".into(),
             },
+            Plan::Automatic { selected } if self.last_good == Some(*selected) => {
+                "the last good one before the start, not probed yet".into()
+            }
             Plan::Automatic { selected } => {
                 let discovery = self.discovery.borrow();
                 match discovery.table.get(*selected, Instant::now()) {
@@ -200,8 +206,12 @@ impl Forwarder {
         both.max_by(|one, other| one.at.cmp(&other.at))
     }
 
-    /// Connects to the remotes of the settings, at the start.
-    pub(super) fn start(&mut self, cx: &mut Cx<'_>) -> Result<(), BindError> {
+    /// Connects to the remotes of the settings, at the start, or to the first of those that were good before it.
+    pub(super) fn start(
+        &mut self,
+        remembered: &[SocketAddr],
+        cx: &mut Cx<'_>,
+    ) -> Result<(), BindError> {
         match self.settings.mode {
             Mode::Explicit => {
                 self.listen(cx)?;
@@ -209,7 +219,14 @@ impl Forwarder {
                 self.take_explicit(explicit, cx);
             }
             // Better now than in an hour, when the first peer turns up: whether the listeners can be bound at all.
-            Mode::Automatic => drop(self.bind_all()?),
+            Mode::Automatic => match self.first_remembered(remembered, cx.now) {
+                Some(last_good) => {
+                    self.listen(cx)?;
+                    self.last_good = Some(last_good);
+                    self.select(last_good, "the last good one before the start", cx);
+                }
+                None => drop(self.bind_all()?),
+            },
             Mode::Manual => {}
         }
         warn_of_exposure(&self.settings.listen, self.settings.allow.as_deref());

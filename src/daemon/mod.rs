@@ -9,5 +9,6 @@ mod runtime;
 mod server;
 pub mod settings;
 mod start;
+mod state;
 
 pub use runtime::{Daemon, StartError};

@@ -25,12 +25,17 @@ use crate::target::SOCKS_PORT;
 pub struct Daemon {
     reactor: Reactor,
     failure: Rc<RefCell<Option<StartError>>>,
+    at_end: AtEnd,
 }
+
+/// What is done when the reactor has ended, if anything.
+pub(super) type AtEnd = Rc<RefCell<Option<Box<dyn FnOnce()>>>>;
 
 /// What a daemon is built with.
 pub(super) struct Means {
     pub(super) budget: DescriptorBudget,
     pub(super) control: Option<ControlSocket>,
+    pub(super) at_end: AtEnd,
 }
 
 impl Daemon {
@@ -67,13 +72,22 @@ impl Daemon {
         let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
         // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
         let failure = Rc::new(RefCell::new(None));
-        let means = Means { budget, control };
+        let at_end = AtEnd::default();
+        let means = Means {
+            budget,
+            control,
+            at_end: Rc::clone(&at_end),
+        };
         let build = Build {
             build: Some(Box::new(move |cx| build(means, cx))),
             failure: Rc::clone(&failure),
         };
         reactor.spawn(Box::new(build));
-        Ok(Self { reactor, failure })
+        Ok(Self {
+            reactor,
+            failure,
+            at_end,
+        })
     }
 
     /// Stops it from any thread: [`Mailbox::stop`].
@@ -87,7 +101,11 @@ impl Daemon {
     /// # Errors
     /// What keeps it from starting. Once it runs, it goes on whatever happens.
     pub fn run(self) -> Result<(), StartError> {
-        self.reactor.run().map_err(StartError::System)?;
+        let result = self.reactor.run().map_err(StartError::System);
+        if let Some(at_end) = self.at_end.take() {
+            at_end();
+        }
+        result?;
         self.failure.take().map_or(Ok(()), Err)
     }
 }

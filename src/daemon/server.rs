@@ -45,7 +45,9 @@ pub(super) fn build(
     means: Means,
     cx: &mut Cx<'_>,
 ) -> Result<(), StartError> {
-    let Means { budget, control } = means;
+    let Means {
+        budget, control, ..
+    } = means;
     let users = match (&settings.users_file, settings.users.is_empty()) {
         (None, true) => None,
         (file, _) => {

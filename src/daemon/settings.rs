@@ -67,6 +67,8 @@ pub struct Settings {
     pub half_close_timeout: Option<Duration>,
     /// Where the control socket is.
     pub control: ControlPath,
+    /// Where addresses of proxies outlive a restart. `None`: they don't.
+    pub state: Option<PathBuf>,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
 }
@@ -187,6 +189,7 @@ impl Default for Settings {
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
+            state: None,
             splice: true,
         }
     }

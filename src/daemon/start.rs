@@ -14,6 +14,7 @@ use super::forwarder::{Forwarder, Parts, Steering};
 use super::requests;
 use super::runtime::{Means, StartError, catch_signals, limits, own_listeners, pipes};
 use super::settings::Settings;
+use super::state::{Keeper, Known, remind};
 use crate::control::server::ControlServer;
 use crate::discovery::probe::ProbeSettings;
 use crate::discovery::source::Source;
@@ -35,11 +36,20 @@ use crate::wire::Address;
 
 /// Builds the tasks of a forwarder.
 pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result<(), StartError> {
-    let Means { budget, control } = means;
+    let Means {
+        budget,
+        control,
+        at_end,
+    } = means;
     let resolver = Resolver::default();
     let own = Shared::new(RefCell::new(own_listeners(&settings.listen)));
 
     let discovery = Shared::new(RefCell::new(discovery(&settings, budget, &own, cx)));
+    let keeper = settings.state.as_deref();
+    let keeper = keeper.map(|path| Keeper::open(path, cx.now));
+    let remembered = keeper.as_ref().map(Keeper::addresses).unwrap_or_default();
+    // Before all sources, so that they are probed first.
+    remind(&mut discovery.borrow_mut().table, &remembered, cx.now);
     let prober = cx.spawn(Box::new(Prober::new(Shared::clone(&discovery))));
     let by_hand = add_sources(&settings, &discovery, &resolver, prober, cx)?;
 
@@ -85,7 +95,14 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
         reload.borrow().refresh_sources();
     })?;
 
-    forwarder.borrow_mut().start(cx).map_err(StartError::Bind)?;
+    forwarder
+        .borrow_mut()
+        .start(&remembered, cx)
+        .map_err(StartError::Bind)?;
+    if let Some(keeper) = keeper {
+        keeper.follow(Box::new(Known(Shared::clone(&forwarder))), cx);
+        *at_end.borrow_mut() = Some(Box::new(move || keeper.finish(Instant::now())));
+    }
     if forwarder.borrow().settings.probing {
         discovery.borrow_mut().start(cx);
     }

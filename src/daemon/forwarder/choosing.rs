@@ -1,11 +1,12 @@
 //! The remote in automatic mode: the best valid peer, and who stands in for it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Forwarder, Plan, chain};
 use crate::choice::Mode;
-use crate::discovery::status::Status;
+use crate::discovery::status::{Reason, Status};
+use crate::discovery::table::Row;
 use crate::engine::{Cx, Shared};
 use crate::forward::{Candidate, Choice, Patience};
 
@@ -30,6 +31,31 @@ impl Forwarder {
             .set_selected(Some(selected), cx.now);
         let choice = self.automatic_choice(selected);
         self.switch(choice);
+    }
+
+    /// The first of these that may be chosen.
+    pub(super) fn first_remembered(
+        &self,
+        remembered: &[SocketAddr],
+        now: Instant,
+    ) -> Option<SocketAddr> {
+        let discovery = self.discovery.borrow();
+        let own = self.own.borrow();
+        remembered.iter().copied().find(|address| {
+            let row = discovery.table.get(*address, now);
+            row.is_some_and(|row| row.candidate) && !own.is_own(*address)
+        })
+    }
+
+    /// Whether the remote in use was good before the start and has not been probed since: others that are found valid before do
+    /// not take its place.
+    fn is_trusted(&mut self, selected: SocketAddr, row: Option<&Row>) -> bool {
+        let trusted = self.last_good == Some(selected)
+            && row.is_some_and(|row| row.reason == Reason::NotProbed);
+        if !trusted {
+            self.last_good = None;
+        }
+        trusted
     }
 
     fn automatic_choice(&self, selected: SocketAddr) -> Choice {
@@ -107,9 +133,10 @@ impl Forwarder {
             (Plan::Automatic { selected }, best) => {
                 let selected = *selected;
                 let row = discovery.borrow().table.get(selected, cx.now);
-                let good = row
-                    .as_ref()
-                    .is_some_and(|row| row.status == Status::Valid && row.failures == 0);
+                let good = self.is_trusted(selected, row.as_ref())
+                    || row
+                        .as_ref()
+                        .is_some_and(|row| row.status == Status::Valid && row.failures == 0);
                 match best {
                     Some(best) if !good && best != selected => {
                         let why = match row {
