@@ -17,6 +17,7 @@ use super::settings::Settings;
 use super::state::{Keeper, Known, remind};
 use crate::control::server::ControlServer;
 use crate::discovery::probe::ProbeSettings;
+use crate::discovery::rules::Rules;
 use crate::discovery::source::Source;
 use crate::discovery::source::exec::ExecSource;
 use crate::discovery::source::file::FileSource;
@@ -137,7 +138,14 @@ fn discovery(
     };
     let own = Shared::clone(own);
     let is_own = Box::new(move |address: SocketAddr| own.borrow().is_own(address));
-    Discovery::new(table, probe, budget.probes, is_own, cx.now)
+    Discovery::new(
+        table,
+        Rules::default(),
+        probe,
+        budget.probes,
+        is_own,
+        cx.now,
+    )
 }
 
 /// Starts the sources of the settings; returns the one for remotes named by hand.

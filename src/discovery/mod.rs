@@ -6,10 +6,14 @@
 pub mod probe;
 mod prober;
 pub mod race;
+pub mod rules;
+mod score;
 pub mod source;
 pub mod status;
 mod survey;
 pub mod table;
+mod tick;
+mod trust;
 
 pub use prober::{Discovery, Prober, SourceState};
 pub use survey::survey;

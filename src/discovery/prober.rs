@@ -7,6 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::probe::{AskSocks6, Probe, ProbeSettings};
+use super::rules::Rules;
 use super::source::{Source, SourceThread, SourceUpdate};
 use super::status::{Finding, Reason, Status};
 use super::table::{SourceId, Table, TableSettings};
@@ -45,6 +46,7 @@ impl Discovery {
     /// which `is_own` holds are listeners of ours and are not probed.
     pub fn new(
         table: TableSettings,
+        rules: Rules,
         settings: ProbeSettings,
         most_probes: usize,
         is_own: Box<dyn Fn(SocketAddr) -> bool>,
@@ -53,7 +55,7 @@ impl Discovery {
         let (updater, updates) = unbounded();
         Self {
             interval: table.interval,
-            table: Table::new(table, now),
+            table: Table::new(table, rules, now),
             settings,
             most_probes: most_probes.max(1),
             running: false,

@@ -96,6 +96,8 @@ pub enum Reason {
     TimedOut(Phase),
     /// The proxy answered the greeting, but refused to connect to the probe target, with this reply code.
     TargetRefused(u8),
+    /// It refused a client's request with this reply code, and another peer then served the same request.
+    RequestRefused(u8),
     /// The connection failed with another error number than those above.
     ConnectFailed(u16),
     /// No answer, and nobody else answered either: our own link may be down.
@@ -125,7 +127,8 @@ impl Reason {
             | Self::Sent(_)
             | Self::ClosedEarly(_)
             | Self::Reset
-            | Self::TargetRefused(_) => Status::NotAProxy,
+            | Self::TargetRefused(_)
+            | Self::RequestRefused(_) => Status::NotAProxy,
             Self::Refused
             | Self::HostUnreachable
             | Self::NetworkUnreachable
@@ -183,6 +186,9 @@ impl fmt::Display for Reason {
                 f.write_str("timed out connecting to the probe target")
             }
             Self::TargetRefused(code) => write!(f, "probe target refused with reply {code:02X}"),
+            Self::RequestRefused(code) => {
+                write!(f, "refused what another peer served, with reply {code:02X}")
+            }
             Self::ConnectFailed(errno) => {
                 write!(
                     f,

@@ -17,8 +17,10 @@
 //! valid addresses are suspects, the link is taken for down ([`Table::link_down`]): nobody is demoted, nobody's back-off
 //! grows, and probes get rarer until one of them is answered.
 //!
-//! **Size.** 100,000 addresses take about 9 MB: 64 bytes for an entry, about 8 for the hash chains and 16 for
-//! the place in the queue. Times inside are tenths of a second since the table was made, in 32 bits: 13 years.
+//! **Cost** does not grow with the network: [`TableSettings::rate`] probes a second, shared out as `table/pace.rs` tells.
+//!
+//! **Size.** 100,000 addresses take about 8 MB: 60 bytes for an entry, about 8 for the hash chains and 16 for the place in
+//! the queue. What is kept of proxies alone is kept apart. Times inside are tenths of a second, in 32 bits: 13 years.
 
 mod books;
 mod chains;
@@ -39,10 +41,13 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::rules::Rules;
+use super::score::Merit;
 use super::status::{Finding, Reason, Status};
 use chains::Chains;
 use entry::{Doubt, Entry, Key, Rank, Tick};
 use link::is_evidence;
+use pace::Budget;
 use queue::Queue;
 pub use row::{Change, Row};
 pub use sources::{SourceId, SourceSet};
@@ -52,8 +57,15 @@ pub use sources::{SourceId, SourceSet};
 pub struct TableSettings {
     /// The time between two probes of an address that answers.
     pub interval: Duration,
-    /// How many intervals at most lie between two probes of an address that does not.
+    /// How many intervals at most lie between two probes of an address that does not. More if there are so many of them that
+    /// `rate` does not allow it.
     pub back_off_limit: u32,
+    /// How many probes a second are made at most, in the long run.
+    ///
+    /// Twenty: with the five seconds that a silent address takes, that is a hundred probes at once and some 5 kB a second of
+    /// connects that nobody answers, which a slow link or a small router does not feel. A thousand addresses are asked
+    /// within a minute, a hundred thousand within three hours.
+    pub rate: u32,
     /// How far a delay may be off, in percent of it, so that probes don't come in bursts; 50 at most.
     pub jitter_percent: u32,
     /// How long an address that no source names any more is kept after it was last valid (or last named).
@@ -70,6 +82,7 @@ impl Default for TableSettings {
         Self {
             interval: Duration::from_secs(60),
             back_off_limit: 16,
+            rate: 20,
             jitter_percent: 10,
             expiry: Duration::from_secs(10 * 60),
             seed: 0,
@@ -89,6 +102,12 @@ pub struct Table {
     /// Every entry that is not in flight.
     queue: Queue,
     in_flight: BTreeMap<u32, Flight>,
+    /// Of those that have answered as a proxy, or are remembered as one.
+    merits: BTreeMap<u32, Merit>,
+    rules: Rules,
+    /// Sources whose addresses are watched even if the rules exclude them.
+    unruled: SourceSet,
+    budget: Budget,
     /// The valid ones, best first.
     ranking: BTreeMap<Rank, u32>,
     counts: [usize; Status::ALL.len()],
@@ -107,8 +126,12 @@ pub struct Table {
 impl Table {
     /// An empty table whose time starts at `now`.
     #[must_use]
-    pub fn new(settings: TableSettings, now: Instant) -> Self {
+    pub fn new(settings: TableSettings, rules: Rules, now: Instant) -> Self {
         Self {
+            merits: BTreeMap::new(),
+            rules,
+            unruled: SourceSet::default(),
+            budget: Budget::new(settings.rate, now),
             jitter: fastrand::Rng::with_seed(settings.seed),
             settings,
             start: now,
@@ -131,22 +154,34 @@ impl Table {
 
     /// Replaces the list of one source; the table is the union of the lists.
     ///
-    /// New addresses are due at once. Those that the source no longer names stay until [`Table::expire`] takes them.
+    /// New addresses are due at once, or spread over the time that the budget needs for them. Those that the source no longer names stay until [`Table::expire`] takes them.
     /// Beyond [`MAX_ADDRESSES`] in all, new ones are ignored and counted in [`Table::ignored`].
+    ///
+    /// What the rules exclude is left out, and neither probed nor shown. Returns how many that were.
     pub fn set_source(
         &mut self,
         source: SourceId,
         addresses: impl IntoIterator<Item = SocketAddr>,
         now: Instant,
-    ) {
+    ) -> usize {
         let tick = self.tick(now);
         let mut named = vec![false; self.entries.capacity()];
+        let mut new = Vec::new();
+        let mut left_out = 0;
+        let ruled = !self.unruled.contains(source);
         for address in addresses {
             let key = Key::new(address);
+            if ruled && self.rules.class(key.address()).is_excluded() {
+                left_out += 1;
+                continue;
+            }
             let id = match self.find(key) {
                 Some(id) => id,
                 None => match self.insert(key, tick) {
-                    Some(id) => id,
+                    Some(id) => {
+                        new.push(id);
+                        id
+                    }
                     None => {
                         self.ignored += 1;
                         continue;
@@ -170,21 +205,35 @@ impl Table {
                 entry.unnamed_since = tick;
             }
         }
+        let count = new.len();
+        for id in new {
+            let due = self.spread(tick, count);
+            self.modify(id, |entry| entry.due = due);
+        }
+        left_out
     }
 
-    /// Takes at most `limit` addresses whose time has come, the longest due first, and marks them as in flight.
+    /// Has the addresses of a source watched even if the rules exclude them. They are not chosen all the same.
+    pub fn watch_all_of(&mut self, source: SourceId) {
+        self.unruled.0 |= source.bit();
+    }
+
+    /// Takes at most `limit` addresses whose time has come, and no more than the budget has, the longest due first, and marks
+    /// them as in flight.
     ///
-    /// Proxies (valid, or asking for authentication) and the selected address go before all others, so that what is known
-    /// of them stays fresh when there are more addresses than the caller has probes for.
+    /// The selected address and then other proxies go before the rest, so that what is known of them stays fresh when there
+    /// are more addresses than there are probes for.
     ///
     /// Each must come back by [`Table::record`] or [`Table::cancel`]; `now` counts as the start of its probe.
     pub fn due(&mut self, now: Instant, limit: usize) -> Vec<SocketAddr> {
         let tick = self.tick(now);
+        let limit = limit.min(self.budget.refill(now));
         let mut taken = Vec::new();
         while taken.len() < limit {
             let Some((due, id)) = self.queue.pop(tick) else {
                 break;
             };
+            self.budget.spend();
             self.in_flight.insert(id, Flight { started: now, due });
             if let Some(entry) = self.entry_mut(id) {
                 entry.due = Tick::NEVER;
@@ -197,7 +246,8 @@ impl Table {
     /// When [`Table::due`] will have something; `None` when everything is in flight or the table is empty.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        self.queue.first().map(|due| self.instant(due))
+        let first = self.queue.first()?;
+        Some(self.instant(first).max(self.budget.next()))
     }
 
     /// Takes in the outcome of a probe. Unknown addresses only count as evidence for the own link.
@@ -250,8 +300,8 @@ impl Table {
         }
     }
 
-    /// The valid addresses: those without a failure since the last success first, then by smoothed latency, failures,
-    /// and address.
+    /// The valid addresses that the rules do not exclude: those that are trusted and without a failure since the last success
+    /// first, then by the order of preference, score (as of when they were last heard of) and address.
     pub fn valid_best_first(&self) -> impl Iterator<Item = SocketAddr> {
         self.ranking.keys().map(|rank| rank.key.address())
     }
@@ -266,14 +316,15 @@ impl Table {
     pub fn snapshot(&self, now: Instant) -> impl Iterator<Item = Row> {
         self.entries
             .iter()
-            .map(move |(_, entry)| self.row(entry, now))
+            .filter_map(|(id, entry)| Some((u32::try_from(id).ok()?, entry)))
+            .map(move |(id, entry)| self.row(id, entry, now))
     }
 
     /// What is known of one address.
     #[must_use]
     pub fn get(&self, address: SocketAddr, now: Instant) -> Option<Row> {
-        let entry = self.entry(self.find(Key::new(address))?)?;
-        Some(self.row(entry, now))
+        let id = self.find(Key::new(address))?;
+        Some(self.row(id, self.entry(id)?, now))
     }
 
     /// Whether a peer has this IP, whatever its port: an address that a source names, or that connections may go to.
@@ -321,16 +372,22 @@ impl Table {
         self.ignored
     }
 
-    /// Makes every address due that is not in flight, the valid ones first: when probing starts again, or the link is back.
+    /// Makes every address due that is not in flight, proxies first: when probing starts again. The rest is spread over the
+    /// time that the budget needs for them.
     pub fn probe_now(&mut self, now: Instant) {
         let tick = self.tick(now);
-        self.queue = Queue::default();
-        for (id, entry) in &mut self.entries {
-            let Ok(id) = u32::try_from(id) else { continue };
-            if !self.in_flight.contains_key(&id) {
-                entry.due = tick;
-                self.queue.insert(entry.urgency(self.selected), tick, id);
-            }
+        let others = self.queue.others.len();
+        let ids: Vec<u32> = self
+            .entries
+            .iter()
+            .filter_map(|(id, _)| u32::try_from(id).ok())
+            .collect();
+        for id in ids {
+            let soon = self.spread(tick, others);
+            self.modify(id, |entry| {
+                let due = if entry.is_proxy() { tick } else { soon };
+                entry.due = entry.due.min(due);
+            });
         }
     }
 
@@ -372,25 +429,24 @@ impl Table {
         ) {
             return self.failure(id, status, reason, now);
         }
-        let delay = self.delay_for(id, self.settings.interval);
+        let delay = self.delay_for(id, self.interval_of(id));
         let due = self.later(now, delay);
         let tick = self.tick(now);
-        let micros = u32::try_from(latency.as_micros())
-            .unwrap_or(u32::MAX)
-            .max(1);
         let change = self.change_status(id, status, reason, tick);
-        self.modify(id, |entry| {
+        self.judge(id, tick, |entry, merit| {
             entry.failures = 0;
             entry.doubt = Doubt::None;
             entry.last_probed = tick;
-            if status == Status::Valid {
-                entry.last_valid = tick;
-            }
-            entry.latency = match entry.latency {
-                0 => micros,
-                old => smooth(old, micros),
-            };
             entry.due = due;
+            merit.measured(latency);
+            merit.trust.forgive(tick);
+            if status == Status::Valid && !merit.trust.is_distrusted() {
+                merit.good(tick);
+            } else if status == Status::Valid {
+                merit.last_valid = tick;
+            } else {
+                merit.failed(tick);
+            }
         });
         change
     }
@@ -402,7 +458,7 @@ impl Table {
         let delay = if entry.status == Status::Valid {
             SOON.min(self.settings.interval)
         } else {
-            self.back_off(&entry, failures)
+            self.back_off(id, failures)
         };
         let due = self.later(now, self.delay_for(id, delay));
         let tick = self.tick(now);
@@ -413,6 +469,9 @@ impl Table {
             entry.last_probed = tick;
             entry.due = due;
         });
+        if self.merits.contains_key(&id) {
+            self.judge(id, tick, |_, merit| merit.failed(tick));
+        }
         change
     }
 
@@ -433,6 +492,10 @@ impl Table {
                 .saturating_duration_since(self.instant(entry.since))
                 .clamp(SOON.min(self.settings.interval), self.settings.interval),
             _ => SOON.min(self.settings.interval),
+        };
+        let delay = match entry.is_proxy() {
+            true => delay,
+            false => delay.max(self.round_of_the_rest()),
         };
         let due = self.later(now, delay);
         self.modify(id, |entry| {
@@ -467,18 +530,12 @@ impl Table {
     }
 }
 
-/// Addresses that a table takes: about 18 MB. More than any overlay has today; without a limit a source that
+/// Addresses that a table takes: about 17 MB. More than any overlay has today; without a limit a source that
 /// misbehaves could eat a router's memory.
 pub const MAX_ADDRESSES: usize = 200_000;
 
 /// A probe after which nothing is sure (a valid address failed, a local error) is repeated after this.
 const SOON: Duration = Duration::from_secs(5);
-
-/// Moving average with a weight of 1/4 for the new value: half of a lasting change shows after three probes.
-fn smooth(old: u32, new: u32) -> u32 {
-    let sum = u64::from(old) * 3 + u64::from(new);
-    u32::try_from(sum / 4).unwrap_or(u32::MAX).max(1)
-}
 
 /// A probe under way.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,10 @@ impl Forwarder {
             && self.answer_seen != Some(at)
         {
             self.answer_seen = Some(at);
-            self.discovery.borrow_mut().table.live_success(remote, at);
+            self.discovery
+                .borrow_mut()
+                .table
+                .live_success(remote, None, at);
         }
         let reports: Vec<Report> = self.reports.try_iter().take(REPORTS_A_TURN).collect();
         if reports.len() == REPORTS_A_TURN {
@@ -75,7 +78,7 @@ fn finding_of(failure: &DialFailure) -> Option<Finding> {
         }
         DialFailure::LoginRejected => Finding::answered(Reason::Answered(2), Duration::ZERO),
         DialFailure::Outdone(code) => {
-            Finding::answered(Reason::TargetRefused(code.0), Duration::ZERO)
+            Finding::answered(Reason::RequestRefused(code.0), Duration::ZERO)
         }
         DialFailure::ClosedEarly(_) => Finding::answered(Reason::ClosedEarly(0), Duration::ZERO),
     })

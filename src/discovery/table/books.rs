@@ -5,6 +5,7 @@ use std::ops::Bound;
 use super::chains::NO_ENTRY;
 use super::entry::{Doubt, Entry, Key, Rank, Tick};
 use super::{MAX_ADDRESSES, Table};
+use crate::discovery::score::Merit;
 use crate::discovery::status::{Reason, Status};
 
 impl Table {
@@ -93,13 +94,14 @@ impl Table {
             status: Status::Unknown,
             failures: 0,
             doubt: Doubt::None,
+            class: self.rules.class(key.address()),
+            score: 0,
+            distrusted: false,
             sources: 0,
             since: tick,
             last_probed: Tick::NEVER,
-            last_valid: Tick::NEVER,
             unnamed_since: tick,
             due: tick,
-            latency: 0,
             next: NO_ENTRY,
         };
         self.entries.insert(entry);
@@ -118,6 +120,7 @@ impl Table {
         self.queue
             .remove(entry.urgency(self.selected), entry.due, id);
         self.in_flight.remove(&id);
+        self.merits.remove(&id);
         let port = entry.key.address().port();
         if let Some(count) = self.ports.get_mut(&port) {
             *count -= 1;
@@ -130,6 +133,28 @@ impl Table {
             self.ranking.remove(&rank);
             self.generation += 1;
         }
+    }
+
+    /// Changes what is known of a proxy, and its entry with it.
+    pub(super) fn judge(
+        &mut self,
+        id: u32,
+        now: Tick,
+        change: impl FnOnce(&mut Entry, &mut Merit),
+    ) {
+        let mut merit = self.merits.get(&id).copied().unwrap_or(Merit::NONE);
+        self.modify(id, |entry| {
+            change(entry, &mut merit);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a score is from 0 to 100"
+            )]
+            let hundredths = (merit.score(now) * 100.0) as u16;
+            entry.score = hundredths;
+            entry.distrusted = merit.trust.is_distrusted();
+        });
+        self.merits.insert(id, merit);
     }
 
     pub(super) fn find(&self, key: Key) -> Option<u32> {

@@ -1,47 +1,12 @@
-//! What the table keeps for one address, in 64 bytes.
+//! What the table keeps for every address, in 60 bytes.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use super::queue::Urgency;
+use crate::discovery::rules::Class;
 use crate::discovery::status::{Reason, Status};
-
-/// Tenths of a second, counted from [`Tick::FIRST`] when the table was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tick(u32);
-
-impl Tick {
-    pub(super) const NEVER: Self = Self(0);
-    /// What is remembered may be this much older than the table: 310 days.
-    pub(super) const FIRST: Self = Self(1 << 28);
-
-    pub(super) const fn is_set(self) -> bool {
-        self.0 != 0
-    }
-
-    pub(super) fn since_first(self) -> Duration {
-        self.since(Self::FIRST)
-    }
-
-    /// How long before `self` the other one was.
-    pub(super) fn since(self, earlier: Self) -> Duration {
-        Duration::from_millis(u64::from(self.0.saturating_sub(earlier.0)) * TICK_MILLIS)
-    }
-
-    /// Never [`Tick::NEVER`].
-    pub(super) fn minus(self, delay: Duration) -> Self {
-        let ticks = u32::try_from(delay.as_millis() / u128::from(TICK_MILLIS)).unwrap_or(u32::MAX);
-        Self(self.0.saturating_sub(ticks).max(1))
-    }
-
-    pub(super) fn plus(self, delay: Duration) -> Self {
-        let ticks = delay.as_millis() / u128::from(TICK_MILLIS);
-        Self(
-            self.0
-                .saturating_add(u32::try_from(ticks).unwrap_or(u32::MAX)),
-        )
-    }
-}
+pub(super) use crate::discovery::tick::Tick;
 
 /// A socket address in 18 bytes: IPv4 ones are kept mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,38 +54,49 @@ pub(super) struct Entry {
     pub(super) status: Status,
     pub(super) failures: u8,
     pub(super) doubt: Doubt,
+    pub(super) class: Class,
+    /// Hundredths, when it was last heard of.
+    pub(super) score: u16,
+    /// Failed several clients in a row, though it answers probes.
+    pub(super) distrusted: bool,
     pub(super) sources: u32,
     pub(super) since: Tick,
     pub(super) last_probed: Tick,
-    pub(super) last_valid: Tick,
     /// When the last source stopped naming it (or, before the first did, when it was made).
     pub(super) unnamed_since: Tick,
     /// Never while in flight.
     pub(super) due: Tick,
-    /// Microseconds, 0 for none yet.
-    pub(super) latency: u32,
     /// The next one of the same hash chain.
     pub(super) next: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 64);
+const _: () = assert!(size_of::<Entry>() <= 60);
 
 impl Entry {
     pub(super) fn rank(&self) -> Option<Rank> {
-        (self.status == Status::Valid).then_some(Rank {
+        let may = self.status == Status::Valid && !self.class.is_excluded();
+        may.then_some(Rank {
+            distrusted: self.distrusted,
             failing: self.failures > 0,
-            latency: self.latency,
-            failures: self.failures,
+            class: self.class,
+            score: Reverse(self.score),
             key: self.key,
         })
     }
 
     pub(super) fn urgency(&self, selected: Option<Key>) -> Urgency {
         match self.status {
-            Status::Valid | Status::AuthenticationRequired => Urgency::Proxy,
-            _ if selected == Some(self.key) => Urgency::Proxy,
+            _ if selected == Some(self.key) => Urgency::Selected,
+            _ if self.is_proxy() => Urgency::Proxy,
             _ => Urgency::Other,
         }
+    }
+
+    pub(super) fn is_proxy(&self) -> bool {
+        matches!(
+            self.status,
+            Status::Valid | Status::AuthenticationRequired | Status::Socks6
+        )
     }
 
     pub(super) fn is_remote_valid(&self) -> bool {
@@ -128,15 +104,13 @@ impl Entry {
     }
 }
 
-/// The order of valid addresses. One that failed since its last success comes after all others whatever its latency, or
-/// the nearest one would be tried first by everybody until a probe has found it dead.
+/// The order of valid addresses. One that failed since its last success comes after all others whatever its score, or
+/// the best one would be tried first by everybody until a probe has found it dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
+    pub(super) distrusted: bool,
     pub(super) failing: bool,
-    pub(super) latency: u32,
-    pub(super) failures: u8,
+    pub(super) class: Class,
+    pub(super) score: Reverse<u16>,
     pub(super) key: Key,
 }
-
-/// In steps of a tenth of a second, 32 bits last for 13 years.
-const TICK_MILLIS: u64 = 100;

@@ -34,7 +34,7 @@ impl Table {
             now.saturating_duration_since(first)
                 .clamp(SOON.min(self.settings.interval), self.settings.interval)
         } else {
-            self.back_off(&entry, entry.failures)
+            self.back_off(id, entry.failures)
         };
         let due = self.later(now, delay);
         self.modify(id, |entry| {

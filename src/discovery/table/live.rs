@@ -1,12 +1,13 @@
 //! What live traffic found out.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::{Doubt, Key};
 use super::link::is_evidence;
 use super::{Change, Table};
 use crate::discovery::status::{Finding, Phase, Reason, Status};
+use crate::discovery::trust::Strike;
 
 impl Table {
     /// Takes in a failure that live traffic met, which counts at once.
@@ -14,7 +15,9 @@ impl Table {
     /// `started` is when the connect began: silence tells about the peer only if somebody else was heard since.
     /// A failed connect demotes the address like a failed probe. What happens after the connect (a reset, an early
     /// close, silence) may be the client's doing, since it decides what is sent: then the address stays valid, ranks
-    /// behind all that have no failure, and a probe is due at once. Local reasons change nothing.
+    /// behind all that have no failure, and a probe is due at once. [`Reason::RequestRefused`] does not even that, for the peer
+    /// works. But when either happens several times in a row, the address is distrusted ([`Row::distrusted_for`](super::Row::distrusted_for)),
+    /// whatever probes find. Local reasons change nothing.
     pub fn live_failure(
         &mut self,
         address: SocketAddr,
@@ -38,17 +41,23 @@ impl Table {
                 | Reason::Sent(_)
                 | Reason::Answered(_)
                 | Reason::TargetRefused(_)
+                | Reason::RequestRefused(_)
                 | Reason::TimedOut(Phase::Greeting | Phase::Target)
         );
-        if before.status != Status::Valid || connected {
-            let tick = self.tick(now);
-            self.modify(id, |entry| {
-                if entry.status == Status::Valid {
+        if before.status != Status::Valid {
+            return None;
+        }
+        if connected {
+            if !matches!(reason, Reason::RequestRefused(_)) {
+                let tick = self.tick(now);
+                self.judge(id, tick, |entry, merit| {
                     entry.failures = entry.failures.saturating_add(1);
                     entry.reason = reason;
                     entry.due = entry.due.min(tick);
-                }
-            });
+                    merit.failed(tick);
+                });
+            }
+            self.strike(id, Strike::Strong, started, now);
             return None;
         }
         let asked_already = before.doubt == Doubt::Suspect;
@@ -65,10 +74,33 @@ impl Table {
         self.failure(id, Status::NotListening, reason, now)
     }
 
-    /// Live traffic got an answer through `address`: as good as a probe for a valid one, which need not be probed for a
-    /// while; an address with another status is probed at once. `now` is when the answer came: one that is only told after
-    /// peers fell silent is no evidence of anything since.
-    pub fn live_success(&mut self, address: SocketAddr, now: Instant) {
+    /// A request was refused over a connection that was begun at `started`, and nobody is known to have served it. Most
+    /// such destinations are down; only many in a row tell about the peer.
+    pub fn live_refusal(&mut self, address: SocketAddr, started: Instant, now: Instant) {
+        if let Some(id) = self.find(Key::new(address)) {
+            self.strike(id, Strike::Weak, started, now);
+        }
+    }
+
+    fn strike(&mut self, id: u32, strike: Strike, started: Instant, now: Instant) {
+        let valid = self
+            .entry(id)
+            .is_some_and(|entry| entry.status == Status::Valid);
+        if !valid {
+            return;
+        }
+        let (started, tick) = (self.tick(started), self.tick(now));
+        self.judge(id, tick, |_, merit| {
+            if merit.trust.strike(strike, started, tick) {
+                merit.failed(tick);
+            }
+        });
+    }
+
+    /// Live traffic got an answer through `address`, after `latency` if that is comparable with what probes measure. As good
+    /// as a probe for a valid one, which need not be probed for a while; an address with another status is probed at once.
+    /// `now` is when the answer came: one that is only told after peers fell silent is no evidence of anything since.
+    pub fn live_success(&mut self, address: SocketAddr, latency: Option<Duration>, now: Instant) {
         if self.first_doubt.is_some_and(|doubt| now < doubt) {
             return;
         }
@@ -79,19 +111,53 @@ impl Table {
         let Some(id) = self.find(Key::new(address)) else {
             return;
         };
-        let recheck = self.later(now, self.recheck_interval());
+        let valid = self
+            .entry(id)
+            .is_some_and(|entry| entry.status == Status::Valid);
+        if !valid {
+            self.modify(id, |entry| entry.due = entry.due.min(tick));
+            return;
+        }
+        // Twice the time after which the one in use is probed: while there are clients, the next of them comes before that.
+        let recheck = self.later(now, self.recheck_interval() * 2);
         let interval = self.settings.interval;
-        self.modify(id, |entry| {
-            if entry.status == Status::Valid {
-                entry.reason = Reason::Answered(0);
-                entry.failures = 0;
-                entry.doubt = Doubt::None;
-                entry.last_valid = tick;
-                // Latency is measured by probes only, so there is still one an interval.
-                entry.due = entry.due.max(recheck.min(entry.last_probed.plus(interval)));
-            } else {
-                entry.due = entry.due.min(tick);
+        self.judge(id, tick, |entry, merit| {
+            entry.reason = Reason::Answered(0);
+            entry.failures = 0;
+            entry.doubt = Doubt::None;
+            merit.last_valid = tick;
+            if !merit.trust.is_distrusted() {
+                merit.good(tick);
+            }
+            let due = match latency {
+                Some(latency) => {
+                    merit.measured(latency);
+                    recheck
+                }
+                // Then only probes measure it: there is still one an interval.
+                None => recheck.min(entry.last_probed.plus(interval)),
+            };
+            entry.due = entry.due.max(due);
+        });
+    }
+
+    /// A client's request was served through `address` at `at`: it does what it says. Whether it was distrusted until now.
+    pub fn live_served(&mut self, address: SocketAddr, at: Instant) -> bool {
+        let Some(id) = self.find(Key::new(address)) else {
+            return false;
+        };
+        // Most are not proxies that somebody doubts, and this is told often.
+        if !self.merits.contains_key(&id) {
+            return false;
+        }
+        let tick = self.tick(at);
+        let mut lifted = false;
+        self.judge(id, tick, |entry, merit| {
+            lifted = merit.trust.served(tick);
+            if lifted && entry.status == Status::Valid {
+                merit.good(tick);
             }
         });
+        lifted
     }
 }

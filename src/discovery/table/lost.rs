@@ -1,10 +1,11 @@
 //! Addresses that were valid and are not now: remembered, asked again, in the end forgotten.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Table;
-use super::entry::{Doubt, Entry, Key};
+use super::entry::{Doubt, Entry, Key, Tick};
 use crate::discovery::status::Status;
 
 impl Table {
@@ -20,8 +21,8 @@ impl Table {
             return false;
         };
         let last_valid = tick.minus(ago);
-        self.modify(id, |entry| {
-            entry.last_valid = entry.last_valid.max(last_valid);
+        self.judge(id, tick, |_, merit| {
+            merit.last_valid = merit.last_valid.max(last_valid);
         });
         true
     }
@@ -30,41 +31,49 @@ impl Table {
     /// order.
     pub fn ever_valid(&self, now: Instant) -> impl Iterator<Item = (SocketAddr, Duration)> {
         let tick = self.tick(now);
-        self.entries.iter().filter_map(move |(_, entry)| {
-            let age = tick.since(entry.last_valid);
-            entry
-                .last_valid
-                .is_set()
-                .then(|| (entry.key.address(), age))
+        self.merits.iter().filter_map(move |(id, merit)| {
+            let entry = self.entry(*id).filter(|_| merit.last_valid.is_set())?;
+            Some((entry.key.address(), tick.since(merit.last_valid)))
         })
     }
 
-    /// Addresses that were valid and are not listening now, or not probed yet, those that were so last first; at most `limit`. Who has nobody
-    /// better may try them: they can be back before a probe has seen it.
-    ///
-    /// Looks at every entry: meant for when few are valid.
+    /// Addresses that were valid and are not listening now, or not probed yet, those that were so last first; at most
+    /// `limit`. Who has nobody better may try them: they can be back before a probe has seen it.
     #[must_use]
     pub fn lost_latest_first(&self, limit: usize) -> Vec<SocketAddr> {
-        let mut lost: Vec<&Entry> = self.lost().map(|(_, entry)| entry).collect();
-        lost.sort_by_key(|entry| (std::cmp::Reverse(entry.last_valid), entry.key));
+        let mut lost: Vec<(Reverse<Tick>, Key)> = self
+            .lost()
+            .map(|(_, entry, last_valid)| (Reverse(last_valid), entry.key))
+            .collect();
+        lost.sort_unstable();
         let lost = lost.into_iter().take(limit);
-        lost.map(|entry| entry.key.address()).collect()
+        lost.map(|(_, key)| key.address()).collect()
     }
 
     /// Makes every address due that was valid and is not listening now: nobody else is left.
     pub fn probe_lost_now(&mut self, now: Instant) {
         let tick = self.tick(now);
-        let lost: Vec<usize> = self.lost().map(|(id, _)| id).collect();
-        for id in lost.into_iter().filter_map(|id| u32::try_from(id).ok()) {
+        let lost: Vec<u32> = self.lost().map(|(id, ..)| id).collect();
+        for id in lost {
             self.modify(id, |entry| entry.due = entry.due.min(tick));
         }
     }
 
-    fn lost(&self) -> impl Iterator<Item = (usize, &Entry)> {
-        self.entries.iter().filter(|(_, entry)| {
-            let lost = matches!(entry.status, Status::NotListening | Status::Unknown);
-            lost && entry.last_valid.is_set()
+    fn lost(&self) -> impl Iterator<Item = (u32, &Entry, Tick)> {
+        self.merits.iter().filter_map(|(id, merit)| {
+            let entry = self.entry(*id)?;
+            let lost = matches!(entry.status, Status::NotListening | Status::Unknown)
+                && merit.last_valid.is_set()
+                && !entry.class.is_excluded();
+            lost.then_some((*id, entry, merit.last_valid))
         })
+    }
+
+    /// Whether it ever was valid.
+    pub(super) fn was_valid(&self, id: u32) -> bool {
+        self.merits
+            .get(&id)
+            .is_some_and(|merit| merit.last_valid.is_set())
     }
 
     /// Removes what no source names and no probe has confirmed for [`TableSettings::expiry`]; returns how many.
@@ -76,12 +85,15 @@ impl Table {
         let gone: Vec<u32> = self
             .entries
             .iter()
-            .filter(|(_, entry)| {
-                let last = entry.unnamed_since.max(entry.last_valid);
-                let wanted = entry.sources != 0 || entry.doubt == Doubt::Suspect;
-                !wanted && entry.due.is_set() && tick >= last.plus(self.settings.expiry)
+            .filter(|(_, entry)| entry.sources == 0 && entry.doubt != Doubt::Suspect)
+            .filter_map(|(id, entry)| Some((u32::try_from(id).ok()?, entry)))
+            .filter(|(id, entry)| {
+                let merit = self.merits.get(id);
+                let last_valid = merit.map_or(Tick::NEVER, |merit| merit.last_valid);
+                let last = entry.unnamed_since.max(last_valid);
+                entry.due.is_set() && tick >= last.plus(self.settings.expiry)
             })
-            .filter_map(|(id, _)| u32::try_from(id).ok())
+            .map(|(id, _)| id)
             .collect();
         for id in &gone {
             self.remove(*id);

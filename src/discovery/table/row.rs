@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Doubt, Entry, Tick};
 use super::{SourceSet, Table};
+use crate::discovery::score::Merit;
 use crate::discovery::status::{Reason, Status};
 
 /// What is known of one address, with ages instead of times.
@@ -40,6 +41,12 @@ pub struct Row {
     pub score: Option<f32>,
     /// How long it has been good without a failure.
     pub good_for: Option<Duration>,
+    /// Whether it was good ever since it was found.
+    pub never_failed: bool,
+    /// How many times it stopped being good, each counted half as much every ten minutes.
+    pub recent_failures: f32,
+    /// How much longer it comes after all others, because it failed several clients in a row though it answers probes.
+    pub distrusted_for: Option<Duration>,
     /// Whether it may be chosen at all.
     pub candidate: bool,
     /// Its place in the order of preference, from 1.
@@ -58,32 +65,34 @@ pub struct Change {
 }
 
 impl Table {
-    pub(super) fn row(&self, entry: &Entry, now: Instant) -> Row {
-        let age = |tick: Tick| {
-            // Of one that was remembered, it may be before the table's time.
-            tick.is_set().then(|| self.tick(now).since(tick))
-        };
+    pub(super) fn row(&self, id: u32, entry: &Entry, now: Instant) -> Row {
+        let now = self.tick(now);
+        // Of one that was remembered, it may be before the table's time.
+        let age = |tick: Tick| tick.is_set().then(|| now.since(tick));
+        let merit = self.merits.get(&id);
         Row {
             address: entry.key.address(),
             status: entry.status,
             reason: entry.reason,
             since: age(entry.since).unwrap_or_default(),
             last_probed: age(entry.last_probed),
-            last_valid: age(entry.last_valid),
+            last_valid: merit.and_then(|merit| age(merit.last_valid)),
             failures: entry.failures,
-            latency: (entry.latency != 0).then(|| Duration::from_micros(entry.latency.into())),
+            latency: merit.and_then(Merit::latency),
             sources: SourceSet(entry.sources),
             suspect: entry.doubt == Doubt::Suspect,
             in_flight: entry.due == Tick::NEVER,
-            due_in: entry
-                .due
-                .is_set()
-                .then(|| self.instant(entry.due).saturating_duration_since(now)),
-            spread: None,
-            score: None,
-            good_for: None,
-            candidate: true,
-            preferred: None,
+            due_in: entry.due.is_set().then(|| entry.due.since(now)),
+            spread: merit.and_then(Merit::spread),
+            score: merit
+                .filter(|_| entry.rank().is_some())
+                .map(|merit| merit.score(now)),
+            good_for: merit.and_then(|merit| merit.good_for(now)),
+            never_failed: merit.is_none_or(Merit::never_failed),
+            recent_failures: merit.map_or(0.0, |merit| merit.recent_failures(now)),
+            distrusted_for: merit.and_then(|merit| merit.trust.distrusted_for(now)),
+            candidate: !entry.class.is_excluded(),
+            preferred: entry.class.place(),
         }
     }
 }

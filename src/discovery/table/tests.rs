@@ -17,10 +17,11 @@ impl World {
     fn new(addresses: u32) -> Self {
         let settings = TableSettings {
             jitter_percent: 0,
+            rate: 1_000_000,
             ..TableSettings::default()
         };
         let now = Instant::now();
-        let mut table = Table::new(settings, now);
+        let mut table = Table::new(settings, Rules::default(), now);
         table.set_source(FLAG, (1..=addresses).map(at), now);
         Self { table, now }
     }
@@ -83,13 +84,19 @@ impl World {
 
     /// Counts, ranking and queue agree with the entries.
     fn check(&self) {
+        self.check_counts();
+        assert_eq!(self.best().len(), self.table.count(Status::Valid));
+    }
+
+    /// The same where rules exclude valid ones from the ranking.
+    fn check_counts(&self) {
         let rows: Vec<Row> = self.table.snapshot(self.now).collect();
         for status in Status::ALL {
             let count = rows.iter().filter(|row| row.status == status).count();
             assert_eq!(self.table.count(status), count, "{status}");
         }
-        assert_eq!(self.best().len(), self.table.count(Status::Valid));
-        let waiting = self.table.queue.proxies.len() + self.table.queue.others.len();
+        let queue = &self.table.queue;
+        let waiting = queue.selected.len() + queue.proxies.len() + queue.others.len();
         assert_eq!(waiting + self.table.in_flight(), rows.len());
         assert_eq!(
             rows.iter().filter(|row| row.in_flight).count(),
@@ -331,7 +338,7 @@ fn the_best_come_first() {
     world.probe(at(1), valid(22));
     assert_eq!(world.row(at(1)).latency, Some(Duration::from_millis(13)));
     assert_eq!(world.table.generation(), generation, "same order");
-    world.probe(at(1), valid(100));
+    world.probe(at(1), valid(400));
     assert_eq!(world.best(), [at(2), at(3), at(1)]);
     assert_ne!(world.table.generation(), generation);
     let generation = world.table.generation();
@@ -366,7 +373,7 @@ fn generation_stays_while_nothing_changes() {
             };
             world.record(address, finding);
         }
-        world.table.live_success(at(2), world.now);
+        world.table.live_success(at(2), None, world.now);
     }
     assert_eq!(world.table.generation(), generation);
 }
@@ -400,8 +407,21 @@ fn live_failures_count_at_once() {
         assert_ne!(world.table.generation(), generation);
         if status == Status::Valid {
             assert_eq!(world.best()[2], at(1));
-            // The probe that follows puts it back.
+            // The probe that follows takes it back among the good ones, with a lower score for a while.
+            let before = world.row(at(1));
             world.probe(at(1), valid(10));
+            let row = world.row(at(1));
+            assert_eq!((row.failures, row.recent_failures.round()), (0, 1.0));
+            assert_eq!(
+                (before.good_for, row.good_for),
+                (None, Some(Duration::ZERO))
+            );
+            assert_eq!(world.best()[2], at(1));
+            for _ in 0..60 {
+                for n in [1, 2, 3] {
+                    world.probe(at(n), valid(n * 10));
+                }
+            }
             assert_eq!(world.best()[0], at(1));
         }
         world.check();
@@ -429,19 +449,207 @@ fn live_success_puts_off_probes_but_one_an_interval() {
     world.table.set_selected(Some(at(1)), world.now);
     assert_eq!(world.due_in(at(1)), 15.0);
     world.pass(10.0);
-    world.table.live_success(at(1), world.now);
-    assert_eq!(world.due_in(at(1)), 15.0);
+    world.table.live_success(at(1), None, world.now);
+    assert_eq!(world.due_in(at(1)), 30.0);
     assert_eq!(world.row(at(1)).last_valid, Some(Duration::ZERO));
     for _ in 0..5 {
         world.pass(10.0);
-        world.table.live_success(at(1), world.now);
+        world.table.live_success(at(1), None, world.now);
     }
     assert_eq!(world.due_in(at(1)), 0.0);
     // One that is not valid is asked now.
     world.probe(at(2), REFUSED);
-    world.table.live_success(at(2), world.now);
+    world.table.live_success(at(2), None, world.now);
     assert_eq!(world.due_in(at(2)), 0.0);
     assert_eq!(world.status(at(2)), Status::NotListening);
+}
+
+#[test]
+fn the_selected_one_is_not_asked_while_clients_measure_it() {
+    let mut world = World::all_valid(2);
+    world.table.set_selected(Some(at(1)), world.now);
+    let took = Duration::from_millis(90);
+    for _ in 0..60 {
+        world.pass(10.0);
+        assert!(!world.due().contains(&at(1)));
+        world.table.live_success(at(1), Some(took), world.now);
+    }
+    let row = world.row(at(1));
+    assert!(row.latency.unwrap() > Duration::from_millis(89), "{row:?}");
+    assert_eq!(row.last_probed, Some(Duration::from_secs(600)));
+    // Half a minute after the last client.
+    assert_eq!(world.due_in(at(1)), 30.0);
+}
+
+#[test]
+fn one_that_fails_clients_though_it_answers_probes_is_found_out() {
+    let mut world = World::all_valid(3);
+    let fail = |world: &mut World, reason| {
+        world.pass(1.0);
+        let started = world.now - Duration::from_millis(200);
+        world.table.live_failure(at(1), reason, started, world.now);
+    };
+    let refused = Reason::RequestRefused(4);
+    for served in [true, false] {
+        fail(&mut world, refused);
+        fail(&mut world, refused);
+        assert_eq!(world.best()[0], at(1), "two are not enough");
+        if served {
+            assert!(!world.table.live_served(at(1), world.now));
+        }
+    }
+    let generation = world.table.generation();
+    fail(&mut world, refused);
+    assert_eq!(world.best(), [at(2), at(3), at(1)], "three in a row");
+    assert_ne!(world.table.generation(), generation, "told at once");
+    assert_eq!(world.status(at(1)), Status::Valid);
+    let left = world.row(at(1)).distrusted_for.unwrap();
+    assert_eq!(left, Duration::from_secs(600));
+    // Probes find it valid, and change nothing until the time is over.
+    for _ in 0..9 {
+        world.probe(at(1), valid(10));
+        assert_eq!(world.best()[2], at(1));
+        assert_eq!(world.row(at(1)).good_for, None);
+    }
+    world.pass(65.0);
+    world.probe(at(1), valid(10));
+    assert_eq!(world.row(at(1)).distrusted_for, None);
+    assert_eq!(world.row(at(1)).good_for, Some(Duration::ZERO));
+    // Silence, resets and early ends count too; a client that is served lifts it.
+    for reason in [
+        Reason::TimedOut(Phase::Target),
+        Reason::Reset,
+        Reason::ClosedEarly(0),
+    ] {
+        fail(&mut world, reason);
+        world.probe(at(1), valid(10));
+    }
+    assert!(
+        world.row(at(1)).distrusted_for > Some(left),
+        "twice as long"
+    );
+    assert!(world.table.live_served(at(1), world.now));
+    assert_eq!(world.row(at(1)).distrusted_for, None);
+    // Destinations that nobody reaches.
+    for n in 1..=12 {
+        assert_eq!(world.row(at(2)).distrusted_for, None, "{n}");
+        world.pass(1.0);
+        world.table.live_refusal(at(2), world.now, world.now);
+    }
+    assert!(world.row(at(2)).distrusted_for.is_some());
+    world.check();
+}
+
+#[test]
+fn the_rules_leave_out_and_prefer() {
+    let mut world = World::new(0);
+    let range = |text: &str| text.parse().unwrap();
+    let rules = Rules {
+        only: vec![range("10.0.0.0/24")],
+        never: vec![range("10.0.0.2/32")],
+        prefer: vec!["10.0.0.6".parse().unwrap(), "10.0.0.4/31".parse().unwrap()],
+    };
+    let settings = world.table.settings;
+    world.table = Table::new(settings, rules, world.now);
+    let left_out = world.table.set_source(FLAG, (1..=300).map(at), world.now);
+    assert_eq!(left_out, 1 + 45);
+    assert_eq!(world.table.len(), 254);
+    world.table.watch_all_of(FILE);
+    assert_eq!(world.table.set_source(FILE, [at(2), at(3)], world.now), 0);
+    for address in world.due() {
+        let IpAddr::V4(ip) = address.ip() else {
+            unreachable!()
+        };
+        world.record(address, valid(ip.octets()[3].into()));
+    }
+    let best = world.best();
+    assert_eq!(best[..5], [at(6), at(4), at(5), at(1), at(3)]);
+    assert_eq!(world.row(at(6)).preferred, Some(1));
+    assert_eq!(world.row(at(5)).preferred, Some(2));
+    assert_eq!(world.row(at(1)).preferred, None);
+    // Watched by hand, and never chosen.
+    let excluded = world.row(at(2));
+    assert!(!excluded.candidate && !best.contains(&at(2)));
+    assert_eq!((excluded.status, excluded.score), (Status::Valid, None));
+    world.probe(at(2), REFUSED);
+    assert_eq!(world.table.lost_latest_first(9), []);
+    world.check_counts();
+}
+
+#[test]
+fn the_budget_holds_and_known_proxies_come_first() {
+    let now = Instant::now();
+    let settings = TableSettings {
+        rate: 10,
+        jitter_percent: 0,
+        ..TableSettings::default()
+    };
+    let table = Table::new(settings, Rules::default(), now);
+    let mut world = World { table, now };
+    world.table.set_source(FLAG, (1..=20_000).map(at), now);
+    // Five seconds' worth at once at most, then ten a second.
+    let mut asked = 0;
+    let mut good = Vec::new();
+    for second in 1..=3600 {
+        let mut due = world.due();
+        asked += due.len();
+        assert!(asked <= 50 + 10 * second, "{asked} in {second} s");
+        for address in due.drain(..) {
+            let is_good = good.contains(&address) || (second % 60 == 1 && good.len() < 20);
+            if is_good && !good.contains(&address) {
+                good.push(address);
+            }
+            world.record(address, if is_good { valid(9) } else { REFUSED });
+        }
+        if second > 100 {
+            for address in &good {
+                let age = world.row(*address).last_probed.unwrap();
+                assert!(age <= Duration::from_secs(62), "{age:?} after {second} s");
+            }
+        }
+        world.pass(1.0);
+    }
+    assert!(asked > 20_000, "{asked}");
+    let soon = world.table.next_due().unwrap() - world.now;
+    assert!(soon <= Duration::from_secs(1), "{soon:?}");
+    // A first round with all of the budget; from then on one with half of it, while most of it is left to proxies.
+    assert_eq!(world.table.count(Status::Unknown), 0);
+    let next = world.table.snapshot(world.now);
+    let waits = next.filter_map(|row| row.due_in).map(|due| due.as_secs());
+    let last = waits.max().unwrap();
+    assert!((2300..=2500).contains(&last), "{last}: 4,000 after 2,000");
+}
+
+#[test]
+fn many_proxies_are_asked_less_often_but_not_the_best() {
+    let now = Instant::now();
+    let settings = TableSettings {
+        rate: 10,
+        jitter_percent: 0,
+        ..TableSettings::default()
+    };
+    let table = Table::new(settings, Rules::default(), now);
+    let mut world = World { table, now };
+    world.table.set_source(FLAG, (1..=2000).map(at), now);
+    for _ in 0..1200 {
+        for address in world.due() {
+            let IpAddr::V4(ip) = address.ip() else {
+                unreachable!()
+            };
+            world.record(address, valid(ip.to_bits() & 0xFFFF));
+        }
+        world.pass(1.0);
+    }
+    let oldest = |world: &World, few: usize| {
+        let ages = world.best().into_iter().take(few);
+        ages.map(|address| world.row(address).last_probed.unwrap().as_secs())
+            .max()
+            .unwrap()
+    };
+    assert!(oldest(&world, 10) <= 62, "{}", oldest(&world, 10));
+    // 2,000 with half of 10 a second.
+    let all = oldest(&world, 2000);
+    assert!((300..=450).contains(&all), "{all}");
 }
 
 #[test]
@@ -614,7 +822,7 @@ fn loopback_neither_proves_the_link_nor_is_excused_by_it() {
     world.due();
     world.pass(1.0);
     world.record(local, valid(1));
-    world.table.live_success(local, world.now);
+    world.table.live_success(local, None, world.now);
     world.pass(4.0);
     world.record(at(1), SILENT);
     world.record(at(2), SILENT);
@@ -652,9 +860,9 @@ fn an_answer_from_before_the_silence_proves_nothing() {
     world.record(at(1), SILENT);
     world.record(at(2), SILENT);
     assert!(world.table.link_down());
-    world.table.live_success(at(1), answered);
+    world.table.live_success(at(1), None, answered);
     assert!(world.table.link_down());
-    world.table.live_success(at(1), world.now);
+    world.table.live_success(at(1), None, world.now);
     assert!(!world.table.link_down());
     world.check();
 }
@@ -729,10 +937,11 @@ fn jitter_is_bounded_and_the_seed_decides() {
     let delays = |seed| -> Vec<Duration> {
         let settings = TableSettings {
             seed,
+            rate: 1000,
             ..TableSettings::default()
         };
         let now = Instant::now();
-        let mut table = Table::new(settings, now);
+        let mut table = Table::new(settings, Rules::default(), now);
         table.set_source(FLAG, (1..=200).map(at), now);
         for address in table.due(now, 200) {
             table.record(address, valid(1), now);
@@ -776,9 +985,10 @@ fn a_hundred_thousand_addresses_take_a_few_megabytes() {
     let slab = table.entries.len() * size_of::<Option<Entry>>();
     let chains = table.chains.heads.len() * size_of::<u32>();
     let queue = table.len() * 2 * size_of::<(Tick, u32)>();
+    assert!(table.merits.is_empty(), "for proxies only");
     let total = (slab + chains + queue) / table.len();
     println!("{total} bytes per address, entry {}", size_of::<Entry>());
-    assert!(total <= 90, "{total}");
+    assert!(total <= 88, "{total}");
 }
 
 #[test]
@@ -795,7 +1005,7 @@ fn random_events_keep_the_books_in_order() {
                     world.table.set_source(source, named, world.now);
                 }
                 1 => world.table.cancel(address),
-                2 => world.table.live_success(address, world.now),
+                2 => world.table.live_success(address, None, world.now),
                 3 => {
                     let reasons = [
                         Reason::Refused,
