@@ -3,7 +3,8 @@
 //! [`Client`] asks, [`Server`] answers. Both work the same way: the driver feeds what it has read, sends what the
 //! machine appended, and looks at the outcome. Bytes may come in any portions. A machine keeps an incomplete
 //! message itself, and never takes a byte that lies behind the handshake: `feed` returns how many it took, the
-//! rest is the peer's payload. Time limits belong to the driver; `phase()` names what was waited for.
+//! rest is the peer's payload. Time limits belong to the driver; `phase()` names what was waited for. [`watch`] is for those who
+//! stand between the two and only read.
 //!
 //! A whole exchange, with the payload right behind the request:
 //!
@@ -44,6 +45,7 @@ pub mod client;
 pub mod server;
 #[cfg(feature = "socks6")]
 pub mod socks6;
+pub mod watch;
 
 pub use client::{Client, Goal, HandshakeError, Outcome, Refusal};
 pub use server::{Event, Methods, Policy, Request, Server, ServerError, Socks4};
