@@ -211,6 +211,14 @@ impl Sessions {
         }
     }
 
+    /// When a session ends unless it is used again; `None` if it has ended, or never was.
+    #[must_use]
+    pub fn end(&self, id: &SessionId, now: Instant) -> Option<Instant> {
+        let session = self.by_id.get(&key(id)?)?;
+        let due = session.used + self.limits.idle;
+        (now < due).then_some(due)
+    }
+
     /// How many there are, those not yet expired included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -387,6 +395,7 @@ mod tests {
             ..RequestOptions::default()
         };
         let (arrival, answer) = sessions.arrive(&teardown, BASE, now);
+        assert_eq!(sessions.end(&id, now), None);
         // The request itself is outside: it has to authenticate, and no word of the session.
         assert_eq!(
             (arrival, answer),
@@ -469,6 +478,9 @@ mod tests {
             verdict(&mut sessions, &used, after(50)),
             Arrival::Inside(ada())
         );
+        let ends = |id, now| sessions.end(id, after(now));
+        assert_eq!((ends(&idle, 59), ends(&idle, 60)), (Some(after(60)), None));
+        assert_eq!(ends(&used, 60), Some(after(110)));
         assert_eq!(
             verdict(&mut sessions, &idle, after(60)),
             Arrival::UnknownSession

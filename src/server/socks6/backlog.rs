@@ -6,6 +6,8 @@
 //! another one of the session ── BIND ──▶ Fetch: takes a peer, or waits for one
 //! ```
 //!
+//! The port of a session ends with the session, since nobody could fetch its peers any more. Who was fetched stays.
+//!
 //! The handle accepts two peers at most that nobody has fetched, which takes the descriptors that a connection may have;
 //! the others wait in the kernel's queue, whose length is the backlog that was granted.
 
@@ -13,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use socket2::Socket;
 
+use super::Socks6;
 use super::answers::Answers;
 use crate::engine::{Interests, Turn, TurnContext, Want};
 use crate::net::{accept, canonical, is_shortage, read_some, write_all_now};
@@ -50,6 +53,20 @@ impl Ports {
         self.lock().get(&(holder, address)).map(Arc::clone)
     }
 
+    /// Closes the ports of a session that has ended, or of all. Their first connections are ended for that: it wakes who
+    /// keeps them open.
+    pub(super) fn close_sessions(&self, only: Option<&SessionId>) {
+        for ((holder, _), port) in &*self.lock() {
+            match holder {
+                Holder::Session(id) if only.is_none_or(|only| only == id) => {
+                    port.lock().closed = true;
+                    let _ = port.client.shutdown(Shutdown::Both);
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, ByAddress> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +79,11 @@ impl fmt::Debug for Ports {
 }
 
 /// Where the peers of a port meet those who fetch them. There are never both.
-pub(super) struct Port(Mutex<Meeting>);
+pub(super) struct Port {
+    /// The first connection.
+    client: Socket,
+    meeting: Mutex<Meeting>,
+}
 
 #[derive(Default)]
 struct Meeting {
@@ -107,7 +128,7 @@ pub(super) enum Unfetched {
 
 impl Port {
     fn lock(&self) -> MutexGuard<'_, Meeting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.meeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a peer, or a place in the queue of those who wait for one.
@@ -185,7 +206,6 @@ impl Fetch {
 
 /// The first connection, with which the port lives.
 pub(in crate::server) struct Handle {
-    client: Socket,
     answers: Box<Answers>,
     unsent: Vec<u8>,
     listener: Socket,
@@ -212,11 +232,13 @@ impl Handle {
         ports: Ports,
         patience: Duration,
     ) -> Self {
-        let port = Arc::new(Port(Mutex::default()));
+        let port = Arc::new(Port {
+            client,
+            meeting: Mutex::default(),
+        });
         let key = (holder, bound);
         ports.lock().insert(key.clone(), Arc::clone(&port));
         Self {
-            client,
             answers,
             unsent,
             listener,
@@ -230,9 +252,21 @@ impl Handle {
         }
     }
 
-    pub(in crate::server) fn turn(&mut self, rules: &Rules, cx: &mut TurnContext<'_>) -> Turn {
+    pub(in crate::server) fn turn(
+        &mut self,
+        shared: &Socks6,
+        rules: &Rules,
+        cx: &mut TurnContext<'_>,
+    ) -> Turn {
         let Ok(quiet) = self.client_is_there(cx) else {
             return Turn::Done;
+        };
+        let end = match &self.key.0 {
+            Holder::Client(..) => None,
+            Holder::Session(id) => match shared.session_end(id, cx.now) {
+                None => return Turn::Done,
+                end => end,
+            },
         };
         let (mut kept, mut next) = self.port.expire(cx.now);
         self.paused = self.paused.filter(|until| cx.now < *until);
@@ -263,7 +297,8 @@ impl Handle {
                 },
             }
         }
-        if self.unsent.len() > MOST_UNSENT || write_all_now(&self.client, &mut self.unsent).is_err()
+        if self.unsent.len() > MOST_UNSENT
+            || write_all_now(&self.port.client, &mut self.unsent).is_err()
         {
             return Turn::Done;
         }
@@ -273,7 +308,7 @@ impl Handle {
         self.watches = kept < MOST_KEPT && self.paused.is_none();
         // Who fetches one makes room, but can't wake us.
         let look = (kept >= MOST_KEPT).then(|| cx.now + LOOK_AGAIN);
-        let until = [next, self.paused, look].into_iter().flatten().min();
+        let until = [next, self.paused, look, end].into_iter().flatten().min();
         Turn::Wait { until }
     }
 
@@ -281,7 +316,7 @@ impl Handle {
     fn client_is_there(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, ()> {
         let hung_up = cx.ready.hung_up(CLIENT);
         for _ in 0..READS_A_TURN {
-            match read_some(&self.client, cx.buffer_up_to(DISCARDED)) {
+            match read_some(&self.port.client, cx.buffer_up_to(DISCARDED)) {
                 Ok(Some([])) | Err(_) => return Err(()),
                 Ok(Some(_)) => {}
                 Ok(None) if hung_up => return Err(()),
@@ -296,7 +331,7 @@ impl Handle {
             read: true,
             write: !self.unsent.is_empty(),
         };
-        interests.watch(CLIENT, self.client.as_fd(), want);
+        interests.watch(CLIENT, self.port.client.as_fd(), want);
         if self.watches {
             interests.watch(OTHERS, self.listener.as_fd(), Want::READ);
         }

@@ -159,7 +159,11 @@ impl ServerSession {
         mut handle: Box<Handle>,
         cx: &mut TurnContext<'_>,
     ) -> Step {
-        match handle.turn(&self.settings.rules, cx) {
+        let turn = match &self.settings.socks6 {
+            Some(shared) => handle.turn(shared, &self.settings.rules, cx),
+            None => Turn::Done,
+        };
+        match turn {
             Turn::Done => {
                 let how = format!("port closed after {} peers", handle.let_in);
                 self.story.end(cx.now, &how);

@@ -99,11 +99,24 @@ impl Socks6 {
         let base = options.window.map(|_| random::bytes().unwrap_or_default());
         let base = Token(u32::from_ne_bytes(base.unwrap_or_default()));
         let mut book = self.lock();
-        if book.users != users {
+        let all = book.users != users;
+        if all {
             book.sessions = Sessions::new(self.options.limits);
             book.users = users;
         }
-        book.sessions.arrive(options, base, now)
+        let arrived = book.sessions.arrive(options, base, now);
+        drop(book);
+        match &options.session {
+            _ if all => self.ports.close_sessions(None),
+            SessionUse::Teardown(id) => self.ports.close_sessions(Some(id)),
+            _ => {}
+        }
+        arrived
+    }
+
+    /// [`Sessions::end`].
+    fn session_end(&self, id: &SessionId, now: Instant) -> Option<Instant> {
+        self.lock().sessions.end(id, now)
     }
 
     /// [`Sessions::open`], if the request asks for one.
