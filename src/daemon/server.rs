@@ -166,10 +166,13 @@ pub(super) fn build(
         log::info!("SOCKS4 is off: it knows no passwords (--socks4-user)");
     }
     if let Some(via) = via {
-        match via.carries_everything() {
-            true => log::info!("connecting through {via}"),
-            false => log::info!("connecting through {via}; BIND and UDP ASSOCIATE are off"),
-        }
+        let off = match (via.binds(), via.carries_datagrams()) {
+            (true, true) => "",
+            (true, false) => "; UDP ASSOCIATE is off",
+            (false, true) => "; BIND is off",
+            (false, false) => "; BIND and UDP ASSOCIATE are off",
+        };
+        log::info!("connecting through {via}{off}");
     }
     catch_signals(cx, move || {
         log::info!("told to read the users again");

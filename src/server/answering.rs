@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::cause::Cause;
 #[cfg(feature = "socks6")]
 use super::socks6::Answers;
-use crate::handshake::Server;
+use crate::handshake::{Request, Server};
 use crate::wire::socks5::ReplyCode;
 #[cfg(feature = "socks6")]
 use crate::wire::socks6::StackOptions;
@@ -28,6 +28,15 @@ pub(super) enum Answering {
 }
 
 impl Answering {
+    /// The request of an older version, until the first reply.
+    pub(super) const fn request(&self) -> Option<&Request> {
+        match self {
+            Self::Older(server) => server.request(),
+            #[cfg(feature = "socks6")]
+            Self::Socks6(_) => None,
+        }
+    }
+
     /// Appends that it succeeded, at this address. BIND has two of these.
     #[cfg_attr(
         not(feature = "socks6"),

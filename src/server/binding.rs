@@ -75,20 +75,7 @@ impl Binding {
             let expected = Expected::Anybody(request.address.port);
             (expected, near_client(request, client))
         } else {
-            let mut denied = None;
-            let mut peers = Vec::new();
-            for address in addresses {
-                match rules.check_peer(address, name) {
-                    Ok(()) => peers.push(address.ip().to_canonical()),
-                    Err(why) => denied = Some(why),
-                }
-            }
-            if let (Some(denied), true) = (denied, peers.is_empty()) {
-                return Err(Unbound::Denied(denied));
-            }
-            if request.user_id().is_some() {
-                peers.retain(IpAddr::is_ipv4);
-            }
+            let peers = allowed_peers(request, addresses, name, rules)?;
             let at = near_peer(&peers)?;
             (Expected::OneOf(peers), at)
         };
@@ -159,6 +146,37 @@ impl Binding {
     }
 }
 
+/// Those of the addresses of a request's peer that the rules let in, at least one.
+pub(super) fn allowed_peers(
+    request: &Request,
+    addresses: Vec<SocketAddr>,
+    name: NameVerdict,
+    rules: &Rules,
+) -> Result<Vec<IpAddr>, Unbound> {
+    let mut denied = None;
+    let mut peers = Vec::new();
+    for address in addresses {
+        match rules.check_peer(address, name) {
+            Ok(()) => peers.push(address.ip().to_canonical()),
+            Err(why) => denied = Some(why),
+        }
+    }
+    if let (Some(denied), true) = (denied, peers.is_empty()) {
+        return Err(Unbound::Denied(denied));
+    }
+    // Its replies have room for IPv4 only.
+    if request.user_id().is_some() {
+        peers.retain(IpAddr::is_ipv4);
+    }
+    match peers.is_empty() {
+        true => Err(Unbound::Failed(
+            ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED,
+            SOCKS4_IS_IPV4.into(),
+        )),
+        false => Ok(peers),
+    }
+}
+
 /// Whether the rules let a peer in, judged as a destination.
 pub(super) fn lets_in(peer: SocketAddr, rules: &Rules) -> bool {
     rules.check_peer(peer, NameVerdict::Open).is_ok()
@@ -175,10 +193,9 @@ fn near_peer(peers: &[IpAddr]) -> Result<SocketAddr, Unbound> {
     }
     Err(match failure {
         Some(error) => failed(&error),
-        // Its replies have room for IPv4 only.
         None => Unbound::Failed(
-            ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED,
-            "SOCKS4 cannot tell an IPv6 address".into(),
+            ReplyCode::HOST_UNREACHABLE,
+            "the peer has no address".into(),
         ),
     })
 }
@@ -234,6 +251,8 @@ pub(super) fn listen_on(
 pub(super) fn failed(error: &io::Error) -> Unbound {
     Unbound::Failed(reply_code(error), format!("cannot listen: {error}"))
 }
+
+pub(super) const SOCKS4_IS_IPV4: &str = "SOCKS4 cannot tell an IPv6 address";
 
 /// Enough for those who knock at every port, and too few to keep the port open for someone who guesses.
 const MOST_STRANGERS: usize = 16;

@@ -11,6 +11,7 @@ use super::answering::Answering;
 use super::answering::Stack;
 use crate::engine::{Interests, TurnContext, Want};
 use crate::net::{read_some, write_all_now};
+use crate::wire::socks5::Command;
 
 /// A client whose destination is looked up, connected to or waited for.
 pub(super) struct Pending {
@@ -49,6 +50,12 @@ impl Pending {
             until,
             half_closed: false,
         }
+    }
+
+    /// Whether it is a BIND of an older version.
+    pub(super) fn is_bind(&self) -> bool {
+        let request = self.answering.request();
+        request.is_some_and(|request| request.command == Command::Bind)
     }
 
     /// Sends what is unsent and takes what the client sends meanwhile; whether it has left. One that ends its side without having sent any payload

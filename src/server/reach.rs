@@ -18,7 +18,7 @@ use super::session::{Established, ServerSession, Stage, Step};
 use super::settings::ReplyTiming;
 #[cfg(feature = "socks6")]
 use super::stack::{self, Wanted};
-use super::via::{Failure, Via, Way};
+use super::via::{Expected, Failure, Via, Way};
 use crate::engine::{Turn, TurnContext};
 use crate::handshake::Request;
 use crate::net::canonical;
@@ -81,9 +81,13 @@ impl ServerSession {
                     Err(denied) => return self.deny(*pending, denied, now),
                 };
                 if let Some(via) = self.via_that_looks_up() {
-                    return match rules.check_unseen(name, address.port, verdict) {
-                        Ok(()) => self.go_through(pending, via, [address.clone()]),
-                        Err(denied) => self.deny(*pending, denied, now),
+                    if let Err(denied) = rules.check_unseen(name, address.port, verdict) {
+                        return self.deny(*pending, denied, now);
+                    }
+                    let destination = [address.clone()];
+                    return match pending.is_bind() {
+                        true => self.bind_through(pending, via, destination, Expected::Named),
+                        false => self.go_through(pending, via, destination),
                     };
                 }
                 Stage::LookingUp {
@@ -160,13 +164,12 @@ impl ServerSession {
         addresses: Vec<SocketAddr>,
         now: Instant,
     ) -> Stage {
-        let request = match &pending.answering {
-            Answering::Older(server) => server.request(),
-            #[cfg(feature = "socks6")]
-            Answering::Socks6(_) => None,
-        };
-        match request {
+        match pending.answering.request() {
             Some(request) if request.command == Command::Bind => {
+                if let Some(via) = &self.settings.via {
+                    let via = Arc::clone(via);
+                    return self.bind_for(pending, via, addresses, name, now);
+                }
                 let rules = &self.settings.rules;
                 let bound = Binding::new(request, &pending.client, addresses, name, rules);
                 self.bind(pending, bound, now)
@@ -189,8 +192,15 @@ impl ServerSession {
                 let binding = Box::new(binding);
                 Stage::Binding { pending, binding }
             }
-            Err(Unbound::Denied(denied)) => self.deny(*pending, denied, now),
-            Err(Unbound::Failed(code, why)) => self.refuse(*pending, code, &why, now),
+            Err(why) => self.unbound(*pending, why, now),
+        }
+    }
+
+    /// There is no port.
+    pub(super) fn unbound(&mut self, pending: Pending, why: Unbound, now: Instant) -> Stage {
+        match why {
+            Unbound::Denied(denied) => self.deny(pending, denied, now),
+            Unbound::Failed(code, why) => self.refuse(pending, code, &why, now),
         }
     }
 

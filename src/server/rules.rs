@@ -187,13 +187,13 @@ impl Rules {
 
     /// Whether clients may go to a name with this verdict that somebody else will look up, so that its addresses can't be
     /// checked. `localhost` is checked as 127.0.0.1, and where every address is denied that no other rule is about, so
-    /// is every name that no rule is about.
+    /// is every name that no rule is about. The port may be 0, of a peer that shall connect to us.
     ///
     /// # Errors
     /// Why not.
     pub fn check_unseen(&self, name: &Name, port: u16, verdict: NameVerdict) -> Result<(), Denied> {
         if name.is_localhost() {
-            return self.check((Ipv4Addr::LOCALHOST, port).into(), verdict);
+            return self.check_peer((Ipv4Addr::LOCALHOST, port).into(), verdict);
         }
         let all_denied = |all: IpNet| {
             let decides = self.most_specific(|pattern| {

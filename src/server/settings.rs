@@ -26,8 +26,8 @@ pub struct ServerSettings {
     pub socks4_users: Vec<UserId>,
     /// Where clients may go.
     pub rules: Rules,
-    /// The proxies that destinations are reached through. Unless the last of them speaks SOCKS 6, only CONNECT goes there,
-    /// and nothing else is answered then: it would leave this machine by another way.
+    /// The proxies that destinations are reached through. What the last of them does not carry out is refused: it would leave
+    /// this machine by another way.
     pub via: Option<Arc<Via>>,
     /// When a CONNECT that goes through proxies is replied to.
     pub reply_timing: ReplyTiming,

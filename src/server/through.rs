@@ -1,7 +1,8 @@
 //! The stage of a request that other proxies carry out.
 
-#[cfg(feature = "socks6")]
 use std::net::SocketAddr;
+#[cfg(feature = "socks6")]
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,20 +13,19 @@ use socket2::Socket;
 use super::answering::Answering;
 #[cfg(feature = "socks6")]
 use super::association::tunnel::Tunnel;
+use super::binding::{SOCKS4_IS_IPV4, allowed_peers};
 use super::cause::Cause;
 use super::pending::Pending;
 use super::reach::GivenUp;
-use super::rules::NameVerdict;
+use super::rules::{NameVerdict, Rules};
 use super::session::{ServerSession, Stage, Step};
-use super::via::{Arrived, Gone, Via, Way};
+use super::via::{Arrived, Expected, Gone, Unexpected, Via, Way};
 use crate::engine::{Turn, TurnContext};
 use crate::handshake::Request;
-#[cfg(feature = "socks6")]
-use crate::wire::Host;
-#[cfg(feature = "socks6")]
 use crate::wire::socks5::{Command, ReplyCode};
 #[cfg(feature = "socks6")]
 use crate::wire::socks6::{AssociationId, Profile};
+use crate::wire::{Address, Host};
 
 impl ServerSession {
     /// Waits for the proxies.
@@ -38,10 +38,10 @@ impl ServerSession {
         loop {
             let next = match way.turn(&pending.payload, cx) {
                 Gone::Not(next) => next,
-                Gone::Listening(bound) => {
-                    pending.answering.reply(bound, None, &mut pending.unsent);
-                    pending.until = cx.now + self.settings.bind_timeout.unwrap_or_default();
-                    continue;
+                Gone::Listening(bound) if self.listening(&mut pending, bound, cx.now) => continue,
+                Gone::Listening(_) => {
+                    let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
+                    return Step::Next(self.refuse(*pending, code, &SOCKS4_IS_IPV4, cx.now));
                 }
                 Gone::Through(arrived) => {
                     return Step::Next(self.arrived(*pending, &way, arrived, cx.now));
@@ -82,10 +82,13 @@ impl ServerSession {
         if let Some(id) = arrived.association {
             return self.tunnel(pending, arrived.socket, id, now);
         }
-        if way.awaits_peer() {
-            let rules = &self.settings.rules;
-            if let Err(denied) = rules.check_peer(arrived.told, NameVerdict::Open) {
-                return self.deny(pending, denied, now);
+        if let Some(expected) = way.expected() {
+            match expected.admits(arrived.told, &self.settings.rules) {
+                Ok(()) => {}
+                Err(Unexpected::Denied(denied)) => return self.deny(pending, denied, now),
+                Err(stranger) => {
+                    return self.refuse(pending, ReplyCode::NOT_ALLOWED, &stranger, now);
+                }
             }
             if let Some(target) = &mut self.story.target {
                 *target = format!("{target}, came from {}", arrived.told).into();
@@ -96,7 +99,7 @@ impl ServerSession {
         self.established(pending, arrived.socket, arrived.told, granted, now)
     }
 
-    /// BIND and UDP ASSOCIATE, which only SOCKS 6 proxies carry out.
+    /// BIND and UDP ASSOCIATE, if the last proxy carries them out.
     pub(super) fn other_command_through(
         &mut self,
         pending: Pending,
@@ -104,54 +107,101 @@ impl ServerSession {
         request: &Request,
         now: Instant,
     ) -> Stage {
-        self.story.target = Some(request.address.to_string().into());
-        #[cfg(feature = "socks6")]
-        if via.carries_everything() {
-            return self.carried_command(pending, via, request, now);
+        let Request {
+            command, address, ..
+        } = request;
+        self.story.target = Some(address.to_string().into());
+        match (command, &address.host) {
+            (Command::Bind, host) if self.settings.bind_timeout.is_some() && via.binds() => {
+                self.story.target = Some(format!("BIND for {address}").into());
+                match host {
+                    // Who comes is checked then.
+                    Host::Ip(ip) if ip.to_canonical().is_unspecified() => {
+                        let any = SocketAddr::new(ip.to_canonical(), address.port);
+                        let expected = Expected::Anybody(address.port);
+                        self.bind_through(Box::new(pending), via, [any.into()], expected)
+                    }
+                    // Nobody asks the proxy for the peer. To look it up here would tell our resolver what is the proxy's to know.
+                    Host::Name(_) if via.asks_where() => {
+                        let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
+                        let why = "the peer of a BIND through a SOCKS 6 proxy needs an address";
+                        self.refuse(pending, code, &why, now)
+                    }
+                    _ => self.go_to(Box::new(pending), address, Rules::check_peer_name, now),
+                }
+            }
+            #[cfg(feature = "socks6")]
+            (Command::Associate, _) if self.settings.udp.is_some() && via.carries_datagrams() => {
+                self.story.target = None;
+                let way = Way::associate(via, self.settings.resolver.clone());
+                let (pending, way) = (Box::new(pending), Box::new(way));
+                Stage::Through { pending, way }
+            }
+            _ => self.no_such_command(pending, now),
         }
-        #[cfg(not(feature = "socks6"))]
-        drop(via);
-        self.no_such_command(pending, now)
     }
 
-    #[cfg(feature = "socks6")]
-    fn carried_command(
+    /// BIND for a peer with these addresses.
+    pub(super) fn bind_for(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         via: Arc<Via>,
-        request: &Request,
+        addresses: Vec<SocketAddr>,
+        name: NameVerdict,
         now: Instant,
     ) -> Stage {
-        let resolver = self.settings.resolver.clone();
-        let way = match (request.command, &request.address.host) {
-            (Command::Associate, _) if self.settings.udp.is_some() => {
-                self.story.target = None;
-                Way::associate(via, resolver)
-            }
-            (Command::Bind, Host::Ip(peer)) if self.settings.bind_timeout.is_some() => {
-                self.story.target = Some(format!("BIND for {}", request.address).into());
-                let address = SocketAddr::new(*peer, request.address.port);
-                let denied = self
-                    .settings
-                    .rules
-                    .check_peer(address, NameVerdict::Open)
-                    .err();
-                // Where it is anybody, that is checked of who comes.
-                if let Some(denied) = denied.filter(|_| !peer.to_canonical().is_unspecified()) {
-                    return self.deny(pending, denied, now);
-                }
-                Way::bind(via, *peer, resolver)
-            }
-            // SOCKS 6 does not ask for the peer. To look it up here would tell our resolver what is the proxy's to know.
-            (Command::Bind, Host::Name(_)) if self.settings.bind_timeout.is_some() => {
-                let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
-                let why = "the peer of a BIND through a SOCKS 6 proxy needs an address";
-                return self.refuse(pending, code, &why, now);
-            }
-            _ => return self.no_such_command(pending, now),
+        let Some(request) = pending.answering.request() else {
+            return self.no_such_command(*pending, now);
         };
-        let (pending, way) = (Box::new(pending), Box::new(way));
+        let port = request.address.port;
+        let peers = match allowed_peers(request, addresses, name, &self.settings.rules) {
+            Ok(peers) => peers,
+            Err(why) => return self.unbound(*pending, why, now),
+        };
+        #[cfg(feature = "socks6")]
+        if via.asks_where() {
+            // Only the family follows from the peer's address.
+            let any = match peers.first() {
+                Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+                _ => Ipv4Addr::UNSPECIFIED.into(),
+            };
+            let any = SocketAddr::new(any, 0);
+            return self.bind_through(pending, via, [any.into()], Expected::Untold(peers));
+        }
+        let destinations: Vec<Address> = peers
+            .iter()
+            .map(|peer| SocketAddr::new(*peer, port).into())
+            .collect();
+        self.bind_through(pending, via, destinations, Expected::Told(peers))
+    }
+
+    /// A port at the last proxy, which is asked for one of the destinations.
+    pub(super) fn bind_through(
+        &self,
+        pending: Box<Pending>,
+        via: Arc<Via>,
+        destinations: impl IntoIterator<Item = Address>,
+        expected: Expected,
+    ) -> Stage {
+        let resolver = self.settings.resolver.clone();
+        let way = Way::bind(via, destinations, expected, resolver);
+        let way = Box::new(way);
         Stage::Through { pending, way }
+    }
+
+    /// The proxy listens there for the client.
+    fn listening(&self, pending: &mut Pending, bound: SocketAddr, now: Instant) -> bool {
+        let request = pending.answering.request();
+        if bound.is_ipv6() && request.is_some_and(|request| request.user_id().is_some()) {
+            return false;
+        }
+        #[cfg(feature = "socks6")]
+        let granted = self.granted_bind(pending, None, 0);
+        #[cfg(not(feature = "socks6"))]
+        let granted = None;
+        pending.answering.reply(bound, granted, &mut pending.unsent);
+        pending.until = now + self.settings.bind_timeout.unwrap_or_default();
+        true
     }
 
     /// The proxy carries datagrams: a place for those of the client.

@@ -11,7 +11,7 @@ use super::backlog::{Found, Handle, Holder, MOST_BACKLOG, Port, Unfetched};
 use crate::engine::{Turn, TurnContext};
 use crate::net::{canonical, is_local};
 use crate::server::answering::{Answering, Stack};
-use crate::server::binding::{Binding, Unbound, failed, reached_at};
+use crate::server::binding::{Binding, failed, reached_at};
 use crate::server::cause::Cause;
 use crate::server::pending::Pending;
 use crate::server::reach::GivenUp;
@@ -83,13 +83,6 @@ impl ServerSession {
         Stage::Binding {
             pending: Box::new(pending),
             binding: Box::new(binding),
-        }
-    }
-
-    fn unbound(&mut self, pending: Pending, why: Unbound, now: Instant) -> Stage {
-        match why {
-            Unbound::Denied(denied) => self.deny(pending, denied, now),
-            Unbound::Failed(code, why) => self.refuse(pending, code, &why, now),
         }
     }
 
@@ -174,7 +167,12 @@ impl ServerSession {
     }
 
     /// The answers to what a BIND wants of sockets.
-    fn granted_bind(&self, pending: &Pending, remote: Stack, backlog: u16) -> Stack {
+    pub(in crate::server) fn granted_bind(
+        &self,
+        pending: &Pending,
+        remote: Stack,
+        backlog: u16,
+    ) -> Stack {
         let wanted = pending.stack.as_ref()?.backlog;
         let mut granted = self.granted(pending, remote)?;
         granted.backlog = wanted.map(|_| backlog);

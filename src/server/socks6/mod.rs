@@ -11,6 +11,7 @@ mod exchange;
 mod opening;
 pub(super) mod random;
 mod request;
+mod through;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -77,8 +77,6 @@ impl ServerSession {
             Command::CONNECT => format!("to {address}").into(),
             _ => format!("{command} {address}").into(),
         });
-        // Other commands would go past the proxies.
-        let past_via = self.settings.via.is_some() && command != Command::CONNECT;
         match command {
             // Its address means nothing.
             Command::NOOP => {
@@ -96,8 +94,14 @@ impl ServerSession {
                 }
                 None => self.go_to(Box::new(pending), address, Rules::check_name, now),
             },
-            Command::BIND if !past_via => self.bind6(pending, address, now),
-            Command::ASSOCIATE if !past_via => self.associate6(pending, address, now),
+            // Nothing goes past the proxies.
+            Command::BIND => match self.settings.via.clone() {
+                Some(via) => self.bind6_through(pending, via, address, now),
+                None => self.bind6(pending, address, now),
+            },
+            Command::ASSOCIATE if self.settings.via.is_none() => {
+                self.associate6(pending, address, now)
+            }
             _ => self.no_such_command(pending, now),
         }
     }

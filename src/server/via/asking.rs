@@ -44,11 +44,7 @@ enum Handshake {
 pub(super) enum Asked {
     /// It is done. For BIND: this one has come.
     Granted(BoundAddress),
-    /// BIND: the proxy listens there.
-    #[cfg_attr(
-        not(feature = "socks6"),
-        expect(dead_code, reason = "only SOCKS 6 proxies are asked for that")
-    )]
+    /// BIND: the proxy listens there. Goes on with the next turn.
     Listening(BoundAddress),
     Not,
     Declined(Declined),
@@ -123,7 +119,7 @@ impl Asking {
         let _ = attempt;
         let goal = match errand {
             Errand::Connect => Goal::Connect(target),
-            Errand::Bind(_) => Goal::Bind(target),
+            Errand::Bind => Goal::Bind(target),
             Errand::Associate => Goal::Associate(target),
         };
         let mut client = Client::for_proxy(proxy, goal)?;
@@ -238,8 +234,9 @@ fn older(client: &mut Client, input: &[u8], out: &mut Vec<u8>) -> Asked {
         return Asked::Declined(error.into());
     }
     match client.outcome() {
-        Some(Outcome::Done(bound)) => Asked::Granted(bound.clone()),
-        _ => Asked::Not,
+        Some(Outcome::Done(bound) | Outcome::Accepted(bound)) => Asked::Granted(bound.clone()),
+        Some(Outcome::Listening(bound)) => Asked::Listening(bound.clone()),
+        Some(Outcome::Greeted(_)) | None => Asked::Not,
     }
 }
 

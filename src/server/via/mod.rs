@@ -1,6 +1,7 @@
 //! A way out through other SOCKS proxies: what a server connects to, it reaches by way of them.
 
 mod asking;
+mod expected;
 #[cfg(feature = "socks6")]
 mod six;
 mod way;
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant, SystemTime};
 #[cfg(feature = "socks6")]
 use crate::handshake::socks6::Wallet;
 use crate::net::OwnListeners;
-use crate::proxy_uri::{ProxyUri, Resolution};
+use crate::proxy_uri::{ProxyUri, Resolution, Scheme};
 use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
 #[cfg(feature = "socks6")]
 use crate::wire::socks6::{Choice, WindowSize};
 
+pub(super) use self::expected::{Expected, Unexpected};
 pub(super) use self::way::{Arrived, Gone, Way};
 
 /// The proxies that a server connects through, each reached through the one before.
@@ -49,12 +51,8 @@ struct Complained {
 pub(super) enum Errand {
     /// CONNECT.
     Connect,
-    /// BIND for this peer; 0.0.0.0 or :: for anybody.
-    #[cfg_attr(
-        not(feature = "socks6"),
-        expect(dead_code, reason = "only SOCKS 6 proxies are asked")
-    )]
-    Bind(IpAddr),
+    /// BIND: for this peer, or (SOCKS 6) at this address.
+    Bind,
     /// UDP ASSOCIATE.
     #[cfg_attr(
         not(feature = "socks6"),
@@ -101,9 +99,23 @@ impl Via {
         })
     }
 
-    /// Whether the last proxy does BIND and UDP ASSOCIATE for us: SOCKS 6 tells enough for that.
+    /// Whether the last proxy does BIND for us.
     #[must_use]
-    pub fn carries_everything(&self) -> bool {
+    pub fn binds(&self) -> bool {
+        matches!(
+            self.last().scheme(),
+            Scheme::Socks4 | Scheme::Socks4a | Scheme::Socks5 | Scheme::Socks5h
+        ) || is_six(self.last())
+    }
+
+    /// Whether the last proxy is asked where to listen, instead of for whom.
+    pub(super) fn asks_where(&self) -> bool {
+        is_six(self.last())
+    }
+
+    /// Whether the last proxy does UDP ASSOCIATE for us: SOCKS 6 tells enough for that.
+    #[must_use]
+    pub fn carries_datagrams(&self) -> bool {
         is_six(self.last())
     }
 

@@ -46,7 +46,7 @@ impl Six {
     ) -> Self {
         let command = match errand {
             Errand::Connect => Command::CONNECT,
-            Errand::Bind(_) => Command::BIND,
+            Errand::Bind => Command::BIND,
             Errand::Associate => Command::ASSOCIATE,
         };
         let proxy = via.proxy(place).unwrap_or(&via.first);

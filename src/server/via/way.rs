@@ -10,8 +10,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
-#[cfg(feature = "socks6")]
-use std::net::Ipv6Addr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +17,7 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::asking::{Another, Asked, Asking, Attempt, Declined, Why};
-use super::{Errand, Failure, Fault, Via};
+use super::{Errand, Expected, Failure, Fault, Via};
 use crate::engine::{Interests, TurnContext, Want};
 use crate::net::canonical;
 use crate::proxy_uri::{Resolution, Scheme};
@@ -37,6 +35,10 @@ pub(in crate::server) struct Way {
     via: Arc<Via>,
     resolver: Resolver,
     errand: Errand,
+    /// BIND: who may come.
+    expected: Option<Expected>,
+    /// BIND: whether the client knows of its port. Then it is too late for another one.
+    is_listening: bool,
     /// What the last proxy is asked for; while it refuses, the next one.
     destinations: VecDeque<Address>,
     /// The first proxy's, once they are known.
@@ -89,20 +91,21 @@ impl Way {
         Self::with(via, Errand::Connect, destinations, resolver)
     }
 
-    /// To a port of the last proxy that lets this peer in (0.0.0.0 and ::: anybody). Only for proxies that
-    /// [carry everything](Via::carries_everything).
-    #[cfg(feature = "socks6")]
-    pub(in crate::server) fn bind(via: Arc<Via>, peer: IpAddr, resolver: Resolver) -> Self {
-        // SOCKS 6 asks for the address on the proxy instead, of which the family is all that follows from the peer's.
-        let any: IpAddr = match peer.to_canonical() {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let any = Address::from(SocketAddr::new(any, 0));
-        Self::with(via, Errand::Bind(peer.to_canonical()), [any], resolver)
+    /// To whoever is expected and comes to a port of the last proxy, which is asked for one of the destinations. Only for
+    /// proxies that do [BIND](Via::binds).
+    pub(in crate::server) fn bind(
+        via: Arc<Via>,
+        destinations: impl IntoIterator<Item = Address>,
+        expected: Expected,
+        resolver: Resolver,
+    ) -> Self {
+        Self {
+            expected: Some(expected),
+            ..Self::with(via, Errand::Bind, destinations, resolver)
+        }
     }
 
-    /// To a place for datagrams at the last proxy, as [`Way::bind`].
+    /// To a place for datagrams at the last proxy, which must [carry](Via::carries_datagrams) them.
     #[cfg(feature = "socks6")]
     pub(in crate::server) fn associate(via: Arc<Via>, resolver: Resolver) -> Self {
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
@@ -129,6 +132,8 @@ impl Way {
             via,
             resolver,
             errand,
+            expected: None,
+            is_listening: false,
             destinations,
             addresses: Vec::new(),
             attempt: Attempt::First,
@@ -157,11 +162,17 @@ impl Way {
                 },
                 Stage::Asking(mut asking) => match asking.turn(payload, cx) {
                     Asked::Not => return self.wait(Stage::Asking(asking), None),
-                    Asked::Listening(bound) => {
-                        let bound = self.told(&bound, &asking.socket);
-                        self.stage = Stage::Asking(asking);
-                        return Gone::Listening(bound);
-                    }
+                    Asked::Listening(bound) => match self.placed(&bound, &asking.socket) {
+                        Some(bound) => {
+                            self.is_listening = true;
+                            self.stage = Stage::Asking(asking);
+                            return Gone::Listening(bound);
+                        }
+                        None => {
+                            let what = "it listens at no address that a peer could connect to";
+                            Err(self.trouble(asking.place, &what))
+                        }
+                    },
                     Asked::Granted(bound) if asking.place == self.via.others.len() => {
                         return self.through(asking, &bound);
                     }
@@ -184,9 +195,9 @@ impl Way {
         }
     }
 
-    /// Whether it is BIND.
-    pub(in crate::server) fn awaits_peer(&self) -> bool {
-        matches!(self.errand, Errand::Bind(_))
+    /// BIND: who may come.
+    pub(in crate::server) const fn expected(&self) -> Option<&Expected> {
+        self.expected.as_ref()
     }
 
     fn wait(&mut self, stage: Stage, until: Option<Instant>) -> Gone {
@@ -215,23 +226,12 @@ impl Way {
 
     /// The last proxy has done it.
     fn through(&self, asking: Asking, bound: &BoundAddress) -> Gone {
-        let told = match self.errand {
-            Errand::Bind(expected) => {
-                let peer = match bound {
-                    BoundAddress::Socket(peer) => canonical(*peer),
-                    BoundAddress::Name(..) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-                };
-                // The proxy lets anybody in, and nobody after that one.
-                if !expected.is_unspecified() && peer.ip() != expected {
-                    let what = format_args!("{peer} came instead of the peer");
-                    let mut failure = self.trouble(asking.place, &what);
-                    failure.code = ReplyCode::NOT_ALLOWED;
-                    failure.fault = Fault::Destination;
-                    return Gone::Failed(failure);
-                }
-                peer
+        let told = match (self.errand, bound) {
+            (Errand::Bind, BoundAddress::Socket(peer)) => canonical(*peer),
+            (Errand::Bind, BoundAddress::Name(..)) => {
+                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)
             }
-            Errand::Connect | Errand::Associate => self.told(bound, &asking.socket),
+            _ => self.told(bound, &asking.socket),
         };
         Gone::Through(Arrived {
             carried: asking.carried(),
@@ -303,7 +303,8 @@ impl Way {
                 return Ok(self.dial(now));
             }
             Why::Destination(code, another) if place == self.via.others.len() => {
-                if another == Another::Perhaps && self.destinations.len() > 1 {
+                let another = another == Another::Perhaps && !self.is_listening;
+                if another && self.destinations.len() > 1 {
                     self.destinations.pop_front();
                     return Ok(self.dial(now));
                 }
@@ -319,23 +320,48 @@ impl Way {
     /// What to tell the client as the bound address. For a proxy that tells 0.0.0.0 with a port it is itself; where it tells a
     /// name or nothing, nothing is told, as RFC 1928 §6 has no other way to say so.
     fn told(&self, bound: &BoundAddress, socket: &Socket) -> SocketAddr {
-        let proxy = match self.via.last().address().host {
-            Host::Ip(ip) => Some(ip),
-            Host::Name(_) if self.via.others.is_empty() => {
-                let peer = socket.peer_addr().ok();
-                peer.and_then(|peer| peer.as_socket()).map(|peer| peer.ip())
-            }
-            Host::Name(_) => None,
-        };
         let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let proxy = self.last_proxy(socket);
         let proxy = proxy.filter(|_| bound.port() != 0).unwrap_or(unknown);
         let told = bound.seen_from(proxy);
         canonical(told.unwrap_or_else(|| SocketAddr::new(unknown, bound.port())))
     }
 
+    /// The address of a port at the last proxy that others shall send to or connect to, if it told one. What the proxy knows
+    /// itself by (0.0.0.0, loopback) is no address for anybody else: then it is that of the proxy.
+    fn placed(&self, bound: &BoundAddress, socket: &Socket) -> Option<SocketAddr> {
+        let BoundAddress::Socket(bound) = bound else {
+            return None;
+        };
+        let proxy = self.last_proxy(socket);
+        let ip = match bound.ip().to_canonical() {
+            ip if ip.is_unspecified() => proxy?,
+            ip if ip.is_loopback() => proxy.filter(|proxy| !proxy.is_loopback()).unwrap_or(ip),
+            ip => ip,
+        };
+        (bound.port() != 0).then_some(SocketAddr::new(ip, bound.port()))
+    }
+
+    /// The address of the last proxy, if it is known here.
+    fn last_proxy(&self, socket: &Socket) -> Option<IpAddr> {
+        match self.via.last().address().host {
+            Host::Ip(ip) => Some(ip.to_canonical()),
+            Host::Name(_) if self.via.others.is_empty() => {
+                let peer = socket.peer_addr().ok()?.as_socket()?;
+                Some(peer.ip().to_canonical())
+            }
+            Host::Name(_) => None,
+        }
+    }
+
     /// What to blame when the time is over.
     pub(in crate::server) fn timed_out(&self) -> Failure {
         match &self.stage {
+            Stage::Asking(asking) if self.is_listening => Failure {
+                code: ReplyCode::TTL_EXPIRED,
+                fault: Fault::Destination,
+                ..self.trouble(asking.place, &"nobody came in time")
+            },
             Stage::Asking(asking) => {
                 let awaited = asking.awaited();
                 let what = format_args!("timed out waiting for the {awaited}");
@@ -437,6 +463,43 @@ mod tests {
             }
         }
         panic!("nothing came of it");
+    }
+
+    #[test]
+    fn a_port_that_the_client_knows_of_is_not_given_up_for_another_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("socks5://{}", listener.local_addr().unwrap());
+        let via = Via::new(uri.parse().unwrap(), Vec::new(), OwnListeners::new());
+        let peers = ["192.0.2.1:20", "192.0.2.2:20"].map(|text| text.parse::<Address>().unwrap());
+        let expected = Expected::Named;
+        let mut way = Way::bind(Arc::new(via.unwrap()), peers, expected, Resolver::default());
+        let proxy = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 3]).unwrap();
+            stream.write_all(&[5, 0]).unwrap();
+            stream.read_exact(&mut [0; 10]).unwrap();
+            stream.write_all(&[reply(0), reply(4)].concat()).unwrap();
+            let _ = stream.read(&mut [0; 1]);
+            listener.set_nonblocking(true).unwrap();
+            listener.accept().is_ok()
+        });
+        let mut buffer = Vec::new();
+        let mut heard = Vec::new();
+        for _ in 0..5000 {
+            let mut cx = TurnContext::new(Instant::now(), Ready::ALL, &mut buffer);
+            match way.turn(&[], &mut cx) {
+                Gone::Not(_) => thread::sleep(Duration::from_millis(1)),
+                Gone::Listening(bound) => heard.push(bound.port()),
+                Gone::Failed(failure) => {
+                    heard.push(failure.code.0.into());
+                    break;
+                }
+                Gone::Through(_) => panic!("nobody came"),
+            }
+        }
+        assert_eq!(heard, [80, 4]);
+        drop(way);
+        assert!(!proxy.join().unwrap(), "asked again");
     }
 
     fn reply(code: u8) -> [u8; 10] {
