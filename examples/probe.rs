@@ -2,24 +2,25 @@
 
 use std::env;
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::AddrParseError;
 use std::time::Duration;
 
 use sockhop::discovery::probe::{AskSocks6, ProbeSettings};
 use sockhop::discovery::survey;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let addresses: Vec<SocketAddr> = env::args()
+    // None of them with a user and a password.
+    let peers = env::args()
         .skip(1)
-        .map(|text| text.parse())
-        .collect::<Result<_, _>>()?;
+        .map(|text| Ok((text.parse()?, None)))
+        .collect::<Result<Vec<_>, AddrParseError>>()?;
     let settings = ProbeSettings {
         timeout: Duration::from_secs(5),
         target: None,
         socks6: AskSocks6::No,
     };
-    let findings = survey(&addresses, &settings, 64, &mut |_| {})?;
-    for (address, finding) in addresses.iter().zip(findings) {
+    let findings = survey(&peers, &settings, 64, &mut |_| {})?;
+    for ((address, _), finding) in peers.iter().zip(findings) {
         let reason = finding.reason();
         println!("{address}  {}  {reason}", reason.status());
     }

@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Beside them stand the types that text is parsed into once, at the edge: [`target`], [`listen_address`],
-//! [`source_spec`], [`choice`], [`remote`], with [`bad_text`] as their error.
+//! [`source_spec`], [`choice`], [`peer`], [`remote`], with [`bad_text`] as their error.
 //!
 //! # The life of one connection
 //!
@@ -58,6 +58,7 @@ pub mod bad_text;
 pub mod choice;
 mod file_stamp;
 pub mod listen_address;
+pub mod peer;
 pub mod remote;
 pub mod source_spec;
 pub mod target;

@@ -3,17 +3,18 @@
 use std::fmt;
 
 use crate::bad_text::BadText;
+use crate::peer::Peer;
 #[cfg(feature = "socks6")]
 use crate::proxy_uri::{Fallback, ProxyUri};
+use crate::target::HostPort;
 #[cfg(feature = "socks6")]
 use crate::target::SOCKS_PORT;
-use crate::target::{HostPort, parse_remote};
 
 /// A remote: how clients are forwarded to it. `Display` shows no password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remote {
-    /// Their bytes are passed on unread: they speak to the proxy themselves.
-    PassedOn(HostPort),
+    /// Their bytes are passed on: they speak to the proxy themselves, after a login that is done for them if there is one.
+    PassedOn(Peer),
     /// What they say in SOCKS 4, 4a and 5 is said to the proxy in SOCKS 6.
     #[cfg(feature = "socks6")]
     Converted {
@@ -25,7 +26,7 @@ pub enum Remote {
 }
 
 impl Remote {
-    /// Parses what [`parse_remote`] takes, or a URI such as `socks6://user:password@host:port`.
+    /// Parses a [`Peer`], or a URI such as `socks6://user:password@host:port`.
     ///
     /// # Errors
     /// What is wrong; never with a password.
@@ -35,7 +36,7 @@ impl Remote {
             .split_once("://")
             .is_some_and(|(scheme, _)| is_six(scheme))
         {
-            return parse_remote(text).map(Self::PassedOn);
+            return text.parse().map(Self::PassedOn);
         }
         Self::converted(text)
     }
@@ -60,9 +61,19 @@ impl Remote {
     #[must_use]
     pub const fn address(&self) -> &HostPort {
         match self {
-            Self::PassedOn(address) => address,
+            Self::PassedOn(peer) => &peer.address,
             #[cfg(feature = "socks6")]
             Self::Converted { address, .. } => address,
+        }
+    }
+
+    /// Whether `Display` leaves out what is needed to use it: a password.
+    #[must_use]
+    pub fn has_secret(&self) -> bool {
+        match self {
+            Self::PassedOn(peer) => peer.credentials.is_some(),
+            #[cfg(feature = "socks6")]
+            Self::Converted { proxy, .. } => proxy.credentials().is_some(),
         }
     }
 
@@ -76,7 +87,7 @@ impl Remote {
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PassedOn(address) => address.fmt(f),
+            Self::PassedOn(peer) => peer.fmt(f),
             #[cfg(feature = "socks6")]
             Self::Converted { proxy, .. } => proxy.fmt(f),
         }
@@ -114,6 +125,9 @@ mod tests {
             ("host:9", false)
         );
         assert!(Remote::parse("http://host").is_err());
+        let login = Remote::parse("socks5://ada:hunter2@host:9").unwrap();
+        assert!(login.has_secret() && !plain.has_secret());
+        assert!(!format!("{login} {login:?}").contains("hunter2"));
     }
 
     #[cfg(feature = "socks6")]

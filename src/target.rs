@@ -1,4 +1,4 @@
-//! Host and port as people write them: peers, remotes and probe targets.
+//! Host and port as people write them: peers and probe targets.
 //!
 //! A host is an IP address or a name; names are looked up when they are used, not here.
 
@@ -78,50 +78,6 @@ impl From<SocketAddr> for HostPort {
             port: address.port(),
         }
     }
-}
-
-/// Parses a remote: what [`HostPort::parse_or_port`] takes, or a URI such as `socks5://host:port`.
-pub fn parse_remote(text: &str) -> Result<HostPort, BadText> {
-    match text.split_once("://") {
-        Some((scheme, rest)) => remote_from_uri(scheme, rest),
-        None => HostPort::parse_or_port(text, SOCKS_PORT),
-    }
-}
-
-/// The host and port of a proxy URI. The only reader of proxy URIs outside of a full URI parser, and the place to call one.
-///
-/// User and password are refused, and never quoted in the error.
-fn remote_from_uri(scheme: &str, rest: &str) -> Result<HostPort, BadText> {
-    if !["socks5", "socks5h"]
-        .iter()
-        .any(|known| scheme.eq_ignore_ascii_case(known))
-    {
-        return Err(BadText::new(
-            format!("{scheme}://"),
-            "is not a kind of proxy that this version forwards to",
-            EXAMPLE_URI,
-        ));
-    }
-    let (authority, tail) = match rest.find(['/', '?', '#']) {
-        Some(at) => rest.split_at(at),
-        None => (rest, ""),
-    };
-    if let Some((_, after)) = authority.rsplit_once('@') {
-        return Err(BadText::new(
-            format!("{scheme}://…@{after}"),
-            "has a user and password, but clients authenticate by themselves through the forwarder, \
-             and this version does not do it for them",
-            EXAMPLE_URI,
-        ));
-    }
-    if !matches!(tail, "" | "/") {
-        return Err(BadText::new(
-            tail,
-            "is not understood after the port of a proxy URI in this version",
-            EXAMPLE_URI,
-        ));
-    }
-    HostPort::parse_or_port(authority, SOCKS_PORT)
 }
 
 fn parse(text: &str, default_port: Option<u16>) -> Result<HostPort, BadText> {
@@ -236,7 +192,6 @@ pub const MAX_NAME: usize = 253;
 
 const EXAMPLE: &str = "10.1.2.3, 10.1.2.3:1080, [407::1]:1080 or proxy.example:1080";
 const EXAMPLE_WITH_PORT: &str = "example.org:443 or [2001:db8::1]:443";
-const EXAMPLE_URI: &str = "socks5://10.1.2.3:1080 or socks5://[407::1]:1080";
 
 #[cfg(test)]
 mod tests {
@@ -310,34 +265,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn remotes_may_be_uris_without_secrets() {
-        for (text, canonical) in [
-            ("host", "host:1080"),
-            ("socks5://host", "host:1080"),
-            ("SOCKS5h://host:9/", "host:9"),
-            ("socks5://[407::1]:9", "[407::1]:9"),
-        ] {
-            assert_eq!(parse_remote(text).expect(text).to_string(), canonical);
-        }
-        for text in [
-            "http://host",
-            "socks5://",
-            "socks5://host/path",
-            "socks5://host:0",
-        ] {
-            assert!(parse_remote(text).is_err(), "{text}");
-        }
-        for text in ["socks5://bob:hunter2@host:1", "socks5://bob:hunter2@x@host"] {
-            let error = parse_remote(text).expect_err("a password").to_string();
-            assert!(error.contains("clients authenticate by themselves"));
-            assert!(
-                !error.contains("hunter2") && !error.contains("bob"),
-                "{error}"
-            );
-        }
-    }
-
     proptest! {
         #[test]
         fn what_it_prints_it_reads(ip: IpAddr, port in 1u16..) {
@@ -347,7 +274,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in ".{0,40}") {
-            let _ = parse_remote(&text);
+            let _ = HostPort::parse_or_port(&text, SOCKS_PORT);
             let _ = text.parse::<HostPort>();
         }
     }

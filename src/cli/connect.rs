@@ -27,8 +27,8 @@ all valid peers are raced. The port stays open while the proxy changes; live
 streams stay too unless the forwarder runs with --on-switch cut."
 )]
 pub(super) struct Connect {
-    /// HOST, HOST:PORT, [V6]:PORT, socks5://HOST:PORT (port 1080) or
-    /// socks6://[USER:PASSWORD@]HOST:PORT
+    /// HOST, HOST:PORT, [V6]:PORT (port 1080), or
+    /// socks5:// or socks6://[USER:PASSWORD@]HOST:PORT
     #[argh(positional, arg_name = "ADDRESS")]
     address: Option<String>,
 
@@ -51,10 +51,10 @@ impl Connect {
         let text = self.address.as_deref();
         let remote = values::optional("connect", "ADDRESS", text, Remote::parse)?;
         let call = Call::Connect {
-            // What is shown of a converted one lacks its password.
+            // What is shown lacks the password.
             remote: remote
                 .zip(text)
-                .map(|(remote, text)| match remote.is_converted() {
+                .map(|(remote, text)| match remote.has_secret() {
                     true => text.to_owned(),
                     false => remote.to_string(),
                 }),

@@ -13,8 +13,8 @@ use crate::choice::Mode;
 use crate::daemon::settings::{
     CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, Settings, TIMEOUTS, WORKERS,
 };
+use crate::peer::Peer;
 use crate::remote::Remote;
-use crate::target::{HostPort, SOCKS_PORT};
 
 /// Find a proxy and forward a local port to it (the main job).
 #[derive(FromArgs, ArgsInfo)]
@@ -183,9 +183,7 @@ impl Forward {
         };
         let mut settings = Settings {
             remotes: values::options(NAME, name, &remotes, Remote::parse)?,
-            peers: values::options(NAME, "--peer", &self.peer, |text| {
-                HostPort::parse_or_port(text, SOCKS_PORT)
-            })?,
+            peers: values::options(NAME, "--peer", &self.peer, Peer::parse_listed)?,
             sources: values::options(NAME, "--peers", &self.peers, str::parse)?,
             probe_interval: optional("--probe-interval", &self.probe_interval, |text| {
                 values::duration(text, &PROBE_INTERVALS)
@@ -291,6 +289,7 @@ mod tests {
     use crate::choice::OnSwitch;
     use crate::listen_address::ListenAddress;
     use crate::server::ReplyTiming;
+    use crate::target::SOCKS_PORT;
 
     fn settings(line: &str) -> Result<Settings, String> {
         let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();

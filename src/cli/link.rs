@@ -11,6 +11,7 @@ use crate::demo::{self, Audience, Ending};
 use crate::discovery::probe::{AskSocks6, ProbeSettings};
 use crate::discovery::survey;
 use crate::net::{DescriptorBudget, raise_descriptor_limit};
+use crate::peer::Peer;
 use crate::resolver::{Lookup, ResolveError, Resolver};
 use crate::target::HostPort;
 
@@ -18,7 +19,7 @@ use crate::target::HostPort;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProbeRequest {
     /// Whom to probe, in this order.
-    pub(super) addresses: Vec<HostPort>,
+    pub(super) addresses: Vec<Peer>,
     /// For each probe as a whole.
     pub(super) timeout: Duration,
     /// Where valid proxies shall connect to.
@@ -51,7 +52,7 @@ pub(super) fn probe(
     let lookups: Vec<Lookup> = request
         .addresses
         .iter()
-        .map(|address| resolver.lookup(&address.host.to_string(), address.port))
+        .map(|Peer { address, .. }| resolver.lookup(&address.host.to_string(), address.port))
         .collect();
     let deadline = Instant::now() + request.timeout;
     let resolved: Vec<Result<SocketAddr, ResolveError>> = lookups
@@ -64,7 +65,11 @@ pub(super) fn probe(
                 .ok_or(ResolveError::NotFound)
         })
         .collect();
-    let addresses: Vec<SocketAddr> = resolved.iter().filter_map(|address| address.ok()).collect();
+    let addresses: Vec<(SocketAddr, _)> = resolved
+        .iter()
+        .zip(&request.addresses)
+        .filter_map(|(address, asked)| Some((address.ok()?, asked.credentials.clone())))
+        .collect();
     let settings = ProbeSettings {
         timeout: request.timeout,
         target: request
@@ -84,10 +89,10 @@ pub(super) fn probe(
         .filter_map(|(asked, resolved)| {
             Some(match resolved {
                 Ok(_) => {
-                    let (address, finding) = found.next()?;
+                    let ((address, _), finding) = found.next()?;
                     answers::finding(address.to_string(), &finding)
                 }
-                Err(error) => answers::unresolved(asked.to_string(), &error.to_string()),
+                Err(error) => answers::unresolved(asked.address.to_string(), &error.to_string()),
             })
         })
         .collect())

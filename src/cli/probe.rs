@@ -14,7 +14,7 @@ use super::link::{self, ProbeRequest};
 use super::{Failure, output, proxies, values};
 use crate::control::messages::{PeerStatus, ProxyEntry};
 use crate::daemon::settings::{PROBE_TIMEOUT, TIMEOUTS};
-use crate::target::{HostPort, SOCKS_PORT};
+use crate::peer::Peer;
 
 /// Probe the given addresses once and print what they are.
 #[derive(FromArgs, ArgsInfo)]
@@ -30,7 +30,8 @@ sockhop probe --timeout 2s --target example.org:443 proxy.example",
     error_code(1, "None is, or probing failed.")
 )]
 pub(super) struct Probe {
-    /// HOST, HOST:PORT or [V6]:PORT (port 1080)
+    /// HOST, HOST:PORT, [V6]:PORT or socks5://[USER:PASSWORD@]HOST:PORT (port
+    /// 1080)
     #[argh(positional, arg_name = "ADDRESS")]
     address: Vec<String>,
 
@@ -91,9 +92,7 @@ impl Probe {
             return Err(Failure::usage("no address to probe", Some(NAME)));
         }
         Ok(ProbeRequest {
-            addresses: values::options(NAME, "ADDRESS", &self.address, |text| {
-                HostPort::parse_or_port(text, SOCKS_PORT)
-            })?,
+            addresses: values::options(NAME, "ADDRESS", &self.address, Peer::parse_listed)?,
             timeout: values::optional(NAME, "--timeout", self.timeout.as_deref(), |text| {
                 values::duration(text, &TIMEOUTS)
             })?

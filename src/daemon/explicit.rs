@@ -5,7 +5,9 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use crate::ProxyUri;
+use crate::discovery::PeerLogin;
 use crate::engine::{Cx, Want};
+use crate::forward::Candidate;
 use crate::remote;
 use crate::resolver::{Lookup, ResolveError, Resolver};
 use crate::target::Host;
@@ -67,6 +69,23 @@ impl Explicit {
             }
         }
         addresses
+    }
+
+    /// The logins of all addresses that have one.
+    pub(super) fn logins(&self) -> Vec<PeerLogin> {
+        let logins = self.addresses().into_iter();
+        logins
+            .filter_map(|address| Some((address, self.candidate(address).login?)))
+            .collect()
+    }
+
+    /// The remote at this address, for clients.
+    pub(super) fn candidate(&self, address: SocketAddr) -> Candidate {
+        let login = match self.name_of(address) {
+            Some(remote::Remote::PassedOn(peer)) => peer.credentials.clone(),
+            _ => None,
+        };
+        Candidate { address, login }
     }
 
     /// The remote that has this address, as it was named.

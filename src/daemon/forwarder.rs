@@ -343,7 +343,7 @@ impl Forwarder {
         self.plan = Plan::Idle;
         self.mode = Mode::Manual;
         self.next_bind = None;
-        self.watch_by_hand(Vec::new(), cx);
+        self.watch_by_hand(Vec::new(), Vec::new(), cx);
         self.discovery.borrow_mut().table.set_selected(None, cx.now);
         log::info!("disconnected, {streams} streams cut");
         streams

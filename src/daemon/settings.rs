@@ -10,6 +10,7 @@ use crate::ProxyUri;
 use crate::choice::{Mode, OnSwitch};
 use crate::discovery::probe::AskSocks6;
 use crate::listen_address::ListenAddress;
+use crate::peer::Peer;
 use crate::remote::Remote;
 use crate::server::ReplyTiming;
 use crate::server::association::{ASSOCIATIONS_PER_CLIENT, UdpOptions};
@@ -33,7 +34,7 @@ pub struct Settings {
     /// Explicit remotes in order of preference; a converted one is alone. In manual mode `connect` without an address goes through them.
     pub remotes: Vec<Remote>,
     /// Peers to probe.
-    pub peers: Vec<HostPort>,
+    pub peers: Vec<Peer>,
     /// Where more peers come from.
     pub sources: Vec<SourceSpec>,
     /// From the start of one round of probes to the next; within [`PROBE_INTERVALS`].

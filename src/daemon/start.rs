@@ -22,17 +22,18 @@ use crate::discovery::source::Source;
 use crate::discovery::source::exec::ExecSource;
 use crate::discovery::source::file::FileSource;
 use crate::discovery::source::fixed::FixedSource;
-use crate::discovery::source::lines::PeerName;
+use crate::discovery::source::lines::{ListedPeer, PeerName};
 use crate::discovery::table::{SourceId, TableSettings};
 use crate::discovery::{Discovery, Prober};
 use crate::engine::{Cx, Shared, TaskId};
 use crate::forward::{ForwardSession, ForwardSettings, Route};
 use crate::listen::{Admission, Intake, IntakeStats, Serve};
 use crate::net::{DescriptorBudget, OwnListeners};
+use crate::peer::Peer;
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
 use crate::source_spec::SourceSpec;
-use crate::target::{Host, HostPort, SOCKS_PORT};
+use crate::target::{Host, SOCKS_PORT};
 use crate::wire::Address;
 
 /// Builds the tasks of a forwarder.
@@ -154,7 +155,7 @@ fn add_sources(
     discovery: &Shared<Discovery>,
     resolver: &Resolver,
     prober: TaskId,
-    cx: &Cx<'_>,
+    cx: &mut Cx<'_>,
 ) -> Result<SourceId, StartError> {
     let mut discovery = discovery.borrow_mut();
     let too_many =
@@ -164,13 +165,19 @@ fn add_sources(
         .ok_or_else(|| too_many("remote"))?;
     let mut threads: Vec<Box<dyn Source>> = Vec::new();
     if !settings.peers.is_empty() {
-        let peers = settings
-            .peers
-            .iter()
-            .map(|HostPort { host, port }| match host {
-                Host::Ip(ip) => PeerName::Ip(SocketAddr::new(*ip, *port)),
-                Host::Name(name) => PeerName::Name(name.clone(), *port),
-            });
+        let peers = settings.peers.iter().map(
+            |Peer {
+                 address,
+                 credentials,
+                 ..
+             }| ListedPeer {
+                name: match &address.host {
+                    Host::Ip(ip) => PeerName::Ip(SocketAddr::new(*ip, address.port)),
+                    Host::Name(name) => PeerName::Name(name.clone(), address.port),
+                },
+                login: credentials.clone(),
+            },
+        );
         let fixed = FixedSource::new("flag", peers, resolver.clone());
         if fixed.has_names() {
             threads.push(Box::new(fixed));
@@ -181,6 +188,7 @@ fn add_sources(
             discovery
                 .table
                 .set_source(id, fixed.addresses().iter().copied(), cx.now);
+            discovery.set_logins(id, fixed.logins(), cx);
         }
     }
     for source in &settings.sources {

@@ -93,7 +93,7 @@ pub fn run(ending: Ending, audience: Box<dyn Audience>) -> Result<(), DemoError>
             .addresses()
             .iter()
             .copied()
-            .map(HostPort::from)
+            .map(|address| HostPort::from(address).into())
             .collect(),
         probe_timeout: PROBE_TIMEOUT,
         control: ControlPath::At(control.clone()),

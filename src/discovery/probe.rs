@@ -1,7 +1,8 @@
 //! One probe: a connection to a peer that greets it and classifies the answer.
 //!
 //! `05 01 00` goes out, two bytes come in, and the time limit covers the whole of it. With a target it goes on to
-//! CONNECT there, which proves that the exit works. Where SOCKS 6 is asked for too, a peer that answered like a proxy that knows
+//! CONNECT there, which proves that the exit works. A peer that there is a user and a password for is greeted with `05 01 02` and told
+//! these (RFC 1929). Where SOCKS 6 is asked for too, a peer that answered like a proxy that knows
 //! nothing else gets a NOOP of that version on a second connection.
 
 use std::io;
@@ -22,9 +23,10 @@ use crate::handshake::client::Phase as Awaited;
 use crate::handshake::socks6;
 use crate::handshake::{Client, Goal, HandshakeError, Refusal};
 use crate::net::{finish_connect, read_some, start_connect, write_all_now};
-use crate::wire::Address;
+use crate::wire::socks5::Method;
 #[cfg(feature = "socks6")]
 use crate::wire::socks6::{Authentication, Command, Profile, Request, VERSION};
+use crate::wire::{Address, Credentials};
 
 /// How peers are probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Probe {
     /// For all of it, from the start of the first connection.
     until: Option<Instant>,
     talk: Talk,
+    /// What it is for a SOCKS5 proxy to take us.
+    greeted: Reason,
     unsent: Vec<u8>,
     connection: Option<Connection>,
     on_finding: Option<OnFinding>,
@@ -81,11 +85,16 @@ struct Connection {
 }
 
 impl Probe {
-    /// A probe of one address.
+    /// A probe of one address, with this login if there is one for it.
     #[must_use]
-    pub fn new(address: SocketAddr, settings: &ProbeSettings, on_finding: OnFinding) -> Self {
+    pub fn new(
+        address: SocketAddr,
+        login: Option<&Credentials>,
+        settings: &ProbeSettings,
+        on_finding: OnFinding,
+    ) -> Self {
         let goal = settings.target.clone().map_or(Goal::Greet, Goal::Connect);
-        let mut handshake = Client::new(goal, None);
+        let mut handshake = Client::new(goal, login.cloned());
         let mut unsent = Vec::new();
         handshake.start(&mut unsent);
         Self {
@@ -93,6 +102,10 @@ impl Probe {
             timeout: settings.timeout,
             until: None,
             talk: Talk::Older(handshake, settings.socks6),
+            greeted: match login {
+                None => Reason::Answered(0),
+                Some(_) => Reason::LoginAccepted,
+            },
             unsent,
             connection: None,
             on_finding: Some(on_finding),
@@ -160,7 +173,7 @@ impl Probe {
                     return Some(Finding::from_error(&error, Stage::Established, latency));
                 }
             };
-            if let Some(reason) = self.talk.hear(answer, &mut self.unsent) {
+            if let Some(reason) = self.talk.hear(answer, self.greeted, &mut self.unsent) {
                 return Some(Finding::answered(reason, latency));
             }
             if late {
@@ -172,12 +185,12 @@ impl Probe {
 
 impl Talk {
     /// Takes an answer, of which the empty one is the end. What it comes to, once it comes to something.
-    fn hear(&mut self, answer: &[u8], unsent: &mut Vec<u8>) -> Option<Reason> {
+    fn hear(&mut self, answer: &[u8], greeted: Reason, unsent: &mut Vec<u8>) -> Option<Reason> {
         match self {
             Self::Older(client, _) if answer.is_empty() => Some(judge(client.closed(), &[])),
             Self::Older(client, _) => match client.feed(answer, unsent) {
                 Err(error) => Some(judge(error, answer)),
-                Ok(_) => client.outcome().map(|_| Reason::Answered(0)),
+                Ok(_) => client.outcome().map(|_| greeted),
             },
             #[cfg(feature = "socks6")]
             Self::Six(client, _) => {
@@ -224,15 +237,18 @@ fn judge(error: HandshakeError, answer: &[u8]) -> Reason {
         HandshakeError::NotSocks(bytes) => Reason::Sent(bytes),
         HandshakeError::NoAcceptableMethod => Reason::Answered(0xFF),
         HandshakeError::AuthenticationRequired => Reason::Answered(0x02),
+        HandshakeError::CredentialsRejected(_) => Reason::LoginRejected,
+        // It skips the login that it was offered: whoever it is, it is not the proxy that the login is for.
+        HandshakeError::MethodNotOffered(Method::NONE) => Reason::Sent(FirstBytes::new(answer)),
         HandshakeError::MethodNotOffered(method) => Reason::Answered(method.0),
         HandshakeError::Refused(Refusal::Socks5(code)) => Reason::TargetRefused(code.0),
         HandshakeError::Refused(Refusal::Socks4(code)) => Reason::TargetRefused(code.0),
         HandshakeError::ClosedEarly(_, bytes) => {
             Reason::ClosedEarly(bytes.try_into().unwrap_or(u8::MAX))
         }
-        HandshakeError::CredentialsRejected(_)
-        | HandshakeError::Malformed(..)
-        | HandshakeError::Unsolicited(_) => Reason::Sent(FirstBytes::new(answer)),
+        HandshakeError::Malformed(..) | HandshakeError::Unsolicited(_) => {
+            Reason::Sent(FirstBytes::new(answer))
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::logins::{Logins, PeerLogin};
 use super::probe::{AskSocks6, Probe, ProbeSettings};
 use super::rules::Rules;
 use super::source::{Source, SourceThread, SourceUpdate};
@@ -17,6 +18,7 @@ use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId};
 pub struct Discovery {
     /// The cache per address.
     pub table: Table,
+    logins: Logins,
     settings: ProbeSettings,
     interval: std::time::Duration,
     most_probes: usize,
@@ -56,6 +58,7 @@ impl Discovery {
         Self {
             interval: table.interval,
             table: Table::new(table, rules, now),
+            logins: Logins::default(),
             settings,
             most_probes: most_probes.max(1),
             running: false,
@@ -136,6 +139,25 @@ impl Discovery {
         self.running
     }
 
+    /// As whom peers are greeted that want to know.
+    #[must_use]
+    pub fn logins(&self) -> &Logins {
+        &self.logins
+    }
+
+    /// Replaces the logins of one source. Peers whose login is another now are asked again at once.
+    pub fn set_logins(&mut self, source: SourceId, logins: Vec<PeerLogin>, cx: &mut Cx<'_>) {
+        for address in self.logins.set(source, logins) {
+            // A probe under way tells about the old one.
+            if let Some(probe) = self.probes.remove(&address) {
+                cx.cancel(probe);
+                self.table.cancel(address);
+            }
+            self.table.recheck(address, cx.now);
+        }
+        self.wake_prober(cx);
+    }
+
     /// How probes are made.
     #[must_use]
     pub fn probe_settings(&self) -> &ProbeSettings {
@@ -214,6 +236,7 @@ impl Discovery {
                 state.error = update.error;
             }
             self.table.set_source(update.source, update.peers, cx.now);
+            self.set_logins(update.source, update.logins, cx);
         }
         self.tell_observer(before, cx);
     }
@@ -242,6 +265,7 @@ impl Prober {
         });
         let id = cx.spawn(Box::new(Probe::new(
             address,
+            discovery.logins.get(address),
             &discovery.settings,
             on_finding,
         )));

@@ -153,6 +153,7 @@ impl State {
         let discovery = self.discovery.borrow();
         let probe = cx.spawn(Box::new(Probe::new(
             address,
+            discovery.logins().get(address),
             discovery.probe_settings(),
             on_finding,
         )));

@@ -13,7 +13,7 @@ pub use crate::wire::FirstBytes;
 /// What an address is, as far as probes know. The order is that of the lists shown to users: useful ones first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
-    /// Answered `05 00`: a SOCKS5 proxy that takes us without authentication.
+    /// Answered `05 00`, or accepted our user and password: a SOCKS5 proxy that takes us.
     Valid,
     /// Answered `05 FF` or `05 02`: a SOCKS5 proxy that wants a user and a password.
     AuthenticationRequired,
@@ -78,6 +78,10 @@ pub enum Reason {
     NotProbed,
     /// A SOCKS5 answer to the greeting: `05` and this method.
     Answered(u8),
+    /// The peer accepted the user and the password that there are for it.
+    LoginAccepted,
+    /// The peer wants a user and a password, and rejected those that there are for it.
+    LoginRejected,
     /// A SOCKS 6 answer to a request for nothing, with this type of authentication reply: 0 accepted, else rejected.
     AnsweredSocks6(u8),
     /// Other bytes than a SOCKS5 answer.
@@ -120,8 +124,8 @@ impl Reason {
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
-            Self::Answered(0x00) => Status::Valid,
-            Self::Answered(0x02 | 0xFF) => Status::AuthenticationRequired,
+            Self::Answered(0x00) | Self::LoginAccepted => Status::Valid,
+            Self::Answered(0x02 | 0xFF) | Self::LoginRejected => Status::AuthenticationRequired,
             Self::AnsweredSocks6(_) => Status::Socks6,
             Self::Answered(_)
             | Self::Sent(_)
@@ -170,6 +174,8 @@ impl fmt::Display for Reason {
         match *self {
             Self::NotProbed => f.write_str("not probed yet"),
             Self::Answered(method) => write!(f, "answered 05 {method:02X}"),
+            Self::LoginAccepted => f.write_str("accepted the user and password"),
+            Self::LoginRejected => f.write_str("rejected the user and password"),
             Self::AnsweredSocks6(0) => f.write_str("answered in SOCKS 6"),
             Self::AnsweredSocks6(_) => f.write_str("answered in SOCKS 6, wants authentication"),
             Self::Sent(bytes) => write!(f, "sent {bytes}"),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Sender, unbounded};
@@ -10,20 +11,21 @@ use crossbeam_channel::{Sender, unbounded};
 use super::probe::{Probe, ProbeSettings};
 use super::status::Finding;
 use crate::engine::{Cx, Next, Reactor, Shared, Task};
+use crate::wire::Credentials;
 
-/// Probes each address once, at most `at_once` at a time, and returns what was found, in the order of the addresses.
+/// Probes each address once, with the login for it if there is one, at most `at_once` at a time, and returns what was found, in the order of the addresses.
 /// `progress` is told how many are done, whenever one is.
 ///
 /// # Errors
 /// When the system gives no thread, epoll instance or descriptor to begin with.
 pub fn survey(
-    addresses: &[SocketAddr],
+    addresses: &[(SocketAddr, Option<Arc<Credentials>>)],
     settings: &ProbeSettings,
     at_once: usize,
     progress: &mut dyn FnMut(usize),
 ) -> io::Result<Vec<Finding>> {
     let (sender, findings) = unbounded();
-    let waiting = addresses.iter().copied().enumerate().collect();
+    let waiting = addresses.iter().cloned().enumerate().collect();
     let settings = settings.clone();
     let prober = thread::Builder::new()
         .name("prober".into())
@@ -60,7 +62,7 @@ struct Survey {
 }
 
 struct State {
-    waiting: VecDeque<(usize, SocketAddr)>,
+    waiting: VecDeque<(usize, (SocketAddr, Option<Arc<Credentials>>))>,
     under_way: usize,
     at_once: usize,
     settings: ProbeSettings,
@@ -71,7 +73,7 @@ impl Task for Survey {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         let mut state = self.state.borrow_mut();
         while state.under_way < state.at_once {
-            let Some((place, address)) = state.waiting.pop_front() else {
+            let Some((place, (address, login))) = state.waiting.pop_front() else {
                 break;
             };
             state.under_way += 1;
@@ -83,7 +85,8 @@ impl Task for Survey {
                 let _ = state.sender.send((place, finding));
                 cx.wake(survey);
             });
-            cx.spawn(Box::new(Probe::new(address, &state.settings, on_finding)));
+            let probe = Probe::new(address, login.as_deref(), &state.settings, on_finding);
+            cx.spawn(Box::new(probe));
         }
         if state.under_way == 0 {
             cx.stop();

@@ -391,6 +391,14 @@ impl Table {
         }
     }
 
+    /// Makes one address due: what was found out about it does not hold any more.
+    pub fn recheck(&mut self, address: SocketAddr, now: Instant) {
+        let tick = self.tick(now);
+        if let Some(id) = self.find(Key::new(address)) {
+            self.modify(id, |entry| entry.due = entry.due.min(tick));
+        }
+    }
+
     /// Names the remote in use, which is probed every quarter of the interval (5 s at least), also when it is dead.
     pub fn set_selected(&mut self, selected: Option<SocketAddr>, now: Instant) {
         let selected = selected.map(Key::new);

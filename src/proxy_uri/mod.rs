@@ -482,7 +482,8 @@ fn decode(text: &str) -> Result<Vec<u8>, ProxyUriError> {
     Ok(percent_decode_str(text).collect())
 }
 
-fn encode(bytes: &[u8]) -> impl fmt::Display + '_ {
+/// User or password as they stand in a URI.
+pub(crate) fn encode(bytes: &[u8]) -> impl fmt::Display + '_ {
     percent_encode(bytes, ESCAPED)
 }
 

@@ -21,7 +21,7 @@ impl Forwarder {
             }
         }
         if matches!(self.plan, Plan::Explicit(_)) {
-            self.watch_by_hand(Vec::new(), cx);
+            self.watch_by_hand(Vec::new(), Vec::new(), cx);
         }
         self.stop_converting();
         self.plan = Plan::Automatic { selected };
@@ -65,9 +65,13 @@ impl Forwarder {
             .table
             .valid_best_first()
             .filter(|peer| *peer != selected && !own.is_own(*peer));
+        let candidate = |address| Candidate {
+            login: discovery.logins().shared(address),
+            ..Candidate::from(address)
+        };
         let mut candidates: Vec<Candidate> = std::iter::once(selected)
             .chain(others.take(STAND_INS))
-            .map(Candidate::from)
+            .map(candidate)
             .collect();
         // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
         let missing = FEW.saturating_sub(candidates.len());
@@ -76,7 +80,7 @@ impl Forwarder {
             let lost = lost
                 .into_iter()
                 .filter(|peer| *peer != selected && !own.is_own(*peer));
-            candidates.extend(lost.take(missing).map(Candidate::from));
+            candidates.extend(lost.take(missing).map(candidate));
         }
         Choice {
             candidates,

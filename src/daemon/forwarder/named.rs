@@ -8,9 +8,10 @@ use crate::ProxyUri;
 use crate::choice::Mode;
 use crate::control::messages::{Connected, ErrorCode, ErrorObject};
 use crate::daemon::explicit::Explicit;
+use crate::discovery::PeerLogin;
 use crate::discovery::probe::AskSocks6;
 use crate::engine::Cx;
-use crate::forward::{Candidate, Choice, Patience};
+use crate::forward::{Choice, Patience};
 use crate::server::OwnListener;
 
 impl Forwarder {
@@ -38,7 +39,7 @@ impl Forwarder {
         if let Err(OwnListener(proxy)) = self.converter.start(proxy, own) {
             self.tell_of_loop(&proxy);
         }
-        self.watch_by_hand(Vec::new(), cx);
+        self.watch_by_hand(Vec::new(), Vec::new(), cx);
         // So that it is shown as what it is.
         self.discovery.borrow_mut().ask_socks6(AskSocks6::Yes);
         self.switch(Choice {
@@ -70,7 +71,7 @@ impl Forwarder {
             let named = explicit.addresses();
             if self.converted != named {
                 let selected = named.first().copied();
-                self.watch_by_hand(named.clone(), cx);
+                self.watch_by_hand(named.clone(), Vec::new(), cx);
                 self.discovery
                     .borrow_mut()
                     .table
@@ -91,9 +92,13 @@ impl Forwarder {
         let choice = Choice {
             // The names are looked up: whoever comes meanwhile need not be refused.
             is_awaited: candidates.is_empty() && !explicit.is_settled(),
-            candidates: candidates.into_iter().map(Candidate::from).collect(),
+            candidates: candidates
+                .into_iter()
+                .map(|address| explicit.candidate(address))
+                .collect(),
             patience,
         };
+        let logins = explicit.logins();
         if self.looping != own {
             for address in &own {
                 self.tell_of_loop(address);
@@ -104,7 +109,7 @@ impl Forwarder {
             return;
         }
         let selected = choice.addresses().next();
-        self.watch_by_hand(choice.addresses().collect(), cx);
+        self.watch_by_hand(choice.addresses().collect(), logins, cx);
         self.discovery
             .borrow_mut()
             .table
@@ -112,9 +117,15 @@ impl Forwarder {
         self.switch(choice);
     }
 
-    pub(super) fn watch_by_hand(&self, addresses: Vec<SocketAddr>, cx: &mut Cx<'_>) {
+    pub(super) fn watch_by_hand(
+        &self,
+        addresses: Vec<SocketAddr>,
+        logins: Vec<PeerLogin>,
+        cx: &mut Cx<'_>,
+    ) {
         let mut discovery = self.discovery.borrow_mut();
         discovery.table.set_source(self.by_hand, addresses, cx.now);
+        discovery.set_logins(self.by_hand, logins, cx);
         discovery.wake_prober(cx);
     }
 

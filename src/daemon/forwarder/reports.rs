@@ -76,7 +76,7 @@ fn finding_of(failure: &DialFailure) -> Option<Finding> {
             };
             Finding::answered(reason, Duration::ZERO)
         }
-        DialFailure::LoginRejected => Finding::answered(Reason::Answered(2), Duration::ZERO),
+        DialFailure::LoginRejected => Finding::answered(Reason::LoginRejected, Duration::ZERO),
         DialFailure::Outdone(code) => {
             Finding::answered(Reason::RequestRefused(code.0), Duration::ZERO)
         }

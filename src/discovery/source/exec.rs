@@ -13,6 +13,7 @@ use super::lines::{List, MAX_BYTES, shorten};
 use super::names::Names;
 use super::signal::Wake;
 use super::{Refresh, Refreshed, Signal, Source};
+use crate::discovery::logins::PeerLogin;
 use crate::resolver::Resolver;
 
 /// A command run by `sh -c` every minute, without input, that prints one peer a line.
@@ -26,6 +27,8 @@ pub struct ExecSource {
     default_port: u16,
     deadline: Duration,
     names: Names,
+    /// Of the last list.
+    logins: Vec<PeerLogin>,
 }
 
 impl ExecSource {
@@ -39,6 +42,7 @@ impl ExecSource {
             default_port,
             deadline: DEADLINE,
             names: Names::new(resolver),
+            logins: Vec::new(),
         }
     }
 
@@ -93,9 +97,14 @@ impl Source for ExecSource {
             log::warn!("{name}: {more}");
         }
         let (found, error) = self.names.resolve(&list.names, signal);
+        self.logins = self.names.logins(&list.logins);
         let mut peers = list.addresses;
         peers.extend(found);
         Refreshed::List { peers, error }
+    }
+
+    fn logins(&self) -> Vec<PeerLogin> {
+        self.logins.clone()
     }
 
     fn pause(&self) -> Option<Duration> {

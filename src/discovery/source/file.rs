@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::lines::{List, MAX_BYTES};
 use super::names::{Names, RESOLVE_EVERY};
 use super::{Refresh, Refreshed, Signal, Source};
+use crate::discovery::logins::PeerLogin;
 use crate::file_stamp::Stamp;
 use crate::resolver::Resolver;
 
@@ -132,6 +133,11 @@ impl Source for FileSource {
         self.resolved_at = Some(Instant::now());
         let peers: Vec<SocketAddr> = list.addresses.iter().copied().chain(found).collect();
         Refreshed::List { peers, error }
+    }
+
+    fn logins(&self) -> Vec<PeerLogin> {
+        let read = self.read.as_ref();
+        read.map_or_else(Vec::new, |read| self.names.logins(&read.list.logins))
     }
 
     fn pause(&self) -> Option<Duration> {

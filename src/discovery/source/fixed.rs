@@ -1,12 +1,15 @@
 //! Peers given by hand, on the command line.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::lines::PeerName;
+use super::lines::{ListedPeer, PeerName};
 use super::names::{Names, RESOLVE_EVERY};
 use super::{Refresh, Refreshed, Signal, Source};
+use crate::discovery::logins::PeerLogin;
 use crate::resolver::Resolver;
+use crate::wire::Credentials;
 
 /// A list that only changes in what its names stand for, which is looked up every minute.
 #[derive(Debug)]
@@ -14,6 +17,7 @@ pub struct FixedSource {
     name: String,
     addresses: Vec<SocketAddr>,
     host_names: Vec<(String, u16)>,
+    logins: Vec<(PeerName, Arc<Credentials>)>,
     names: Names,
 }
 
@@ -22,17 +26,21 @@ impl FixedSource {
     #[must_use]
     pub fn new(
         name: impl Into<String>,
-        peers: impl IntoIterator<Item = PeerName>,
+        peers: impl IntoIterator<Item = ListedPeer>,
         resolver: Resolver,
     ) -> Self {
         let mut source = Self {
             name: name.into(),
             addresses: Vec::new(),
             host_names: Vec::new(),
+            logins: Vec::new(),
             names: Names::new(resolver),
         };
-        for peer in peers {
-            match peer {
+        for ListedPeer { name, login } in peers {
+            if let Some(login) = login {
+                source.logins.push((name.clone(), login));
+            }
+            match name {
                 PeerName::Ip(address) => source.addresses.push(address),
                 PeerName::Name(host, port) => source.host_names.push((host, port)),
             }
@@ -65,6 +73,10 @@ impl Source for FixedSource {
         Refreshed::List { peers, error }
     }
 
+    fn logins(&self) -> Vec<PeerLogin> {
+        self.names.logins(&self.logins)
+    }
+
     fn pause(&self) -> Option<Duration> {
         self.has_names().then_some(RESOLVE_EVERY)
     }
@@ -80,7 +92,8 @@ mod tests {
         let peers = [
             PeerName::Ip("192.0.2.1:1080".parse().unwrap()),
             PeerName::Name("127.0.0.9".to_owned(), 81),
-        ];
+        ]
+        .map(|name| ListedPeer { name, login: None });
         let mut source = FixedSource::new("flag", peers, Resolver::default());
         assert_eq!(source.name(), "flag");
         assert_eq!(source.addresses().len(), 1);

@@ -2,6 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use crate::discovery::logins::MOST_LOGINS;
+use crate::peer::Peer;
+use crate::target::Host;
+use crate::wire::Credentials;
 
 /// A peer as it is written in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,8 +27,17 @@ impl fmt::Display for PeerName {
     }
 }
 
+/// A peer of a list, and the login for it if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedPeer {
+    /// Where it is.
+    pub name: PeerName,
+    /// As whom it is greeted.
+    pub login: Option<Arc<Credentials>>,
+}
+
 /// Why a line names no peer. `Display` goes on where the quoted line ends: `"x:0" has port 0`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LineError {
     /// Neither an address nor a host name, with or without a port.
     NotAnAddress,
@@ -36,11 +51,14 @@ pub enum LineError {
     Multicast,
     /// An IPv6 address with a scope (`%eth0`), which only means something on this machine and this boot.
     Scoped,
+    /// A URI, or a user without one, that is not what it should be. Holds what is wrong, without any of what could be a password.
+    Uri(String),
 }
 
 impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Uri(problem) => problem,
             Self::NotAnAddress => "is not an address",
             Self::BadPort => "has no port from 1 to 65535 after the colon",
             Self::PortZero => "has port 0",
@@ -52,6 +70,26 @@ impl fmt::Display for LineError {
 }
 
 impl std::error::Error for LineError {}
+
+/// Reads one line as [`parse_peer_line`] does, or one with `socks5://user:password@host:port`.
+///
+/// # Errors
+/// [`LineError`] for what can't be a peer.
+pub fn parse_line(line: &str, default_port: u16) -> Result<Option<ListedPeer>, LineError> {
+    let line = line.strip_prefix('\u{feff}').unwrap_or(line);
+    let text = line.split('#').next().unwrap_or_default().trim();
+    if !text.contains("://") && !text.contains('@') {
+        let plain = |name| ListedPeer { name, login: None };
+        return Ok(parse_peer_line(text, default_port)?.map(plain));
+    }
+    let peer = Peer::parse_listed(text).map_err(|bad| LineError::Uri(bad.to_string()))?;
+    let name = match peer.address.host {
+        Host::Ip(ip) => address(ip, peer.address.port)?,
+        Host::Name(name) => PeerName::Name(name.to_ascii_lowercase(), peer.address.port),
+    };
+    let login = peer.credentials;
+    Ok(Some(ListedPeer { name, login }))
+}
 
 /// Reads one line: `host`, `host:port`, `v6`, `[v6]` or `[v6]:port`, blanks around it, and a comment from `#` on.
 ///
@@ -161,6 +199,8 @@ const MAX_NAME: usize = 253;
 pub(super) struct List {
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) names: Vec<(String, u16)>,
+    /// The logins for some of them.
+    pub(super) logins: Vec<(PeerName, Arc<Credentials>)>,
     /// Lines that name no peer.
     pub(super) bad: usize,
     /// Peers beyond the limit.
@@ -177,20 +217,35 @@ impl List {
         let mut list = Self::default();
         for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
             let line = String::from_utf8_lossy(line.get(..MAX_LINE).unwrap_or(line));
-            match parse_peer_line(&line, default_port) {
-                Ok(None) => {}
-                Ok(Some(_)) if list.addresses.len() + list.names.len() >= MAX_PEERS => {
-                    list.left_out += 1
-                }
-                Ok(Some(PeerName::Ip(address))) => list.addresses.push(address),
-                Ok(Some(PeerName::Name(host, port))) => list.names.push((host, port)),
+            let peer = match parse_line(&line, default_port) {
+                Ok(None) => continue,
+                Ok(Some(peer)) => peer,
                 Err(error) => {
                     list.bad += 1;
-                    if list.bad <= MAX_COMPLAINTS {
-                        let shown = shorten(line.trim());
-                        complain(number, &format!("{shown:?} {error}"));
+                    match &error {
+                        _ if list.bad > MAX_COMPLAINTS => {}
+                        LineError::Uri(problem) => complain(number, problem),
+                        // May have a password.
+                        _ if line.contains("://") => complain(number, &format!("a URI {error}")),
+                        _ => {
+                            let shown = shorten(line.trim());
+                            complain(number, &format!("{shown:?} {error}"));
+                        }
                     }
+                    continue;
                 }
+            };
+            let is_full = list.addresses.len() + list.names.len() >= MAX_PEERS;
+            if is_full || (peer.login.is_some() && list.logins.len() >= MOST_LOGINS) {
+                list.left_out += 1;
+                continue;
+            }
+            if let Some(login) = peer.login {
+                list.logins.push((peer.name.clone(), login));
+            }
+            match peer.name {
+                PeerName::Ip(address) => list.addresses.push(address),
+                PeerName::Name(host, port) => list.names.push((host, port)),
             }
         }
         list
@@ -284,6 +339,36 @@ mod tests {
         for (line, expected) in table {
             assert_eq!(parse_peer_line(line, 1080), expected, "{line:?}");
         }
+    }
+
+    #[test]
+    fn uris_have_logins_and_errors_without_passwords() {
+        let listed = |line: &str| parse_line(line, 1080).map(Option::unwrap);
+        let ada = Some(Arc::new(Credentials::new("ada", "p@ss").unwrap()));
+        for (line, name, login) in [
+            ("host:5", "host:5", &None),
+            (" socks5://[407::1] # x", "[407::1]:1080", &None),
+            ("socks5://ada:p%40ss@10.0.0.1:9", "10.0.0.1:9", &ada),
+            ("SOCKS5h://ada:p%40ss@Host", "host:1080", &ada),
+        ] {
+            let peer = listed(line).unwrap();
+            assert_eq!((&*peer.name.to_string(), &peer.login), (name, login));
+        }
+        assert_eq!(parse_line(" # socks5://a:b@h", 1), Ok(None));
+        assert_eq!(listed("socks5://a:b@0.0.0.0"), Err(LineError::Unspecified));
+        let text = "socks5://a:SECRET@h/x\nsocks5://a:SECRET\na:SECRET@h\nsocks5://a:SECRET@0.0.0.0\n\
+                    socks4://SECRET@h\nsocks5://a:x#SECRET@h\nsocks5://a:SECRET@h?timeout=1s";
+        let mut said = Vec::new();
+        let list = List::parse(text.as_bytes(), 1080, |_, text| said.push(text.to_owned()));
+        assert_eq!((list.bad, said.len()), (7, 7), "{said:?}");
+        assert!(!format!("{said:?} {list:?}").contains("SECRET"), "{said:?}");
+    }
+
+    #[test]
+    fn logins_are_bounded() {
+        let text = "socks5://a:b@10.0.0.1\n".repeat(MOST_LOGINS + 5);
+        let list = List::parse(text.as_bytes(), 1080, |_, _| {});
+        assert_eq!((list.logins.len(), list.left_out), (MOST_LOGINS, 5));
     }
 
     #[test]

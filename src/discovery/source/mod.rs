@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::logins::PeerLogin;
 use super::table::SourceId;
 
 pub use signal::Signal;
@@ -34,6 +35,11 @@ pub trait Source: Send {
     ///
     /// `how` says whether what did not change needs to be read again.
     fn refresh(&mut self, how: Refresh, signal: &mut Signal) -> Refreshed;
+
+    /// The logins for some of the peers, as of the last list.
+    fn logins(&self) -> Vec<PeerLogin> {
+        Vec::new()
+    }
 
     /// How long after the end of a refresh the next one starts; `None` for never.
     fn pause(&self) -> Option<Duration>;
@@ -71,6 +77,8 @@ pub struct SourceUpdate {
     pub source: SourceId,
     /// Its whole list; after a failure, the last good one.
     pub peers: Vec<SocketAddr>,
+    /// The logins for some of them.
+    pub logins: Vec<PeerLogin>,
     /// What went wrong, if something did.
     pub error: Option<String>,
 }
@@ -165,6 +173,7 @@ fn run(
         let update = SourceUpdate {
             source: id,
             peers,
+            logins: source.logins(),
             error,
         };
         let changed = last.as_ref() != Some(&update);
@@ -292,7 +301,7 @@ mod tests {
     #[test]
     fn flags_with_names_need_no_file() {
         let list = ["localhost:5", "192.0.2.1"]
-            .map(|text| lines::parse_peer_line(text, 1080).unwrap().unwrap());
+            .map(|text| lines::parse_line(text, 1080).unwrap().unwrap());
         let (_thread, updates) = start(fixed::FixedSource::new("flag", list, Resolver::default()));
         let update = updates.recv_timeout(LIMIT).unwrap();
         assert!(update.peers.contains(&"192.0.2.1:1080".parse().unwrap()));

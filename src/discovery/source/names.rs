@@ -2,11 +2,15 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::lines::PeerName;
 use super::signal::{Signal, Wake};
+use crate::discovery::logins::{MOST_LOGINS, PeerLogin};
 use crate::net::canonical;
 use crate::resolver::{Lookup, ResolveError, Resolver};
+use crate::wire::Credentials;
 
 /// Looks names up and remembers the last answer for each: one that can't be looked up now keeps it.
 #[derive(Debug)]
@@ -74,6 +78,28 @@ impl Names {
             (Some(first), _) => Some(format!("{first}, and {} other names", failed - 1)),
         };
         (addresses, error)
+    }
+
+    /// What a name stood for when it was last looked up.
+    fn addresses_of<'a>(&'a self, peer: &'a PeerName) -> &'a [SocketAddr] {
+        match peer {
+            PeerName::Ip(address) => std::slice::from_ref(address),
+            PeerName::Name(host, port) => {
+                let known = self.known.get(&(host.clone(), *port));
+                known.map_or(&[], Vec::as_slice)
+            }
+        }
+    }
+
+    /// The logins of a list, by address.
+    pub(super) fn logins(&self, list: &[(PeerName, Arc<Credentials>)]) -> Vec<PeerLogin> {
+        list.iter()
+            .flat_map(|(peer, login)| {
+                let addresses = self.addresses_of(peer).iter();
+                addresses.map(move |address| (*address, Arc::clone(login)))
+            })
+            .take(MOST_LOGINS)
+            .collect()
     }
 }
 

@@ -40,6 +40,7 @@ impl Table {
                 | Reason::ClosedEarly(_)
                 | Reason::Sent(_)
                 | Reason::Answered(_)
+                | Reason::LoginRejected
                 | Reason::TargetRefused(_)
                 | Reason::RequestRefused(_)
                 | Reason::TimedOut(Phase::Greeting | Phase::Target)
@@ -122,7 +123,10 @@ impl Table {
         let recheck = self.later(now, self.recheck_interval() * 2);
         let interval = self.settings.interval;
         self.judge(id, tick, |entry, merit| {
-            entry.reason = Reason::Answered(0);
+            // After a failure there is no telling how it answered, but it did.
+            if entry.reason.status() != Status::Valid {
+                entry.reason = Reason::Answered(0);
+            }
             entry.failures = 0;
             entry.doubt = Doubt::None;
             merit.last_valid = tick;

@@ -8,10 +8,11 @@ use std::str::FromStr;
 use libfuzzer_sys::fuzz_target;
 use sockhop::listen_address::ListenAddress;
 use sockhop::net::OwnListeners;
+use sockhop::peer::Peer;
 use sockhop::server::rules::{Effect, Pattern, Rule, Rules};
 use sockhop::server::users::User;
 use sockhop::source_spec::SourceSpec;
-use sockhop::target::{HostPort, parse_remote};
+use sockhop::target::HostPort;
 use sockhop::wire::socks6::{Profile, address_from_text, to_ascii};
 use sockhop::wire::{Host, Name};
 use sockhop_fuzz::text;
@@ -24,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
     for address in [
         shown_as_itself::<HostPort>(&text),
         HostPort::parse_or_port(&text, 1080).ok(),
-        parse_remote(&text).ok(),
+        text.parse::<Peer>().ok().map(|peer| peer.address),
     ]
     .into_iter()
     .flatten()
