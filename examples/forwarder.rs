@@ -6,12 +6,12 @@ use std::error::Error;
 
 use sockhop::daemon::Daemon;
 use sockhop::daemon::settings::{ControlPath, Settings};
-use sockhop::target::{HostPort, SOCKS_PORT};
+use sockhop::peer::Peer;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let listen = arguments.next().ok_or("usage: forwarder ADDR PEER...")?;
-    let peers = arguments.map(|text| HostPort::parse_or_port(&text, SOCKS_PORT));
+    let peers = arguments.map(|text| Peer::parse_listed(&text));
     let settings = Settings {
         listen: vec![listen.parse()?],
         peers: peers.collect::<Result<_, _>>()?,

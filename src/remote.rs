@@ -82,6 +82,16 @@ impl Remote {
     pub const fn is_converted(&self) -> bool {
         !matches!(self, Self::PassedOn(_))
     }
+
+    /// The proxy whose clients' requests are translated.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&ProxyUri> {
+        match self {
+            Self::PassedOn(_) => None,
+            #[cfg(feature = "socks6")]
+            Self::Converted { proxy, .. } => Some(proxy),
+        }
+    }
 }
 
 impl fmt::Display for Remote {

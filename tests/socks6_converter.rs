@@ -1313,7 +1313,7 @@ fn what_cannot_be_converted_is_refused_at_once_and_passwords_can_be_hidden() {
     for (arguments, told) in [
         (
             &["--remote", "socks6://a", "--remote", "b"][..],
-            "used alone",
+            "for all of them or for none",
         ),
         (&["--remote", "socks6://a?fallback=socks5"], "fallback"),
         (

@@ -52,7 +52,7 @@ that address.
 )]
 pub(super) struct Forward {
     /// ADDR, repeatable: a proxy to use, as HOST, HOST:PORT, [V6]:PORT or
-    /// socks5://HOST:PORT, the preferred one first; or one
+    /// socks5://HOST:PORT, the preferred one first; or all of them
     /// socks6://[USER:PASSWORD@]HOST:PORT, which clients of SOCKS 4, 4a and 5
     /// are converted for
     #[argh(option)]
@@ -249,8 +249,13 @@ impl Forward {
 /// Refuses settings that are fine one by one but together can never forward anything.
 fn check(settings: &Settings) -> Result<(), Failure> {
     let usage = |text: &str| Err(Failure::usage(text, Some(NAME)));
-    if settings.remotes.len() > 1 && settings.remotes.iter().any(Remote::is_converted) {
-        return usage("--remote: a socks6 proxy is used alone, give no other one with it");
+    let mut converted = settings.remotes.iter().map(Remote::is_converted);
+    if let Some(first) = converted.next()
+        && converted.any(|other| other != first)
+    {
+        return usage(
+            "--remote: some are socks6 proxies and some are not; clients are converted for all of them or for none",
+        );
     }
     let deaf = settings.control == ControlPath::None;
     match settings.mode {

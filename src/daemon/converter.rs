@@ -29,6 +29,7 @@ pub(super) struct Converter {
     resolver: Resolver,
     stats: ServerStats,
     timing: ReplyTiming,
+    /// For the way to a proxy.
     patience: Duration,
 }
 
@@ -46,8 +47,7 @@ impl Converter {
             resolver,
             stats: ServerStats::default(),
             timing: settings.reply_timing,
-            // For the way to the proxy, and its own to the destination.
-            patience: settings.connect_timeout + DESTINATION_TIMEOUT,
+            patience: settings.connect_timeout,
         }
     }
 
@@ -56,10 +56,26 @@ impl Converter {
         Limits::new(most, Some(ASSOCIATIONS_PER_CLIENT), mailbox)
     }
 
-    /// From now on clients get through this proxy. The session with it is a new one.
-    pub(super) fn start(&self, proxy: ProxyUri, own: OwnListeners) -> Result<(), OwnListener> {
+    /// From now on clients get through these proxies, the first that works. The sessions with them are new ones. Returns
+    /// those that are not used, because they are own listeners.
+    pub(super) fn start(&self, proxies: Vec<ProxyUri>, own: OwnListeners) -> Vec<OwnListener> {
         self.stop();
-        let via = Via::new(proxy, Vec::new(), own.clone())?;
+        let (mut usable, mut loops) = (Vec::new(), Vec::new());
+        for proxy in proxies {
+            match Via::new(proxy, Vec::new(), own.clone()) {
+                Ok(via) => usable.push(via),
+                Err(own) => loops.push(own),
+            }
+        }
+        let mut usable = usable.into_iter();
+        let Some(first) = usable.next() else {
+            return loops;
+        };
+        let stand_ins: Vec<_> = usable.collect();
+        // For the way to each proxy that is tried, and its own to the destination.
+        let tries = u32::try_from(stand_ins.len() + 1).unwrap_or(u32::MAX);
+        let connect_timeout = self.patience * tries.min(MOST_TRIES) + DESTINATION_TIMEOUT;
+        let via = first.with_stand_ins(stand_ins, self.patience);
         let udp = UdpSettings::new(UdpOptions::default(), self.associations.clone());
         *self.current.borrow_mut() = Some(Arc::new(ServerSettings {
             users: None,
@@ -73,7 +89,7 @@ impl Converter {
             #[cfg(feature = "socks6")]
             socks6: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
-            connect_timeout: self.patience,
+            connect_timeout,
             bind_timeout: Some(BIND_TIMEOUT),
             answer_delay: Duration::ZERO,
             udp: Some(udp),
@@ -81,7 +97,13 @@ impl Converter {
             resolver: self.resolver.clone(),
             stats: self.stats.clone(),
         }));
-        Ok(())
+        loops
+    }
+
+    /// The proxy that clients begin with now, if they are converted.
+    pub(super) fn in_use(&self) -> Option<ProxyUri> {
+        let current = self.current.borrow();
+        Some(current.as_ref()?.via.as_ref()?.in_use().clone())
     }
 
     /// From now on there are no new ones.
@@ -106,7 +128,7 @@ impl Converter {
         self.stats.counts()
     }
 
-    /// What went wrong last with the proxy in use.
+    /// What went wrong last with one of the proxies.
     pub(super) fn last_trouble(&self) -> Option<(SystemTime, String)> {
         let current = self.current.borrow();
         current.as_ref()?.via.as_ref()?.last_trouble()
@@ -136,3 +158,6 @@ impl Session for Converting {
         }
     }
 }
+
+/// How many proxies that keep silent a client may have to wait for: more would outlast its own patience.
+const MOST_TRIES: u32 = 3;

@@ -101,13 +101,19 @@ impl Explicit {
         self.remotes.first().map(|remote| &remote.name)
     }
 
-    /// The proxy that clients are converted for, if they are: then it is the only one.
-    pub(super) fn converted(&self) -> Option<&ProxyUri> {
-        match self.first()? {
-            remote::Remote::PassedOn(_) => None,
-            #[cfg(feature = "socks6")]
-            remote::Remote::Converted { proxy, .. } => Some(proxy),
-        }
+    /// The proxies that clients are converted for, if they are: then these are all.
+    pub(super) fn converted(&self) -> Option<Vec<ProxyUri>> {
+        self.remotes
+            .iter()
+            .map(|remote| remote.name.proxy().cloned())
+            .collect::<Option<Vec<_>>>()
+            .filter(|proxies| !proxies.is_empty())
+    }
+
+    /// The first address of a proxy that clients are converted for.
+    pub(super) fn address_of(&self, proxy: &ProxyUri) -> Option<SocketAddr> {
+        let is_it = |remote: &&Remote| remote.name.proxy() == Some(proxy);
+        self.remotes.iter().find(is_it)?.addresses.first().copied()
     }
 
     /// Whether every name has been looked up once, with or without success.

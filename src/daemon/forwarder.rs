@@ -138,8 +138,11 @@ impl Forwarder {
             Plan::Idle => None,
             Plan::Automatic { selected } => Some((Some(*selected), selected.to_string())),
             Plan::Explicit(explicit) if explicit.converted().is_some() => {
-                let name = explicit.first()?.to_string();
-                Some((explicit.addresses().first().copied(), name))
+                // Without one, all of them are our own listeners.
+                let Some(proxy) = self.converter.in_use() else {
+                    return Some((None, explicit.first()?.to_string()));
+                };
+                Some((explicit.address_of(&proxy), proxy.to_string()))
             }
             Plan::Explicit(explicit) => {
                 let first = self.route.choice().addresses().next();
@@ -179,7 +182,12 @@ impl Forwarder {
             Plan::Explicit(explicit) => match explicit.error() {
                 Some((name, error)) => format!("named by hand; {name}: {error}"),
                 None if explicit.converted().is_some() => {
-                    "named by hand; SOCKS 4 and 5 are converted to SOCKS 6".into()
+                    let first = explicit.first().and_then(Remote::proxy);
+                    let others = match self.converter.in_use() {
+                        used if used.as_ref() == first => "",
+                        _ => "; those named before it do not work",
+                    };
+                    format!("named by hand; SOCKS 4 and 5 are converted to SOCKS 6{others}")
                 }
                 None => "named by hand".into(),
             },

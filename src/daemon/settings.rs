@@ -31,7 +31,7 @@ pub struct Settings {
     pub listen: Vec<ListenAddress>,
     /// Clients that may connect. `None`: loopback and private ranges.
     pub allow: Option<Vec<IpNet>>,
-    /// Explicit remotes in order of preference; a converted one is alone. In manual mode `connect` without an address goes through them.
+    /// Explicit remotes in order of preference, all of them converted or none. In manual mode `connect` without an address goes through them.
     pub remotes: Vec<Remote>,
     /// Peers to probe.
     pub peers: Vec<Peer>,

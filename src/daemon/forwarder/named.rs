@@ -23,20 +23,20 @@ impl Forwarder {
         self.mode = Mode::Explicit;
         self.looping.clear();
         self.stop_converting();
-        if let Some(proxy) = explicit.converted() {
-            self.convert(proxy.clone(), cx);
+        if let Some(proxies) = explicit.converted() {
+            self.convert(proxies, cx);
         }
         self.plan = Plan::Explicit(explicit);
         self.apply_explicit(cx);
         cx.wake(self.steering);
     }
 
-    /// Converts clients for this proxy from now on. Who was let in before and has not been dialled for is refused: what it says
+    /// Converts clients for these proxies from now on. Who was let in before and has not been dialled for is refused: what it says
     /// was to be passed on.
-    fn convert(&mut self, proxy: ProxyUri, cx: &mut Cx<'_>) {
+    fn convert(&mut self, proxies: Vec<ProxyUri>, cx: &mut Cx<'_>) {
         self.converted.clear();
         let own = self.own.borrow().clone();
-        if let Err(OwnListener(proxy)) = self.converter.start(proxy, own) {
+        for OwnListener(proxy) in self.converter.start(proxies, own) {
             self.tell_of_loop(&proxy);
         }
         self.watch_by_hand(Vec::new(), Vec::new(), cx);
@@ -70,14 +70,12 @@ impl Forwarder {
         if explicit.converted().is_some() {
             let named = explicit.addresses();
             if self.converted != named {
-                let selected = named.first().copied();
                 self.watch_by_hand(named.clone(), Vec::new(), cx);
-                self.discovery
-                    .borrow_mut()
-                    .table
-                    .set_selected(selected, cx.now);
                 self.converted = named;
             }
+            let selected = self.remote().and_then(|(address, _)| address);
+            let table = &mut self.discovery.borrow_mut().table;
+            table.set_selected(selected, cx.now);
             return;
         }
         let patience = if explicit.len() == 1 {

@@ -220,6 +220,15 @@ impl Asking {
         }
     }
 
+    /// Whether it may keep silent until it knows about the destination.
+    pub(super) fn may_be_silent(&self) -> bool {
+        match &self.handshake {
+            Handshake::Older(_) => false,
+            #[cfg(feature = "socks6")]
+            Handshake::Six(six) => six.may_be_silent(),
+        }
+    }
+
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         let want = Want {
             read: true,

@@ -2,19 +2,23 @@
 
 mod asking;
 mod expected;
+mod health;
 #[cfg(feature = "socks6")]
 mod six;
+mod stand_ins;
 mod way;
 
 use std::error::Error;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 #[cfg(feature = "socks6")]
 use crate::handshake::socks6::Wallet;
 use crate::net::OwnListeners;
+#[cfg(feature = "socks6")]
+use crate::proxy_uri::Socks6;
 use crate::proxy_uri::{ProxyUri, Resolution, Scheme};
 use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
@@ -22,6 +26,7 @@ use crate::wire::socks5::ReplyCode;
 use crate::wire::socks6::{Choice, WindowSize};
 
 pub(super) use self::expected::{Expected, Unexpected};
+use self::health::Health;
 pub(super) use self::way::{Arrived, Gone, Way};
 
 /// The proxies that a server connects through, each reached through the one before.
@@ -33,6 +38,13 @@ pub struct Via {
     others: Vec<ProxyUri>,
     own: OwnListeners,
     complained: Mutex<Complained>,
+    /// Others, in their order, for when these don't work; each is without any of its own.
+    stand_ins: Vec<Arc<Self>>,
+    /// Whether nobody stands in for these.
+    is_alone: bool,
+    /// For the first answer, if there is somebody else.
+    patience: Duration,
+    health: Health,
     /// For each of the proxies the session that all clients share, where there may be one.
     #[cfg(feature = "socks6")]
     wallets: Vec<Option<Mutex<Wallet>>>,
@@ -96,6 +108,10 @@ impl Via {
             others,
             own,
             complained: Mutex::default(),
+            stand_ins: Vec::new(),
+            is_alone: true,
+            patience: Duration::ZERO,
+            health: Health::default(),
         })
     }
 
@@ -119,20 +135,18 @@ impl Via {
         is_six(self.last())
     }
 
-    /// What went wrong last with one of the proxies or the way to it, and when. Has no password.
-    #[must_use]
-    pub fn last_trouble(&self) -> Option<(SystemTime, String)> {
-        self.complained().latest.clone()
-    }
-
     /// The proxies, the first one first.
     pub fn proxies(&self) -> impl Iterator<Item = &ProxyUri> {
         [&self.first].into_iter().chain(&self.others)
     }
 
-    /// The shortest time that one of them says.
+    /// The shortest time that one of them says, for a whole request; if others can stand in, none.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
+        self.own_timeout().filter(|_| self.is_alone)
+    }
+
+    fn own_timeout(&self) -> Option<Duration> {
         self.proxies().filter_map(ProxyUri::timeout).min()
     }
 
@@ -184,8 +198,13 @@ impl Via {
 #[cfg(feature = "socks6")]
 fn wallet(proxy: &ProxyUri) -> Option<Mutex<Wallet>> {
     let options = proxy.socks6()?;
-    let tokens = options.tokens.or(WindowSize::new(TOKENS));
-    (options.session != Some(Choice::No)).then(|| Mutex::new(Wallet::new(tokens)))
+    (options.session != Some(Choice::No)).then(|| Mutex::new(Wallet::new(window(options))))
+}
+
+/// How many tokens to ask for.
+#[cfg(feature = "socks6")]
+fn window(options: &Socks6) -> Option<WindowSize> {
+    options.tokens.or(WindowSize::new(TOKENS))
 }
 
 #[cfg(feature = "socks6")]
@@ -216,7 +235,7 @@ impl fmt::Display for OwnListener {
 impl Error for OwnListener {}
 
 /// Why there is no way through to a destination.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Failure {
     /// For the client.
     pub(super) code: ReplyCode,

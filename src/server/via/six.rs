@@ -22,6 +22,7 @@ pub(super) struct Six {
     /// Until the proxy has said what there is to say about the session.
     ticket: Option<Ticket>,
     opens_session: bool,
+    may_be_silent: bool,
     via: Arc<Via>,
     place: usize,
     /// UDP ASSOCIATE: what follows the reply.
@@ -73,7 +74,14 @@ impl Six {
             let mut wallet = wallet.lock().unwrap_or_else(PoisonError::into_inner);
             wallet.prepare(&mut request.options, spend)
         });
-        let opens_session = request.options.session == SessionUse::Request;
+        let options = &mut request.options;
+        if !via.is_alone && matches!(options.session, SessionUse::Resume(_)) {
+            // There is one, so this changes nothing; but who is asked answers that at once, and can be told from one that does
+            // not work while it looks after a destination.
+            options.window = options.window.or(super::window(wanted));
+        }
+        let opens_session = options.session == SessionUse::Request;
+        let may_be_silent = !opens_session && options.window.is_none() && options.methods.is_none();
         let mut client = Client::new(request, profile);
         client.start(out);
         Self {
@@ -82,6 +90,7 @@ impl Six {
             command,
             ticket,
             opens_session,
+            may_be_silent,
             via: Arc::clone(via),
             place,
             initialization: None,
@@ -183,6 +192,11 @@ impl Six {
             Some(_) => "id of the association".into(),
             None => self.client.phase().to_string(),
         }
+    }
+
+    /// Whether it may keep silent until it knows about the destination.
+    pub(super) const fn may_be_silent(&self) -> bool {
+        self.may_be_silent
     }
 
     pub(super) fn awaits_reply(&self) -> bool {

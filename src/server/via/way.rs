@@ -17,6 +17,7 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::asking::{Another, Asked, Asking, Attempt, Declined, Why};
+use super::stand_ins::Progress;
 use super::{Errand, Expected, Failure, Fault, Via};
 use crate::engine::{Interests, TurnContext, Want};
 use crate::net::canonical;
@@ -32,23 +33,27 @@ use crate::wire::{Address, BoundAddress, Host};
 
 /// A connection to a destination that is made through the proxies. No bytes from behind the last one's reply are read.
 pub(in crate::server) struct Way {
-    via: Arc<Via>,
+    pub(super) via: Arc<Via>,
     resolver: Resolver,
     errand: Errand,
     /// BIND: who may come.
     expected: Option<Expected>,
     /// BIND: whether the client knows of its port. Then it is too late for another one.
-    is_listening: bool,
+    pub(super) is_listening: bool,
     /// What the last proxy is asked for; while it refuses, the next one.
     destinations: VecDeque<Address>,
     /// The first proxy's, once they are known.
     addresses: Vec<SocketAddr>,
     /// A proxy that has forgotten us has been restarted; one that does so twice does not work.
     attempt: Attempt,
+    /// Among proxies that stand in for each other.
+    pub(super) progress: Progress,
     stage: Stage,
 }
 
 enum Stage {
+    /// Nothing is done yet.
+    Starting,
     LookingUp(Lookup),
     Dialling(Dial),
     Asking(Asking),
@@ -126,7 +131,7 @@ impl Way {
         let destinations: VecDeque<_> = destinations.take(MOST_DESTINATIONS).collect();
         let stage = match destinations.is_empty() {
             true => Stage::Over,
-            false => Stage::LookingUp(look_up(&resolver, via.first.address())),
+            false => Stage::Starting,
         };
         Self {
             via,
@@ -137,14 +142,27 @@ impl Way {
             destinations,
             addresses: Vec::new(),
             attempt: Attempt::First,
+            progress: Progress::default(),
             stage,
         }
     }
 
-    /// Goes on. Of the payload, which only grows from turn to turn, the last proxy gets what it takes ahead of its reply.
-    pub(in crate::server) fn turn(&mut self, payload: &[u8], cx: &mut TurnContext<'_>) -> Gone {
+    /// Begins with the proxies from the start.
+    pub(super) fn begin(&mut self) {
+        self.addresses.clear();
+        self.attempt = Attempt::First;
+        self.stage = Stage::LookingUp(look_up(&self.resolver, self.via.first.address()));
+    }
+
+    /// Goes on with the proxies that are being tried.
+    pub(super) fn advance(&mut self, payload: &[u8], cx: &mut TurnContext<'_>) -> Gone {
         loop {
             let stage = match mem::replace(&mut self.stage, Stage::Over) {
+                Stage::Starting => {
+                    self.choose(cx.now);
+                    self.begin();
+                    continue;
+                }
                 Stage::LookingUp(mut lookup) => match lookup.take() {
                     None => return self.wait(Stage::LookingUp(lookup), None),
                     Some(answer) => self.first_found(answer, cx.now),
@@ -160,7 +178,7 @@ impl Way {
                     None => return self.wait(Stage::Naming(place, socket, lookup), None),
                     Some(answer) => self.next_found(place, socket, answer),
                 },
-                Stage::Asking(mut asking) => match asking.turn(payload, cx) {
+                Stage::Asking(mut asking) => match self.turn_of(&mut asking, payload, cx) {
                     Asked::Not => return self.wait(Stage::Asking(asking), None),
                     Asked::Listening(bound) => match self.placed(&bound, &asking.socket) {
                         Some(bound) => {
@@ -193,6 +211,17 @@ impl Way {
                 Err(failure) => return Gone::Failed(failure),
             }
         }
+    }
+
+    fn turn_of(&mut self, asking: &mut Asking, payload: &[u8], cx: &mut TurnContext<'_>) -> Asked {
+        let asked = asking.turn(payload, cx);
+        self.heed(asking, &asked);
+        asked
+    }
+
+    /// Whether the proxy that is asked may keep silent until it knows about the destination.
+    pub(super) fn may_be_silent(&self) -> bool {
+        matches!(&self.stage, Stage::Asking(asking) if asking.may_be_silent())
     }
 
     /// BIND: who may come.
@@ -375,7 +404,9 @@ impl Way {
             }
             Stage::Naming(place, ..) => self.trouble(place + 1, &LOOKUP_TIMED_OUT),
             Stage::LookingUp(_) => self.trouble(0, &LOOKUP_TIMED_OUT),
-            Stage::Dialling(_) | Stage::Over => self.trouble(0, &"connecting timed out"),
+            Stage::Starting | Stage::Dialling(_) | Stage::Over => {
+                self.trouble(0, &"connecting timed out")
+            }
         }
     }
 
@@ -405,7 +436,7 @@ impl Way {
             }
             Stage::Dialling(dial) => dial.interests(interests),
             Stage::Asking(asking) => asking.interests(interests),
-            Stage::Over => {}
+            Stage::Starting | Stage::Over => {}
         }
     }
 }
