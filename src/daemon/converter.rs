@@ -14,7 +14,7 @@ use crate::listen::{Client, Limits};
 use crate::net::OwnListeners;
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
-use crate::server::association::{ASSOCIATIONS_PER_CLIENT, UdpOptions, UdpSettings};
+use crate::server::association::{ASSOCIATIONS_PER_CLIENT, Filter, UdpOptions, UdpSettings};
 use crate::server::rules::Rules;
 use crate::server::{
     OwnListener, ReplyTiming, ServerCounts, ServerSession, ServerSettings, ServerStats, Via,
@@ -76,12 +76,16 @@ impl Converter {
         let tries = u32::try_from(stand_ins.len() + 1).unwrap_or(u32::MAX);
         let connect_timeout = self.patience * tries.min(MOST_TRIES) + DESTINATION_TIMEOUT;
         let via = first.with_stand_ins(stand_ins, self.patience);
-        let udp = UdpSettings::new(UdpOptions::default(), self.associations.clone());
+        let options = UdpOptions {
+            filter: Filter::EndpointIndependent,
+            ..UdpOptions::default()
+        };
+        let udp = UdpSettings::new(options, self.associations.clone());
         *self.current.borrow_mut() = Some(Arc::new(ServerSettings {
             users: None,
             socks4: Socks4::Allowed,
             socks4_users: Vec::new(),
-            // Those of the proxy decide.
+            // Those of the proxy decide, also whose datagrams come back.
             rules: Rules::anywhere_but(own),
             via: Some(Arc::new(via)),
             reply_timing: self.timing,

@@ -17,6 +17,7 @@
 mod contacts;
 mod control;
 mod dropped;
+mod exit;
 mod far_side;
 mod names;
 mod settings;
@@ -25,8 +26,6 @@ mod sockets;
 pub(super) mod socks6;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "socks6")]
-pub(super) mod tunnel;
 
 use std::fmt;
 use std::io;
@@ -41,14 +40,18 @@ pub use settings::{
 
 use self::control::{Control, Gone};
 use self::dropped::Dropped;
-use self::far_side::{Family, FarSide, Received};
-use self::sockets::{Far, Near, NoSocket};
+pub(super) use self::exit::Exit;
+use self::exit::Lost;
+#[cfg(feature = "socks6")]
+pub(super) use self::exit::Tunnel;
+use self::far_side::{DATAGRAMS_A_TURN, FarSide};
+use self::sockets::{Near, NoSocket};
 use super::OTHERS;
 use super::settings::ServerSettings;
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext, Want};
 use crate::listen::Slot;
 use crate::relay::Moved;
-use crate::wire::socks5::{DatagramHeader, ReplyCode};
+use crate::wire::socks5::ReplyCode;
 use crate::wire::{Address, Host};
 
 /// A client's place for datagrams.
@@ -56,8 +59,6 @@ pub(super) struct Association {
     control: Control,
     near: Near,
     far: FarSide,
-    /// Room for the header of one datagram.
-    header: Vec<u8>,
     ended: Option<Ended>,
     _counted: Slot,
 }
@@ -65,6 +66,7 @@ pub(super) struct Association {
 #[derive(Clone, Copy)]
 enum Ended {
     Gone(Gone),
+    Lost(Lost),
     Idle,
 }
 
@@ -182,13 +184,18 @@ fn announced_port(announced: &Address, client: SocketAddr) -> Option<u16> {
 }
 
 impl Association {
-    /// Serves a client; `unsent` is the reply.
-    pub(super) fn new(client: Socket, unsent: Vec<u8>, prepared: Prepared, now: Instant) -> Self {
+    /// Serves a client by way of this exit; `unsent` is the reply.
+    pub(super) fn new(
+        client: Socket,
+        unsent: Vec<u8>,
+        prepared: Prepared,
+        exit: Exit,
+        now: Instant,
+    ) -> Self {
         Self {
             control: Control::new(client, unsent),
             near: prepared.near,
-            far: FarSide::new(Box::new(Far::open), now),
-            header: Vec::new(),
+            far: FarSide::new(exit, now),
             ended: None,
             _counted: prepared.counted,
         }
@@ -205,17 +212,15 @@ impl Association {
         if cx.ready.has(NEAR) || control.is_err() {
             quiet &= self.up(settings, cx);
         }
-        for family in [Family::V4, Family::V6] {
-            if cx.ready.has(family.key()) {
-                quiet &= self.down(family, settings, udp.options.filter, cx);
-            }
-        }
+        let filter = udp.options.filter;
+        let far = self.far.carry_down(&mut self.near, settings, filter, cx);
         let idle = self.far.last() + udp.options.idle;
-        let ended = match control {
-            Err(gone) => Ended::Gone(gone),
-            Ok(_) if cx.now >= idle => Ended::Idle,
-            Ok(nothing_left) if !(nothing_left && quiet) => return Turn::Again,
-            Ok(_) => {
+        let ended = match (control, far) {
+            (Err(gone), _) => Ended::Gone(gone),
+            (_, Err(lost)) => Ended::Lost(lost),
+            _ if cx.now >= idle => Ended::Idle,
+            (Ok(client), Ok(far)) if !(client && far && quiet) => return Turn::Again,
+            _ => {
                 let until = self.far.until().map_or(idle, |until| until.min(idle));
                 return Turn::Wait { until: Some(until) };
             }
@@ -229,9 +234,12 @@ impl Association {
         self.far.moved()
     }
 
-    /// Takes what the client sends; whether nothing is left.
+    /// Takes what the client sends; whether nothing is left, or there is no room.
     fn up(&mut self, settings: &ServerSettings, cx: &mut TurnContext<'_>) -> bool {
         for _ in 0..DATAGRAMS_A_TURN {
+            if self.far.is_congested() {
+                return true;
+            }
             let now = cx.now;
             let buffer = cx.buffer();
             let (count, from) = match self.near.receive(buffer) {
@@ -260,56 +268,12 @@ impl Association {
         self.far.send(payload, to, settings, now)
     }
 
-    /// Takes what comes to the port of a family; whether nothing is left.
-    fn down(
-        &mut self,
-        family: Family,
-        settings: &ServerSettings,
-        filter: Filter,
-        cx: &mut TurnContext<'_>,
-    ) -> bool {
-        let now = cx.now;
-        let room = header_length(family);
-        for _ in 0..DATAGRAMS_A_TURN {
-            let (datagram, from) = match self.far.receive(family, room, cx) {
-                Received::Nothing => return true,
-                Received::Error => continue,
-                Received::Datagram(datagram, from) => (datagram, from),
-            };
-            let count = datagram.len() - room;
-            let admitted = self.far.admit(from, settings, filter, now);
-            match admitted.and_then(|()| self.backward(datagram, room, from)) {
-                Ok(()) => self.far.carried_down(count, now),
-                Err(dropped) => self.far.drop_one(dropped, settings),
-            }
-        }
-        false
-    }
-
-    /// One datagram to the far side, with room for the header in front of it.
-    fn backward(
-        &mut self,
-        datagram: &mut [u8],
-        room: usize,
-        from: SocketAddr,
-    ) -> Result<(), Dropped> {
-        self.header.clear();
-        let header = DatagramHeader {
-            fragment: 0,
-            address: from.into(),
-        };
-        header.encode(&mut self.header);
-        match datagram.get_mut(..room) {
-            Some(room) if room.len() == self.header.len() => room.copy_from_slice(&self.header),
-            _ => return Err(Dropped::AddressType),
-        }
-        self.near.send(datagram)
-    }
-
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         self.control.interests(interests);
-        interests.watch(NEAR, self.near.descriptor(), Want::READ);
-        self.far.interests(interests);
+        if !self.far.is_congested() {
+            interests.watch(NEAR, self.near.descriptor(), Want::READ);
+        }
+        self.far.interests(true, interests);
     }
 }
 
@@ -319,28 +283,16 @@ impl fmt::Display for Association {
         self.far.traffic.fmt(f)?;
         match self.ended {
             Some(Ended::Gone(Gone::Broken)) => f.write_str(": connection broke"),
+            Some(Ended::Lost(lost)) => write!(f, ": {lost}"),
             Some(Ended::Idle) => f.write_str(": idle"),
             Some(Ended::Gone(Gone::Closed)) | None => Ok(()),
         }
     }
 }
 
-/// The header of a datagram that came from such an address: reserved bytes and fragment, type, address, port.
-const fn header_length(family: Family) -> usize {
-    match family {
-        Family::V4 => 3 + 1 + 4 + 2,
-        Family::V6 => 3 + 1 + 16 + 2,
-    }
-}
-
 const NEAR: Key = OTHERS;
-/// The most that a datagram carries over IPv4 and over IPv6, without jumbograms.
-const MOST_V4: usize = 65_507;
-const MOST_V6: usize = 65_527;
 
-/// Any datagram of the client fits, and over IPv4 any answer with its header. Of one over IPv6 the last bytes may be cut; then the
-/// buffer is full, which is more than can be sent, so the system refuses it.
-const _: () = assert!(BUFFER > MOST_V6 && BUFFER - header_length(Family::V4) >= MOST_V4);
-
-/// From one socket, before others get their turn.
-const DATAGRAMS_A_TURN: usize = 32;
+/// The most that a datagram carries, without jumbograms. With a header in front of the largest one it is more than can be sent,
+/// which the system refuses.
+const MOST: usize = 65_527;
+const _: () = assert!(BUFFER > MOST);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::answering::{Answering, Stack};
+use super::association::Exit;
 use super::binding::{Binding, Came, Unbound};
 use super::cause::Cause;
 use super::dial::{Dial, Dialled, InForce};
@@ -46,7 +47,7 @@ impl ServerSession {
             return self.other_command_through(pending, via, request, now);
         }
         if request.command == Command::Associate {
-            return self.associate(pending, address, now);
+            return self.associate(pending, address, || Ok(Exit::direct()), now);
         }
         let verb = match request.command {
             Command::Bind => "BIND for",

@@ -14,19 +14,16 @@
 //! ```
 
 use std::fmt;
+use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use socket2::Socket;
-
 use super::OTHERS;
 #[cfg(feature = "socks6")]
 use super::association;
-#[cfg(feature = "socks6")]
-use super::association::tunnel::Tunnel;
-use super::association::{Association, Prepared};
+use super::association::{Association, Exit, NoAssociation, Prepared};
 use super::binding::Binding;
 use super::cause::Cause;
 use super::closing::Closing;
@@ -91,8 +88,6 @@ pub(super) enum Stage {
     Associated(Box<Association>),
     #[cfg(feature = "socks6")]
     Associated6(Box<association::socks6::Association>),
-    #[cfg(feature = "socks6")]
-    Tunnelled(Box<Tunnel>),
     Over,
 }
 
@@ -163,36 +158,25 @@ impl ServerSession {
         }
     }
 
+    /// Gets ready for a client's datagrams, which leave by this exit, and tells it where to send them.
     pub(super) fn associate(
         &mut self,
         pending: Pending,
         announced: &Address,
+        exit: impl FnOnce() -> io::Result<Exit>,
         now: Instant,
     ) -> Stage {
-        match self.prepare(pending, announced, now) {
-            Ok((client, unsent, prepared)) => {
-                let association = Association::new(client, unsent, prepared, now);
-                Stage::Associated(Box::new(association))
-            }
-            Err(stage) => stage,
-        }
-    }
-
-    /// Gets ready for a client's datagrams and tells it where to send them: its connection, what of the reply is to be sent
-    /// yet, and its place. The stage is that of a client that got none.
-    pub(super) fn prepare(
-        &mut self,
-        pending: Pending,
-        announced: &Address,
-        now: Instant,
-    ) -> Result<(Socket, Vec<u8>, Prepared), Stage> {
         let (client, address) = (&pending.client, self.story.client);
         let prepared = Prepared::new(client, address, announced, &mut self.slot, &self.settings);
-        let prepared = match prepared {
+        let prepared = prepared.and_then(|prepared| {
+            let exit = exit().map_err(NoAssociation::System)?;
+            Ok((prepared, exit))
+        });
+        let (prepared, exit) = match prepared {
             Ok(prepared) => prepared,
             Err(why) => {
                 self.settings.stats.refused(why.reason());
-                return Err(self.refuse(pending, why.code(), &why, now));
+                return self.refuse(pending, why.code(), &why, now);
             }
         };
         let Pending {
@@ -203,7 +187,8 @@ impl ServerSession {
         } = pending;
         let told = prepared.told(&self.settings);
         answering.reply(told, None, &mut unsent);
-        Ok((client, unsent, prepared))
+        let association = Association::new(client, unsent, prepared, exit, now);
+        Stage::Associated(Box::new(association))
     }
 
     pub(super) fn no_such_command(&mut self, pending: Pending, now: Instant) -> Stage {
@@ -344,8 +329,6 @@ impl Session for ServerSession {
                 Stage::Associated(association) => self.carry(association, cx),
                 #[cfg(feature = "socks6")]
                 Stage::Associated6(association) => self.carry6(association, cx),
-                #[cfg(feature = "socks6")]
-                Stage::Tunnelled(tunnel) => self.carry_tunnel(tunnel, cx),
                 Stage::Over => return Turn::Done,
             };
             if let Some(turn) = step.settle(&mut self.stage, cx) {
@@ -391,8 +374,6 @@ impl Session for ServerSession {
             Stage::Associated(association) => association.interests(interests),
             #[cfg(feature = "socks6")]
             Stage::Associated6(association) => association.interests(interests),
-            #[cfg(feature = "socks6")]
-            Stage::Tunnelled(tunnel) => tunnel.interests(interests),
             Stage::Over => {}
         }
     }

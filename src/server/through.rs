@@ -10,9 +10,7 @@ use std::time::Instant;
 use socket2::Socket;
 
 #[cfg(feature = "socks6")]
-use super::answering::Answering;
-#[cfg(feature = "socks6")]
-use super::association::tunnel::Tunnel;
+use super::association::{Exit, Tunnel};
 use super::binding::{SOCKS4_IS_IPV4, allowed_peers};
 use super::cause::Cause;
 use super::pending::Pending;
@@ -210,38 +208,14 @@ impl ServerSession {
         &mut self,
         pending: Pending,
         proxy: Socket,
-        id: (AssociationId, Profile),
+        (id, profile): (AssociationId, Profile),
         now: Instant,
     ) -> Stage {
-        let request = match &pending.answering {
-            Answering::Older(server) => server.request(),
-            Answering::Socks6(_) => None,
-        };
+        let request = pending.answering.request();
         let Some(announced) = request.map(|request| request.address.clone()) else {
             return self.no_such_command(pending, now);
         };
-        match self.prepare(pending, &announced, now) {
-            Ok((client, unsent, prepared)) => {
-                let tunnel = Tunnel::new(client, unsent, prepared, proxy, id, now);
-                Stage::Tunnelled(Box::new(tunnel))
-            }
-            Err(stage) => stage,
-        }
-    }
-
-    #[cfg(feature = "socks6")]
-    pub(super) fn carry_tunnel(
-        &mut self,
-        mut tunnel: Box<Tunnel>,
-        cx: &mut TurnContext<'_>,
-    ) -> Step {
-        let counted = tunnel.moved();
-        let turn = tunnel.turn(&self.settings, cx);
-        self.count(counted, tunnel.moved());
-        if turn != Turn::Done {
-            return Step::Stay(Stage::Tunnelled(tunnel), turn);
-        }
-        self.story.end(cx.now, &tunnel);
-        Step::Next(Stage::Over)
+        let exit = || Ok(Exit::Tunnel(Tunnel::new(proxy, id, profile)));
+        self.associate(pending, &announced, exit, now)
     }
 }

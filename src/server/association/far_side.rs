@@ -2,14 +2,15 @@
 //! and what was carried.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::contacts::Contacts;
 use super::dropped::Dropped;
+use super::exit::{Exit, Family, Lost, Received};
 use super::names::{Found, Names, Place};
 use super::settings::Filter;
+#[cfg(any(feature = "socks6", test))]
 use super::sockets::Far;
 use crate::engine::{Interests, Key, MAX_INTERESTS, TurnContext, Want};
 use crate::net::canonical;
@@ -17,21 +18,28 @@ use crate::relay::Moved;
 use crate::server::OTHERS;
 use crate::server::rules::NameVerdict;
 use crate::server::settings::ServerSettings;
-use crate::wire::{Address, Host};
+use crate::wire::{Address, Host, Name};
 
-/// A port for each family, and what is known of those who are talked to.
+/// The way out, and what is known of those who are talked to.
 pub(super) struct FarSide {
-    pub(super) sockets: [Option<Far>; 2],
-    open: Open,
+    exit: Exit,
     contacts: Contacts,
     pub(super) names: Names,
+    /// Whether the client has sent to a name that was not looked up here.
+    unseen: bool,
     /// When the last datagram was carried.
     last: Instant,
     pub(super) traffic: Traffic,
 }
 
-/// Makes a socket that can reach an address.
-pub(super) type Open = Box<dyn Fn(SocketAddr) -> io::Result<Far> + Send>;
+/// The side of an association where its client is.
+pub(super) trait NearSide {
+    /// Sends it what came from there.
+    fn deliver(&mut self, payload: &[u8], from: Address) -> Result<(), Dropped>;
+
+    /// Whether it has to read before it can get more.
+    fn is_stuck(&self) -> bool;
+}
 
 /// What was carried.
 #[derive(Clone, Copy, Default)]
@@ -48,23 +56,14 @@ pub(super) struct Carried {
     pub(super) bytes: u64,
 }
 
-/// What was there to be received.
-pub(super) enum Received<'b> {
-    Nothing,
-    /// Not an error of a datagram, and of no destination that could be named.
-    Error,
-    /// A datagram behind the room that was asked for, and where it came from.
-    Datagram(&'b mut [u8], SocketAddr),
-}
-
 impl FarSide {
-    /// No ports yet: `open` gives each with the first datagram that needs it.
-    pub(super) fn new(open: Open, now: Instant) -> Self {
+    /// Nobody is talked to yet.
+    pub(super) fn new(exit: Exit, now: Instant) -> Self {
         Self {
-            sockets: [None, None],
-            open,
+            exit,
             contacts: Contacts::default(),
             names: Names::default(),
+            unseen: false,
             last: now,
             traffic: Traffic::default(),
         }
@@ -90,6 +89,9 @@ impl FarSide {
                 }
                 return self.send_to(payload, to);
             }
+            Host::Name(name) if self.exit.takes_names() => {
+                return self.send_unseen(payload, name, port, settings);
+            }
             Host::Name(name) => name,
         };
         if self.names.find(&name, port, now).is_some() {
@@ -113,6 +115,27 @@ impl FarSide {
         self.names.wait(place, payload)?;
         let patience = settings.connect_timeout;
         self.names.start(&settings.resolver, patience, now);
+        Ok(())
+    }
+
+    /// Sends to a name that a proxy looks up.
+    fn send_unseen(
+        &mut self,
+        payload: &[u8],
+        name: Name,
+        port: u16,
+        settings: &ServerSettings,
+    ) -> Result<(), Dropped> {
+        if name.looks_like_ipv4_number() {
+            return Err(Dropped::Name);
+        }
+        let verdict = settings.rules.check_name(&name, port);
+        let allowed = verdict.and_then(|verdict| settings.rules.check_unseen(&name, port, verdict));
+        allowed.map_err(|_| Dropped::Rules)?;
+        self.unseen = true;
+        let to = Address::new(Host::Name(name), port);
+        self.exit.send_to_name(payload, to)?;
+        self.traffic.up.count(payload.len());
         Ok(())
     }
 
@@ -171,53 +194,81 @@ impl FarSide {
 
     /// Sends to an address that was checked.
     fn send_to(&mut self, payload: &[u8], to: SocketAddr) -> Result<(), Dropped> {
-        let [v4, v6] = &mut self.sockets;
-        let far = match Family::of(to) {
-            Family::V4 => v4,
-            Family::V6 => v6,
-        };
-        let far = match far {
-            Some(far) => far,
-            none => {
-                let opened = (self.open)(to).map_err(|_| Dropped::Socket)?;
-                none.insert(opened)
-            }
-        };
-        far.send(payload, to)?;
+        self.exit.send(payload, to)?;
         self.traffic.up.count(payload.len());
         Ok(())
     }
 
-    /// Receives one datagram from the port of a family, behind `room` bytes of the buffer. Who sent it is not judged yet.
-    pub(super) fn receive<'b>(
-        &self,
-        family: Family,
-        room: usize,
-        cx: &'b mut TurnContext<'_>,
-    ) -> Received<'b> {
-        let Some(far) = self.socket(family) else {
-            return Received::Nothing;
-        };
-        let buffer = cx.buffer();
-        let behind = buffer.get_mut(room..).unwrap_or_default();
-        match far.receive(behind) {
-            Ok(Some((count, from))) => {
-                let datagram = buffer.get_mut(..room + count).unwrap_or_default();
-                Received::Datagram(datagram, canonical(from))
+    /// Whether nothing more should be taken from the client now.
+    pub(super) const fn is_congested(&self) -> bool {
+        self.exit.is_congested()
+    }
+
+    /// Carries what comes back to the client, and goes on with what waits on the way out; whether nothing is left that can be
+    /// done now.
+    pub(super) fn carry_down(
+        &mut self,
+        near: &mut dyn NearSide,
+        settings: &ServerSettings,
+        filter: Filter,
+        cx: &mut TurnContext<'_>,
+    ) -> Result<bool, Lost> {
+        let mut quiet = true;
+        for family in Family::BOTH {
+            if cx.ready.has(family.key()) || self.exit.holds_some() {
+                quiet &= self.down(family, near, settings, filter, cx)?;
             }
-            Ok(None) => Received::Nothing,
-            Err(_) => Received::Error,
         }
+        Ok(self.exit.tend()? && quiet)
+    }
+
+    fn down(
+        &mut self,
+        family: Family,
+        near: &mut dyn NearSide,
+        settings: &ServerSettings,
+        filter: Filter,
+        cx: &mut TurnContext<'_>,
+    ) -> Result<bool, Lost> {
+        let now = cx.now;
+        for _ in 0..DATAGRAMS_A_TURN {
+            if near.is_stuck() {
+                return Ok(true);
+            }
+            let carried = match self.exit.receive(family, cx) {
+                Received::Nothing => return Ok(true),
+                Received::Lost(lost) => return Err(lost),
+                Received::Other => continue,
+                Received::Bad(dropped) => Err(dropped),
+                Received::Datagram(payload, from) => self
+                    .admit(&from, settings, filter, now)
+                    .and_then(|()| near.deliver(payload, from))
+                    .map(|()| payload.len()),
+            };
+            match carried {
+                Ok(bytes) => {
+                    self.traffic.down.count(bytes);
+                    self.last = now;
+                }
+                Err(dropped) => self.drop_one(dropped, settings),
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the client gets a datagram from there. A source that it has not sent to must at least be one that it may send to.
-    pub(super) fn admit(
+    /// Of names that a proxy looks up nobody knows here who may answer: that is for the proxy to say.
+    fn admit(
         &mut self,
-        from: SocketAddr,
+        from: &Address,
         settings: &ServerSettings,
         filter: Filter,
         now: Instant,
     ) -> Result<(), Dropped> {
+        if self.unseen {
+            return Ok(());
+        }
+        let from = from.socket_addr().ok_or(Dropped::Unsolicited)?;
         let known = match filter {
             Filter::AddressAndPortDependent => self.contacts.has(from),
             Filter::AddressDependent | Filter::EndpointIndependent => {
@@ -236,28 +287,10 @@ impl FarSide {
         Ok(())
     }
 
-    /// The client has got a datagram with that many bytes of payload.
-    pub(super) fn carried_down(&mut self, bytes: usize, now: Instant) {
-        self.traffic.down.count(bytes);
-        self.last = now;
-    }
-
-    /// The socket of a family, which `open` need not give any more.
-    #[cfg(feature = "socks6")]
-    pub(super) fn put(&mut self, family: Family, socket: Far) {
-        let [v4, v6] = &mut self.sockets;
-        match family {
-            Family::V4 => *v4 = Some(socket),
-            Family::V6 => *v6 = Some(socket),
-        }
-    }
-
-    pub(super) const fn socket(&self, family: Family) -> Option<&Far> {
-        let [v4, v6] = &self.sockets;
-        match family {
-            Family::V4 => v4.as_ref(),
-            Family::V6 => v6.as_ref(),
-        }
+    /// The port of a family, if it is one of ours and open.
+    #[cfg(any(feature = "socks6", test))]
+    pub(super) const fn port(&self, family: Family) -> Option<&Far> {
+        self.exit.port(family)
     }
 
     pub(super) fn drop_one(&mut self, dropped: Dropped, settings: &ServerSettings) {
@@ -295,17 +328,9 @@ impl FarSide {
         }
     }
 
-    /// The sockets, and a look-up.
-    pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        for (family, far) in [Family::V4, Family::V6].into_iter().zip(&self.sockets) {
-            if let Some(far) = far {
-                interests.watch(family.key(), far.descriptor(), Want::READ);
-            }
-        }
-        self.look_up_interest(interests);
-    }
-
-    pub(super) fn look_up_interest<'a>(&'a self, interests: &mut Interests<'a>) {
+    /// The way out, and a look-up. `reads`: whether the client can get what comes.
+    pub(super) fn interests<'a>(&'a self, reads: bool, interests: &mut Interests<'a>) {
+        self.exit.interests(reads, interests);
         if let Some(descriptor) = self.names.descriptor() {
             interests.watch(LOOK_UP, descriptor, Want::READ);
         }
@@ -330,28 +355,6 @@ impl fmt::Display for Traffic {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub(super) const fn of(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(_) => Self::V4,
-            SocketAddr::V6(_) => Self::V6,
-        }
-    }
-
-    pub(super) const fn key(self) -> Key {
-        match self {
-            Self::V4 => OTHERS + 1,
-            Self::V6 => OTHERS + 2,
-        }
-    }
-}
-
 const LOOK_UP: Key = OTHERS + 3;
 
 /// All of them have a place.
@@ -359,3 +362,6 @@ const _: () = assert!((LOOK_UP as usize) < MAX_INTERESTS);
 
 /// Of a name: two of each family would do.
 const MOST_ADDRESSES: usize = 8;
+
+/// From one socket, before others get their turn.
+pub(super) const DATAGRAMS_A_TURN: usize = 32;

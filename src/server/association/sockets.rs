@@ -1,13 +1,14 @@
 //! The sockets of an association: one towards the client, one for each family towards everybody else.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::dropped::Dropped;
+use super::far_side::NearSide;
 use super::settings::PortRange;
 use crate::net::{canonical, until_done};
 use crate::wire::Address;
@@ -21,6 +22,8 @@ pub(super) struct Near {
     ip: IpAddr,
     /// Where its datagrams come from, once that is known. Nothing goes anywhere else.
     client: Option<SocketAddr>,
+    /// Room for the header of one datagram.
+    header: Vec<u8>,
     /// Then the kernel drops what others send, and tells when the client's port is closed.
     connected: bool,
 }
@@ -50,6 +53,7 @@ impl Near {
             bound: bound.as_socket().unwrap_or(local),
             ip: canonical(client).ip(),
             client: None,
+            header: Vec::new(),
             connected: false,
         })
     }
@@ -104,23 +108,30 @@ impl Near {
     }
 
     /// Sends to the client.
-    pub(super) fn send(&self, datagram: &[u8]) -> Result<(), Dropped> {
+    fn send(&self, header: &[u8], payload: &[u8]) -> Result<(), Dropped> {
         let client = self.client.ok_or(Dropped::Unsolicited)?;
-        let send = || {
-            until_done(|| match self.connected {
-                true => self.socket.send(datagram),
-                false => self.socket.send_to(datagram, client),
-            })
-        };
-        sent(match send() {
-            // What came of an earlier one (ICMP) says nothing about this one.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
-            other => other,
-        })
+        let to = (!self.connected).then_some(client);
+        send_twice(&self.socket, header, payload, to)
     }
 
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+impl NearSide for Near {
+    fn deliver(&mut self, payload: &[u8], from: Address) -> Result<(), Dropped> {
+        self.header.clear();
+        let header = DatagramHeader {
+            fragment: 0,
+            address: from,
+        };
+        header.encode(&mut self.header);
+        self.send(&self.header, payload)
+    }
+
+    fn is_stuck(&self) -> bool {
+        false
     }
 }
 
@@ -224,11 +235,40 @@ pub(super) fn receive(
     Ok(count.zip(from))
 }
 
-pub(super) fn send(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) -> Result<(), Dropped> {
+fn send(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) -> Result<(), Dropped> {
     sent(until_done(|| socket.send_to(datagram, to)))
 }
 
-fn sent(result: io::Result<Option<usize>>) -> Result<(), Dropped> {
+/// Sends a datagram that has two parts, there or where the socket is connected to.
+pub(super) fn send_parts(
+    socket: &UdpSocket,
+    header: &[u8],
+    payload: &[u8],
+    to: Option<SocketAddr>,
+) -> io::Result<Option<usize>> {
+    let socket = SockRef::from(socket);
+    let parts = [IoSlice::new(header), IoSlice::new(payload)];
+    until_done(|| match to {
+        Some(to) => socket.send_to_vectored(&parts, &to.into()),
+        None => socket.send_vectored(&parts),
+    })
+}
+
+/// The same, once more if what came of an earlier one (ICMP) is in the way: that says nothing about this one.
+pub(super) fn send_twice(
+    socket: &UdpSocket,
+    header: &[u8],
+    payload: &[u8],
+    to: Option<SocketAddr>,
+) -> Result<(), Dropped> {
+    let send = || send_parts(socket, header, payload, to);
+    sent(match send() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
+        other => other,
+    })
+}
+
+pub(super) fn sent(result: io::Result<Option<usize>>) -> Result<(), Dropped> {
     match result {
         Ok(Some(_)) => Ok(()),
         Ok(None) => Err(Dropped::Congested),
@@ -259,7 +299,7 @@ mod tests {
         let is = |near: &Near, text: &str| near.is_client(text.parse().unwrap());
         assert!(is(&near, "127.0.0.1:1") && is(&near, "[::ffff:127.0.0.1]:2"));
         assert!(!is(&near, "127.0.0.2:1") && !is(&near, "[::1]:1"));
-        assert_eq!(near.send(b"x"), Err(Dropped::Unsolicited), "to nobody");
+        assert_eq!(near.send(b"", b"x"), Err(Dropped::Unsolicited), "to nobody");
         near.pin("127.0.0.1:7".parse().unwrap());
         near.pin("127.0.0.1:8".parse().unwrap());
         assert!(is(&near, "127.0.0.1:7") && near.connected);
@@ -273,11 +313,11 @@ mod tests {
         let mut near = near("127.0.0.1:5000");
         near.pin(address);
         drop(client);
-        assert_eq!(near.send(b"lost"), Ok(()));
+        assert_eq!(near.send(b"", b"lost"), Ok(()));
         let client = UdpSocket::bind(address).unwrap();
         let limit = std::time::Duration::from_secs(10);
         client.set_read_timeout(Some(limit)).unwrap();
-        assert_eq!(near.send(b"found"), Ok(()));
+        assert_eq!(near.send(b"", b"found"), Ok(()));
         assert_eq!(client.recv(&mut [0; 16]).unwrap(), 5);
     }
 

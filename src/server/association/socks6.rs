@@ -19,37 +19,38 @@
 
 mod bell;
 mod icmp;
+mod near;
 mod ports;
 mod relays;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use socket2::Socket;
 
+use self::near::{Channel, Near, Way};
 use self::ports::{NoPort, Reservation, ReservedPorts, Taken, Who};
 use self::relays::{Place, Receiver, Relays};
 use super::NoAssociation;
 use super::dropped::Dropped;
-use super::far_side::{Family, FarSide, Received};
-use super::settings::Filter;
+use super::exit::{Direct, Exit, Family, Lost};
+use super::far_side::{DATAGRAMS_A_TURN, FarSide, NearSide as _};
 use super::sockets::Far;
-use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext, Want};
+use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext};
 use crate::listen::Slot;
 use crate::net::stack::{self, IpOptions};
-use crate::net::{read_some, source_towards, until_done, write_all_now};
+use crate::net::{read_some, source_towards, write_all_now};
 use crate::relay::Moved;
 use crate::server::settings::{ServerSettings, ServerStats};
 use crate::server::socks6::random;
 use crate::server::{CLIENT, OTHERS};
 use crate::wire::socks6::{
-    AssociationId, Choice, Datagram, Decoded, ErrorCode, Profile, ReplyCode, SessionId,
-    StackOptions, UdpError, UdpHeader, UdpMessage,
+    AssociationId, Choice, Decoded, Profile, ReplyCode, SessionId, StackOptions, UdpHeader,
+    UdpMessage,
 };
 use crate::wire::{Address, Host};
 
@@ -84,42 +85,15 @@ pub(in crate::server) struct Prepared {
 
 /// A client's place for datagrams.
 pub(in crate::server) struct Association {
-    client: Socket,
-    /// What could not be sent on the TCP connection yet. Never more than one message with what comes before it.
-    unsent: Vec<u8>,
+    near: Near,
     /// The beginning of a message that has not come whole. Never more than a message.
     unread: Vec<u8>,
-    id: AssociationId,
-    profile: Profile,
-    channel: Channel,
-    /// Until the client has chosen the TCP connection. `None`: it can't choose anything else.
-    place: Option<Place>,
     far: FarSide,
     reports: Choice,
-    /// Room for what is written to the client.
-    header: Vec<u8>,
     since: Instant,
     ended: Option<Ended>,
     _reservation: Option<Reservation>,
     _counted: Slot,
-}
-
-/// How a client's datagrams come.
-#[derive(Clone, Copy)]
-enum Channel {
-    /// None has come.
-    Open,
-    /// On the TCP connection.
-    Stream,
-    /// Over UDP from there.
-    Packets(SocketAddr),
-}
-
-/// How one datagram has come.
-#[derive(Clone, Copy)]
-enum Way {
-    Stream,
-    Packets(SocketAddr),
 }
 
 #[derive(Clone, Copy)]
@@ -131,6 +105,7 @@ enum Ended {
     Idle,
     /// Nothing has ever come.
     Unused,
+    Lost(Lost),
 }
 
 /// Why a client gets no association.
@@ -227,15 +202,12 @@ impl Prepared {
         };
         let (granted, reports) = style.apply(&socket, at);
         let is_interrupted = reports == Some(Choice::Yes);
-        let mut far = FarSide::new(
-            Box::new(move |towards| match wants_any {
-                true => style.open(towards, at.port()),
-                // All from the one address that it has chosen.
-                false => Err(io::ErrorKind::AddrNotAvailable.into()),
-            }),
-            now,
-        );
-        far.put(Family::of(at), Far::new(socket, is_interrupted));
+        let direct = Direct::new(move |towards| match wants_any {
+            true => style.open(towards, at.port()),
+            // All from the one address that it has chosen.
+            false => Err(io::ErrorKind::AddrNotAvailable.into()),
+        });
+        let direct = direct.with(Family::of(at), Far::new(socket, is_interrupted));
 
         let relays = &udp.socks6.relays;
         let place = match (local, ip) {
@@ -250,7 +222,7 @@ impl Prepared {
             id,
             profile: wanted.profile,
             place,
-            far,
+            far: FarSide::new(Exit::Direct(direct), now),
             bound: seen(at, local),
             stack,
             reservation,
@@ -379,16 +351,10 @@ impl Association {
         } = prepared;
         UdpMessage::Initialization(id).encode(&profile, &mut unsent);
         Self {
-            client,
-            unsent,
+            near: Near::new(client, unsent, id, profile, prepared.place),
             unread,
-            id,
-            profile,
-            channel: Channel::Open,
-            place: prepared.place,
             far: prepared.far,
             reports: stack.udp_error.unwrap_or(Choice::No),
-            header: Vec::new(),
             since: now,
             ended: None,
             _reservation: prepared.reservation,
@@ -406,28 +372,30 @@ impl Association {
         };
         let stream = self.stream(settings, cx);
         if stream.is_err()
-            && let Some(place) = &self.place
+            && let Some(place) = &self.near.place
         {
             // What a client sent right before it closed is still sent on: the last word of a program that ends.
             place.fetch(cx.buffer(), &settings.stats);
         }
         self.far.look_ups(settings, cx.now);
         let mut quiet = self.packets(settings, cx.now);
-        for family in [Family::V4, Family::V6] {
+        for family in Family::BOTH {
             if cx.ready.has(family.key()) {
                 quiet &= self.report(family, settings);
-                quiet &= self.down(family, settings, udp.options.filter, cx);
             }
         }
-        let (idle, why) = match self.channel {
+        let filter = udp.options.filter;
+        let far = self.far.carry_down(&mut self.near, settings, filter, cx);
+        let (idle, why) = match self.near.channel {
             Channel::Open => (self.since + udp.options.first_datagram, Ended::Unused),
             _ => (self.far.last() + udp.options.idle, Ended::Idle),
         };
-        let ended = match stream {
-            Err(ended) => ended,
-            Ok(_) if cx.now >= idle => why,
-            Ok(nothing_left) if !(nothing_left && quiet) => return Turn::Again,
-            Ok(_) => {
+        let ended = match (stream, far) {
+            (Err(ended), _) => ended,
+            (_, Err(lost)) => Ended::Lost(lost),
+            _ if cx.now >= idle => why,
+            (Ok(client), Ok(far)) if !(client && far && quiet) => return Turn::Again,
+            _ => {
                 let until = self.far.until().map_or(idle, |until| until.min(idle));
                 return Turn::Wait { until: Some(until) };
             }
@@ -441,7 +409,7 @@ impl Association {
         self.far.moved()
     }
 
-    /// The TCP connection: whether nothing is left to read.
+    /// The TCP connection: whether nothing is left to read, or there is no room.
     fn stream(
         &mut self,
         settings: &ServerSettings,
@@ -450,16 +418,19 @@ impl Association {
         if !cx.ready.has(CLIENT) {
             return Ok(true);
         }
-        if write_all_now(&self.client, &mut self.unsent).is_err() {
+        if write_all_now(&self.near.client, &mut self.near.unsent).is_err() {
             return Err(Ended::Broken);
         }
         let (hung_up, now) = (cx.ready.hung_up(CLIENT), cx.now);
         for _ in 0..READS_A_TURN {
+            if self.far.is_congested() {
+                return Ok(true);
+            }
             // Behind what is there of a message.
             let kept = self.unread.len();
             let buffer = cx.buffer();
             let (front, behind) = buffer.split_at_mut_checked(kept).ok_or(Ended::Garbled)?;
-            let count = match read_some(&self.client, behind) {
+            let count = match read_some(&self.near.client, behind) {
                 Ok(Some([])) => return Err(Ended::Closed),
                 Ok(Some(bytes)) => bytes.len(),
                 Ok(None) if hung_up => return Err(Ended::Broken),
@@ -490,7 +461,7 @@ impl Association {
         let mut taken = 0;
         loop {
             let rest = bytes.get(taken..).unwrap_or_default();
-            let header = match UdpHeader::decode(rest, &self.profile) {
+            let header = match UdpHeader::decode(rest, &self.near.profile) {
                 Ok(Decoded::Whole { message, .. }) => message,
                 Ok(Decoded::Missing(_)) => return Ok(taken),
                 // Nobody knows where the next one would begin.
@@ -506,10 +477,13 @@ impl Association {
         }
     }
 
-    /// Takes what has come over UDP; whether nothing is left.
+    /// Takes what has come over UDP; whether nothing is left, or there is no room.
     fn packets(&mut self, settings: &ServerSettings, now: Instant) -> bool {
         for _ in 0..DATAGRAMS_A_TURN {
-            let Some(packet) = self.place.as_ref().and_then(Place::take) else {
+            if self.far.is_congested() {
+                return true;
+            }
+            let Some(packet) = self.near.place.as_ref().and_then(Place::take) else {
                 return true;
             };
             let way = Way::Packets(packet.from);
@@ -528,13 +502,11 @@ impl Association {
         settings: &ServerSettings,
         now: Instant,
     ) -> Result<(), Dropped> {
-        match (self.channel, way) {
-            (Channel::Open, _) | (Channel::Stream, Way::Stream) => {}
-            (Channel::Packets(first), Way::Packets(from)) if relays::same(first, from) => {}
-            _ => return Err(Dropped::Stranger),
+        if !self.near.is_the_way(way) {
+            return Err(Dropped::Stranger);
         }
-        let message = UdpMessage::decode_packet(message, &self.profile)?;
-        if message.association() != self.id {
+        let message = UdpMessage::decode_packet(message, &self.near.profile)?;
+        if message.association() != self.near.id {
             return Err(Dropped::Association);
         }
         let UdpMessage::Datagram(datagram) = message else {
@@ -542,108 +514,15 @@ impl Association {
         };
         if datagram.is_trigger() {
             self.far.touch(now);
-            self.confirm(way);
+            self.near.confirm(way);
             return Ok(());
         }
         if datagram.address().port == 0 {
             return Err(Dropped::PortZero);
         }
-        self.confirm(way);
+        self.near.confirm(way);
         let to = datagram.address().clone();
         self.far.send(datagram.payload(), to, settings, now)
-    }
-
-    /// The first datagram decides how all others come, and the client is told.
-    fn confirm(&mut self, way: Way) {
-        if !matches!(self.channel, Channel::Open) {
-            return;
-        }
-        self.channel = match way {
-            Way::Stream => {
-                self.place = None;
-                Channel::Stream
-            }
-            Way::Packets(from) => Channel::Packets(from),
-        };
-        let confirmation = UdpMessage::Confirmation(self.id);
-        confirmation.encode(&self.profile, &mut self.unsent);
-        // If the connection broke, reading it will tell.
-        let _ = write_all_now(&self.client, &mut self.unsent);
-    }
-
-    /// Takes what comes to the port of a family; whether nothing is left that can be carried now.
-    fn down(
-        &mut self,
-        family: Family,
-        settings: &ServerSettings,
-        filter: Filter,
-        cx: &mut TurnContext<'_>,
-    ) -> bool {
-        let now = cx.now;
-        let room = header_length(family);
-        for _ in 0..DATAGRAMS_A_TURN {
-            if self.is_stuck() {
-                return true;
-            }
-            let (datagram, from) = match self.far.receive(family, room, cx) {
-                Received::Nothing => return true,
-                Received::Error => continue,
-                Received::Datagram(datagram, from) => (datagram, from),
-            };
-            let count = datagram.len().saturating_sub(room);
-            let admitted = match self.channel {
-                Channel::Open => Err(Dropped::Unsolicited),
-                _ => self.far.admit(from, settings, filter, now),
-            };
-            match admitted.and_then(|()| self.backward(datagram, room, from)) {
-                Ok(()) => self.far.carried_down(count, now),
-                Err(dropped) => self.far.drop_one(dropped, settings),
-            }
-        }
-        false
-    }
-
-    /// One datagram to the far side, with room for the header in front of it.
-    fn backward(
-        &mut self,
-        message: &mut [u8],
-        room: usize,
-        from: SocketAddr,
-    ) -> Result<(), Dropped> {
-        let (front, payload) = message
-            .split_at_mut_checked(room)
-            .ok_or(Dropped::TooLarge)?;
-        let datagram = Datagram::new(self.id, from.into(), payload);
-        let datagram = datagram.ok_or(Dropped::TooLarge)?;
-        self.header.clear();
-        datagram.encode_header(&self.profile, &mut self.header);
-        if front.len() != self.header.len() {
-            return Err(Dropped::AddressType);
-        }
-        front.copy_from_slice(&self.header);
-        self.tell(message)
-    }
-
-    /// Sends a message the way that the client has chosen.
-    fn tell(&mut self, message: &[u8]) -> Result<(), Dropped> {
-        match (self.channel, &self.place) {
-            (Channel::Stream, _) if self.unsent.is_empty() => {
-                let sent = until_done(|| (&self.client).write(message));
-                let sent = sent.map_err(|_| Dropped::Unreachable)?.unwrap_or(0);
-                // A half message can't be left at that.
-                let rest = message.get(sent..).unwrap_or_default();
-                self.unsent.extend_from_slice(rest);
-                Ok(())
-            }
-            (Channel::Stream, _) => Err(Dropped::Congested),
-            (Channel::Packets(client), Some(place)) => place.send(message, client),
-            _ => Err(Dropped::Unsolicited),
-        }
-    }
-
-    /// Whether the client has to read before it can get more.
-    fn is_stuck(&self) -> bool {
-        matches!(self.channel, Channel::Stream) && !self.unsent.is_empty()
     }
 
     /// Tells the client of errors that its datagrams caused; whether no more are known of.
@@ -652,7 +531,7 @@ impl Association {
             return true;
         }
         for _ in 0..DATAGRAMS_A_TURN {
-            let Some(far) = self.far.socket(family) else {
+            let Some(far) = self.far.port(family) else {
                 return true;
             };
             let Some(report) = icmp::take(far, family) else {
@@ -662,7 +541,7 @@ impl Association {
             if let Some(report) = report
                 && let Some(code) = report.code
                 && self.far.knows(report.destination)
-                && let Err(dropped) = self.tell_error(&report, code)
+                && let Err(dropped) = self.near.tell_error(&report, code)
             {
                 self.far.drop_one(dropped, settings);
             }
@@ -670,32 +549,9 @@ impl Association {
         false
     }
 
-    fn tell_error(&mut self, report: &icmp::Report, code: ErrorCode) -> Result<(), Dropped> {
-        let mut message = Vec::new();
-        let error = UdpError {
-            association: self.id,
-            destination: report.destination,
-            code,
-            reporter: report.reporter,
-        };
-        UdpMessage::Error(error).encode(&self.profile, &mut message);
-        self.tell(&message)
-    }
-
     pub(in crate::server) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
-        let want = Want {
-            read: true,
-            write: !self.unsent.is_empty(),
-        };
-        interests.watch(CLIENT, self.client.as_fd(), want);
-        if let Some(place) = &self.place {
-            interests.watch(NEAR, place.descriptor(), Want::READ);
-        }
-        if self.is_stuck() {
-            self.far.look_up_interest(interests);
-        } else {
-            self.far.interests(interests);
-        }
+        self.near.interests(!self.far.is_congested(), interests);
+        self.far.interests(!self.near.is_stuck(), interests);
     }
 }
 
@@ -703,7 +559,7 @@ impl Association {
 impl fmt::Display for Association {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.far.traffic.fmt(f)?;
-        f.write_str(match self.channel {
+        f.write_str(match self.near.channel {
             Channel::Open => "",
             Channel::Stream => " (over TCP)",
             Channel::Packets(_) => " (over UDP)",
@@ -712,6 +568,7 @@ impl fmt::Display for Association {
             Some(Ended::Broken) => f.write_str(": connection broke"),
             Some(Ended::Garbled) => f.write_str(": not a message"),
             Some(Ended::Idle) => f.write_str(": idle"),
+            Some(Ended::Lost(lost)) => write!(f, ": {lost}"),
             Some(Ended::Unused) => f.write_str(": no datagram in time"),
             Some(Ended::Closed) | None => Ok(()),
         }
@@ -723,22 +580,10 @@ fn fresh_id() -> Option<AssociationId> {
     random::bytes().map(|bytes| AssociationId(u64::from_ne_bytes(bytes)))
 }
 
-/// The header of a datagram that came from such an address: that of all messages, type, padding, port, address.
-const fn header_length(family: Family) -> usize {
-    match family {
-        Family::V4 => UdpHeader::LEN + 4 + 4,
-        Family::V6 => UdpHeader::LEN + 4 + 16,
-    }
-}
-
 const NEAR: Key = OTHERS;
 
-/// What is kept of a message leaves room for at least one byte more; and a datagram that does not fit whole behind its header is
-/// longer than a message.
-const _: () = assert!(BUFFER > UdpMessage::MAX_LEN && BUFFER - header_length(Family::V4) > 65_507);
-
-/// From one socket, before others get their turn.
-const DATAGRAMS_A_TURN: usize = 32;
+/// What is kept of a message leaves room for at least one byte more.
+const _: () = assert!(BUFFER > UdpMessage::MAX_LEN);
 
 /// From the TCP connection: a buffer of small ones is some thousand datagrams.
 const READS_A_TURN: usize = 1;

@@ -14,6 +14,7 @@ use crate::relay::{Pipes, RelaySettings};
 use crate::resolver::{Answer, ResolveError, Resolver};
 use crate::server::ServerStats;
 use crate::server::rules::Rules;
+use crate::wire::socks5::DatagramHeader;
 
 /// An association, and the client and the target that are its ends.
 struct Bench {
@@ -75,7 +76,7 @@ impl Bench {
         client.connect(prepared.told(&settings)).unwrap();
         let now = Instant::now();
         Self {
-            association: Association::new(accepted, Vec::new(), prepared, now),
+            association: Association::new(accepted, Vec::new(), prepared, Exit::direct(), now),
             settings,
             control,
             client,
@@ -207,7 +208,9 @@ fn a_name_leads_to_none_but_allowed_addresses() {
     bench.send("private.example", b"x");
     bench.next();
     assert_eq!(bench.dropped("rules"), 2);
-    assert!(bench.association.far.sockets.iter().all(Option::is_none));
+    for family in exit::Family::BOTH {
+        assert!(bench.association.far.port(family).is_none());
+    }
 }
 
 #[test]

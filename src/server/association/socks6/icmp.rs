@@ -1,6 +1,6 @@
 //! Reports of ICMP errors that datagrams of an association caused.
 
-use super::super::far_side::Family;
+use super::super::exit::Family;
 use super::super::sockets::Far;
 pub(super) use crate::net::icmp::Report;
 use crate::net::{icmp, stack};

@@ -271,8 +271,18 @@ impl Place {
         let _ = self.relay.deliver(buffer, stats);
     }
 
-    pub(super) fn send(&self, message: &[u8], to: SocketAddr) -> Result<(), Dropped> {
-        sockets::send(&self.relay.socket, message, to)
+    pub(super) fn send(
+        &self,
+        header: &[u8],
+        payload: &[u8],
+        to: SocketAddr,
+    ) -> Result<(), Dropped> {
+        sockets::sent(sockets::send_parts(
+            &self.relay.socket,
+            header,
+            payload,
+            Some(to),
+        ))
     }
 
     /// Readable when something has come.

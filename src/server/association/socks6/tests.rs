@@ -1,6 +1,6 @@
 //! Turns of an association of SOCKS 6 with a clock of the test. Nobody reads the shared port but the test.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use super::*;
 use crate::engine::{Reactor, Ready, poll_interests};
 use crate::listen::Limits;
 use crate::net::OwnListeners;
+use crate::server::association::Filter;
 use crate::server::rules::{Rule, Rules};
+use crate::wire::socks6::{Datagram, ErrorCode, UdpError};
 
 struct Bench {
     association: Association,
@@ -86,7 +88,7 @@ impl Bench {
             let mut reply = [0; 5 + 12];
             bench.control.read_exact(&mut reply).unwrap();
             assert_eq!(reply[..9], *b"reply\x06\x01\0\x0c");
-            let id = bench.association.id.0.to_be_bytes();
+            let id = bench.association.near.id.0.to_be_bytes();
             assert_eq!(reply[9..], id);
             return bench;
         }
@@ -98,7 +100,7 @@ impl Bench {
 
     fn message(&self, to: impl Into<Address>, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        let datagram = Datagram::new(self.association.id, to.into(), payload).unwrap();
+        let datagram = Datagram::new(self.association.near.id, to.into(), payload).unwrap();
         datagram.encode(&PROFILE, &mut out);
         out
     }
@@ -109,7 +111,7 @@ impl Bench {
 
     /// As the task would.
     fn fetch(&mut self) {
-        if let Some(place) = &self.association.place {
+        if let Some(place) = &self.association.near.place {
             self.buffer.resize(BUFFER, 0);
             place.fetch(&mut self.buffer, &self.settings.stats);
         }
@@ -143,7 +145,7 @@ impl Bench {
         let mut message = [0; 12];
         self.control.read_exact(&mut message).unwrap();
         assert_eq!(message[..4], [6, 2, 0, 12]);
-        assert_eq!(message[4..], self.association.id.0.to_be_bytes());
+        assert_eq!(message[4..], self.association.near.id.0.to_be_bytes());
     }
 
     #[track_caller]
@@ -219,7 +221,10 @@ fn over_tcp_messages_follow_each_other_in_pieces_of_any_size() {
             bench.next();
         }
         bench.confirmed();
-        assert!(bench.association.place.is_none(), "no descriptor for UDP");
+        assert!(
+            bench.association.near.place.is_none(),
+            "no descriptor for UDP"
+        );
         bench.arrives(b"one");
         bench.arrives(b"two");
         let from = bench.arrives(b"six");
@@ -259,7 +264,7 @@ fn the_largest_datagrams_fit_over_tcp_and_larger_ones_are_dropped() {
     let reader = bench.control.try_clone().unwrap();
     let expected = bench.message(bench.to(), &most);
     let mut got = vec![0; expected.len()];
-    while bench.association.is_stuck() {
+    while bench.association.near.is_stuck() {
         bench.next();
     }
     (&reader).read_exact(&mut got).unwrap();
@@ -295,7 +300,7 @@ fn the_empty_datagram_confirms_and_goes_nowhere() {
             let udp = settings.udp.as_mut().unwrap();
             udp.options.filter = Filter::EndpointIndependent;
         });
-        let [Some(port), _] = &bench.association.far.sockets else {
+        let Some(port) = bench.association.far.port(Family::V4) else {
             panic!("its port is there from the start");
         };
         let port = rustix::net::getsockname(port.descriptor()).unwrap();
@@ -361,7 +366,7 @@ fn what_is_wrong_decides_nothing_and_is_dropped() {
     // Of messages that clients don't send, one has an error's form.
     let mut error = Vec::new();
     UdpMessage::Error(UdpError {
-        association: bench.association.id,
+        association: bench.association.near.id,
         destination: bench.to(),
         code: ErrorCode::TTL_EXPIRED,
         reporter: bench.to().ip(),
@@ -371,7 +376,7 @@ fn what_is_wrong_decides_nothing_and_is_dropped() {
     bench.settle();
     assert_eq!(bench.dropped("message"), 4);
     bench.nothing_on_tcp();
-    assert!(matches!(bench.association.channel, Channel::Open));
+    assert!(matches!(bench.association.near.channel, Channel::Open));
     assert_eq!(bench.association.far.traffic.up.datagrams, 0);
 }
 
@@ -419,7 +424,7 @@ fn another_address_cannot_choose_the_way() {
     udp("127.0.0.2:0").send_to(&hello, relay).unwrap();
     bench.settle();
     assert_eq!(bench.dropped("stranger"), 1);
-    assert!(matches!(bench.association.channel, Channel::Open));
+    assert!(matches!(bench.association.near.channel, Channel::Open));
     bench.client.send(&hello).unwrap();
     bench.settle();
     bench.confirmed();
@@ -432,7 +437,7 @@ fn on_tcp_what_cannot_be_told_apart_ends_it_and_what_can_is_dropped() {
     other_id[5] ^= 1;
     (&bench.control).write_all(&other_id).unwrap();
     (&bench.control).write_all(&[6, 9, 0, 13]).unwrap();
-    let id = bench.association.id.0.to_be_bytes();
+    let id = bench.association.near.id.0.to_be_bytes();
     (&bench.control).write_all(&id).unwrap();
     (&bench.control).write_all(b"?").unwrap();
     while bench.dropped("message") == 0 {
@@ -480,7 +485,7 @@ fn a_client_that_reads_nothing_costs_one_message() {
     let from = bench.arrives(b"hello");
     let large = vec![b'x'; 60_000];
     let mut sent = 0;
-    while !bench.association.is_stuck() {
+    while !bench.association.near.is_stuck() {
         bench.far.send_to(&large, from).unwrap();
         sent += 1;
         bench.next();
@@ -489,7 +494,7 @@ fn a_client_that_reads_nothing_costs_one_message() {
         bench.far.send_to(&large, from).unwrap();
         bench.settle();
     }
-    assert!(bench.association.unsent.len() <= UdpMessage::MAX_LEN);
+    assert!(bench.association.near.unsent.len() <= UdpMessage::MAX_LEN);
     let mut interests = Interests::default();
     bench.association.interests(&mut interests);
     assert!(interests.iter().all(|it| it.key == CLIENT), "no busy loop");
@@ -670,7 +675,7 @@ fn errors_are_read_and_those_without_a_code_are_not_told() {
         bench.settle();
         bench.confirmed();
         // That one is read by now. On loopback the answer is there as soon as the datagram is sent.
-        let far = bench.association.far.socket(family).unwrap();
+        let far = bench.association.far.port(family).unwrap();
         assert_eq!(far.send(b"nobody", closed), Ok(()));
         let mut interests = Interests::default();
         bench.association.interests(&mut interests);
@@ -713,7 +718,7 @@ fn options_of_the_stack_are_told_as_they_are() {
         ..StackOptions::default()
     };
     let bench = Bench::with(wanted, |_| {});
-    let [Some(far), _] = &bench.association.far.sockets else {
+    let Some(far) = bench.association.far.port(Family::V4) else {
         panic!("no socket");
     };
     let descriptor = far.descriptor();
@@ -763,7 +768,7 @@ fn mutated_messages_are_borne() {
         let stream = message.repeat(random.usize(1..4));
         let taken = bench.association.messages(&stream, &bench.settings, now);
         assert!(taken.is_err() || taken.is_ok_and(|taken| taken <= stream.len()));
-        bench.association.unsent.clear();
+        bench.association.near.unsent.clear();
     }
     for reason in [
         "rules",
@@ -776,5 +781,5 @@ fn mutated_messages_are_borne() {
         assert!(bench.dropped(reason) > 0, "{reason}");
     }
     assert_eq!(bench.association.far.traffic.up.datagrams, 0);
-    assert!(bench.association.far.sockets[1].is_none());
+    assert!(bench.association.far.port(Family::V6).is_none());
 }
