@@ -40,14 +40,14 @@ pub use settings::{
 
 use self::control::{Control, Gone};
 use self::dropped::Dropped;
-pub(super) use self::exit::Exit;
 use self::exit::Lost;
 #[cfg(feature = "socks6")]
 pub(super) use self::exit::Tunnel;
+pub(super) use self::exit::{Exit, RelayPort};
 use self::far_side::{DATAGRAMS_A_TURN, FarSide};
 use self::sockets::{Near, NoSocket};
-use super::OTHERS;
 use super::settings::ServerSettings;
+use super::{CLIENT, OTHERS};
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext, Want};
 use crate::listen::Slot;
 use crate::relay::Moved;
@@ -193,7 +193,7 @@ impl Association {
         now: Instant,
     ) -> Self {
         Self {
-            control: Control::new(client, unsent),
+            control: Control::new(client, CLIENT, unsent),
             near: prepared.near,
             far: FarSide::new(exit, now),
             ended: None,

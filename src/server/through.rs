@@ -1,16 +1,17 @@
 //! The stage of a request that other proxies carry out.
 
-use std::net::SocketAddr;
+use std::io;
 #[cfg(feature = "socks6")]
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(feature = "socks6")]
-use socket2::Socket;
-
+use super::answering::Answering;
 #[cfg(feature = "socks6")]
-use super::association::{Exit, Tunnel};
+use super::association::Tunnel;
+use super::association::{Exit, RelayPort};
 use super::binding::{SOCKS4_IS_IPV4, allowed_peers};
 use super::cause::Cause;
 use super::pending::Pending;
@@ -20,9 +21,8 @@ use super::session::{ServerSession, Stage, Step};
 use super::via::{Arrived, Expected, Gone, Unexpected, Via, Way};
 use crate::engine::{Turn, TurnContext};
 use crate::handshake::Request;
+use crate::proxy_uri::Resolution;
 use crate::wire::socks5::{Command, ReplyCode};
-#[cfg(feature = "socks6")]
-use crate::wire::socks6::{AssociationId, Profile};
 use crate::wire::{Address, Host};
 
 impl ServerSession {
@@ -76,9 +76,8 @@ impl ServerSession {
         arrived: Arrived,
         now: Instant,
     ) -> Stage {
-        #[cfg(feature = "socks6")]
-        if let Some(id) = arrived.association {
-            return self.tunnel(pending, arrived.socket, id, now);
+        if way.is_for_datagrams() {
+            return self.associated(pending, arrived, way.resolution(), now);
         }
         if let Some(expected) = way.expected() {
             match expected.admits(arrived.told, &self.settings.rules) {
@@ -128,12 +127,15 @@ impl ServerSession {
                     _ => self.go_to(Box::new(pending), address, Rules::check_peer_name, now),
                 }
             }
-            #[cfg(feature = "socks6")]
-            (Command::Associate, _) if self.settings.udp.is_some() && via.carries_datagrams() => {
+            // A client without an address could not be told from others.
+            (Command::Associate, _)
+                if self.settings.udp.is_some()
+                    && self.story.client.is_some()
+                    && via.carries_datagrams() =>
+            {
                 self.story.target = None;
-                let way = Way::associate(via, self.settings.resolver.clone());
-                let (pending, way) = (Box::new(pending), Box::new(way));
-                Stage::Through { pending, way }
+                let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+                self.associate_through(Box::new(pending), via, any)
             }
             _ => self.no_such_command(pending, now),
         }
@@ -202,20 +204,46 @@ impl ServerSession {
         true
     }
 
+    /// A place for datagrams at the last proxy, which is asked for this address.
+    pub(super) fn associate_through(
+        &self,
+        pending: Box<Pending>,
+        via: Arc<Via>,
+        address: SocketAddr,
+    ) -> Stage {
+        let way = Way::associate(via, address, self.settings.resolver.clone());
+        let way = Box::new(way);
+        Stage::Through { pending, way }
+    }
+
     /// The proxy carries datagrams: a place for those of the client.
-    #[cfg(feature = "socks6")]
-    fn tunnel(
+    fn associated(
         &mut self,
         pending: Pending,
-        proxy: Socket,
-        (id, profile): (AssociationId, Profile),
+        arrived: Arrived,
+        resolution: Resolution,
         now: Instant,
     ) -> Stage {
+        #[cfg(feature = "socks6")]
+        if let Answering::Socks6(_) = pending.answering {
+            return self.associated6(pending, arrived, resolution, now);
+        }
         let request = pending.answering.request();
         let Some(announced) = request.map(|request| request.address.clone()) else {
             return self.no_such_command(pending, now);
         };
-        let exit = || Ok(Exit::Tunnel(Tunnel::new(proxy, id, profile)));
-        self.associate(pending, &announced, exit, now)
+        self.associate(pending, &announced, || arrived.into_exit(resolution), now)
+    }
+}
+
+impl Arrived {
+    /// The way out for datagrams, where those were asked for.
+    pub(super) fn into_exit(self, resolution: Resolution) -> io::Result<Exit> {
+        #[cfg(feature = "socks6")]
+        if let Some((id, profile)) = self.association {
+            return Ok(Exit::Tunnel(Tunnel::new(self.socket, id, profile)));
+        }
+        let relay = RelayPort::open(self.socket, self.told, resolution)?;
+        Ok(Exit::RelayPort(relay))
     }
 }

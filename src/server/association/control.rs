@@ -1,16 +1,17 @@
-//! The TCP connection of an association of SOCKS 5: nothing is said on it, but its end is the association's.
+//! The TCP connection of an association of SOCKS 5, to the client or to a proxy: nothing is said on it, but its end is the
+//! association's.
 
 use std::os::fd::AsFd as _;
 
 use socket2::Socket;
 
-use crate::engine::{Interests, TurnContext, Want};
+use crate::engine::{Interests, Key, TurnContext, Want};
 use crate::net::{read_some, write_all_now};
-use crate::server::CLIENT;
 
-/// The connection that a client has made its request on.
+/// The connection that the request was made on.
 pub(super) struct Control {
-    client: Socket,
+    socket: Socket,
+    key: Key,
     /// What of the reply could not be sent yet.
     unsent: Vec<u8>,
 }
@@ -18,29 +19,33 @@ pub(super) struct Control {
 /// Why it is over.
 #[derive(Clone, Copy)]
 pub(super) enum Gone {
-    /// The client closed.
+    /// The other side closed.
     Closed,
     /// The connection broke.
     Broken,
 }
 
 impl Control {
-    /// `unsent` is the reply.
-    pub(super) const fn new(client: Socket, unsent: Vec<u8>) -> Self {
-        Self { client, unsent }
+    /// It has this key. `unsent` is the reply, where it is ours to send.
+    pub(super) const fn new(socket: Socket, key: Key, unsent: Vec<u8>) -> Self {
+        Self {
+            socket,
+            key,
+            unsent,
+        }
     }
 
-    /// Drops what the client says; whether nothing is left to read.
+    /// Drops what the other side says; whether nothing is left to read.
     pub(super) fn turn(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, Gone> {
-        if !cx.ready.has(CLIENT) {
+        if !cx.ready.has(self.key) {
             return Ok(true);
         }
-        if write_all_now(&self.client, &mut self.unsent).is_err() {
+        if write_all_now(&self.socket, &mut self.unsent).is_err() {
             return Err(Gone::Broken);
         }
-        let hung_up = cx.ready.hung_up(CLIENT);
+        let hung_up = cx.ready.hung_up(self.key);
         for _ in 0..READS_A_TURN {
-            match read_some(&self.client, cx.buffer_up_to(DISCARDED)) {
+            match read_some(&self.socket, cx.buffer_up_to(DISCARDED)) {
                 Ok(Some([])) => return Err(Gone::Closed),
                 Ok(Some(_)) => {}
                 Ok(None) if hung_up => return Err(Gone::Broken),
@@ -56,7 +61,7 @@ impl Control {
             read: true,
             write: !self.unsent.is_empty(),
         };
-        interests.watch(CLIENT, self.client.as_fd(), want);
+        interests.watch(self.key, self.socket.as_fd(), want);
     }
 }
 

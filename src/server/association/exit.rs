@@ -1,6 +1,7 @@
 //! Where an association's datagrams leave for their destinations, and where what comes back arrives: ports of ours, or a proxy.
 
 mod direct;
+mod relay_port;
 #[cfg(feature = "socks6")]
 mod tunnel;
 
@@ -8,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 pub(super) use self::direct::{Direct, Family};
+pub(in crate::server) use self::relay_port::RelayPort;
 #[cfg(feature = "socks6")]
 pub(in crate::server) use self::tunnel::Tunnel;
 use super::dropped::Dropped;
@@ -19,6 +21,8 @@ use crate::wire::Address;
 pub(in crate::server) enum Exit {
     /// From this machine.
     Direct(Direct),
+    /// To a port of a proxy of SOCKS 5.
+    RelayPort(RelayPort),
     /// Over the connection to a proxy of SOCKS 6.
     #[cfg(feature = "socks6")]
     Tunnel(Tunnel),
@@ -34,6 +38,7 @@ pub(super) enum Received<'b> {
     /// The payload of a datagram, and where it came from.
     Datagram(&'b [u8], Address),
     /// Nothing comes any more.
+    #[cfg(feature = "socks6")]
     Lost(Lost),
 }
 
@@ -56,9 +61,10 @@ impl Exit {
     }
 
     /// Whether names go along as they are. Else they are looked up here.
-    pub(super) const fn takes_names(&self) -> bool {
+    pub(super) fn takes_names(&self) -> bool {
         match self {
             Self::Direct(_) => false,
+            Self::RelayPort(relay) => relay.takes_names(),
             #[cfg(feature = "socks6")]
             Self::Tunnel(_) => true,
         }
@@ -68,6 +74,7 @@ impl Exit {
     pub(super) fn send(&mut self, payload: &[u8], to: SocketAddr) -> Result<(), Dropped> {
         match self {
             Self::Direct(direct) => direct.send(payload, to),
+            Self::RelayPort(relay) => relay.send(payload, to.into()),
             #[cfg(feature = "socks6")]
             Self::Tunnel(tunnel) => tunnel.send(payload, to.into()),
         }
@@ -76,10 +83,8 @@ impl Exit {
     /// Sends to a name, which it has to [take](Self::takes_names).
     pub(super) fn send_to_name(&mut self, payload: &[u8], to: Address) -> Result<(), Dropped> {
         match self {
-            Self::Direct(_) => {
-                drop((payload, to));
-                Err(Dropped::Name)
-            }
+            Self::Direct(_) => Err(Dropped::Name),
+            Self::RelayPort(relay) => relay.send(payload, to),
             #[cfg(feature = "socks6")]
             Self::Tunnel(tunnel) => tunnel.send(payload, to),
         }
@@ -93,30 +98,27 @@ impl Exit {
     ) -> Received<'b> {
         match (self, family) {
             (Self::Direct(direct), _) => direct.receive(family, cx),
+            (Self::RelayPort(relay), Family::V4) => relay.receive(cx),
             #[cfg(feature = "socks6")]
             (Self::Tunnel(tunnel), Family::V4) => tunnel.receive(cx),
-            #[cfg(feature = "socks6")]
-            (Self::Tunnel(_), Family::V6) => Received::Nothing,
+            (_, Family::V6) => Received::Nothing,
         }
     }
 
     /// Whether something may be there to be received that no descriptor tells of.
     pub(super) const fn holds_some(&self) -> bool {
         match self {
-            Self::Direct(_) => false,
+            Self::Direct(_) | Self::RelayPort(_) => false,
             #[cfg(feature = "socks6")]
             Self::Tunnel(tunnel) => tunnel.holds_some(),
         }
     }
 
     /// What else there is to do in a turn, at its end; whether nothing is left of that.
-    #[cfg_attr(
-        not(feature = "socks6"),
-        expect(clippy::unnecessary_wraps, reason = "no proxy can be lost")
-    )]
-    pub(super) fn tend(&mut self) -> Result<bool, Lost> {
+    pub(super) fn tend(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, Lost> {
         match self {
             Self::Direct(_) => Ok(true),
+            Self::RelayPort(relay) => relay.tend(cx),
             #[cfg(feature = "socks6")]
             Self::Tunnel(tunnel) => tunnel.flush(),
         }
@@ -125,7 +127,7 @@ impl Exit {
     /// Whether what is sent has to wait, so that nothing more should be taken from the client.
     pub(super) const fn is_congested(&self) -> bool {
         match self {
-            Self::Direct(_) => false,
+            Self::Direct(_) | Self::RelayPort(_) => false,
             #[cfg(feature = "socks6")]
             Self::Tunnel(tunnel) => tunnel.is_congested(),
         }
@@ -136,8 +138,7 @@ impl Exit {
     pub(super) const fn port(&self, family: Family) -> Option<&Far> {
         match self {
             Self::Direct(direct) => direct.port(family),
-            #[cfg(feature = "socks6")]
-            Self::Tunnel(_) => None,
+            _ => None,
         }
     }
 
@@ -145,6 +146,7 @@ impl Exit {
     pub(super) fn interests<'a>(&'a self, reads: bool, interests: &mut Interests<'a>) {
         match self {
             Self::Direct(direct) => direct.interests(reads, interests),
+            Self::RelayPort(relay) => relay.interests(reads, interests),
             #[cfg(feature = "socks6")]
             Self::Tunnel(tunnel) => tunnel.interests(reads, interests),
         }

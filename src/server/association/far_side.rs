@@ -219,7 +219,7 @@ impl FarSide {
                 quiet &= self.down(family, near, settings, filter, cx)?;
             }
         }
-        Ok(self.exit.tend()? && quiet)
+        Ok(self.exit.tend(cx)? && quiet)
     }
 
     fn down(
@@ -237,6 +237,7 @@ impl FarSide {
             }
             let carried = match self.exit.receive(family, cx) {
                 Received::Nothing => return Ok(true),
+                #[cfg(feature = "socks6")]
                 Received::Lost(lost) => return Err(lost),
                 Received::Other => continue,
                 Received::Bad(dropped) => Err(dropped),

@@ -35,11 +35,11 @@ use socket2::Socket;
 use self::near::{Channel, Near, Way};
 use self::ports::{NoPort, Reservation, ReservedPorts, Taken, Who};
 use self::relays::{Place, Receiver, Relays};
-use super::NoAssociation;
 use super::dropped::Dropped;
 use super::exit::{Direct, Exit, Family, Lost};
 use super::far_side::{DATAGRAMS_A_TURN, FarSide, NearSide as _};
 use super::sockets::Far;
+use super::{NoAssociation, UdpSettings};
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext};
 use crate::listen::Slot;
 use crate::net::stack::{self, IpOptions};
@@ -155,6 +155,17 @@ impl fmt::Display for Refused {
 }
 
 impl Common {
+    /// A place at the port that a client with this address has connected to. Without one there is still the TCP connection.
+    fn place(
+        &self,
+        local: Option<SocketAddr>,
+        client: Option<IpAddr>,
+        id: AssociationId,
+        profile: &Profile,
+    ) -> Option<Place> {
+        self.relays.enter(local?, client?, id, profile).ok()
+    }
+
     pub(super) fn receiver(&self, stats: ServerStats) -> Receiver {
         self.relays.receiver(stats)
     }
@@ -171,21 +182,8 @@ impl Prepared {
         settings: &ServerSettings,
         now: Instant,
     ) -> Result<Self, Refused> {
-        let no = |why| Err(Refused::Common(why));
-        let Some(udp) = &settings.udp else {
-            return no(NoAssociation::Off);
-        };
         let ip = address.map(|address| address.ip());
-        let Some(counted) = udp.associations.take(ip) else {
-            return no(NoAssociation::TooMany);
-        };
-        if !slot.widen() {
-            return no(NoAssociation::TooMany);
-        }
-        let Some(id) = fresh_id() else {
-            let error = io::ErrorKind::WouldBlock.into();
-            return no(NoAssociation::System(error));
-        };
+        let (udp, counted, id) = admit(ip, slot, settings)?;
         let local = client.local_addr().ok();
         let local = local.and_then(|local| local.as_socket());
 
@@ -209,19 +207,13 @@ impl Prepared {
         });
         let direct = direct.with(Family::of(at), Far::new(socket, is_interrupted));
 
-        let relays = &udp.socks6.relays;
-        let place = match (local, ip) {
-            // Without a place there is still the TCP connection.
-            (Some(local), Some(ip)) => relays.enter(local, ip, id, &wanted.profile).ok(),
-            _ => None,
-        };
         let mut stack = IpOptions::told(IpOptions::default(), granted);
         stack.udp_error = reports;
         stack.port_parity = parity;
         Ok(Self {
             id,
             profile: wanted.profile,
-            place,
+            place: udp.socks6.place(local, ip, id, &wanted.profile),
             far: FarSide::new(Exit::Direct(direct), now),
             bound: seen(at, local),
             stack,
@@ -230,7 +222,41 @@ impl Prepared {
         })
     }
 
-    /// What destinations see.
+    /// The same where a proxy carries the datagrams, by this way out, and tells what destinations see. Nothing is known there of
+    /// what the client wants of sockets.
+    pub(in crate::server) fn through(
+        exit: impl FnOnce() -> io::Result<Exit>,
+        bound: SocketAddr,
+        client: (&Socket, Option<SocketAddr>),
+        wanted: (&StackOptions, Profile),
+        slot: &mut Slot,
+        settings: &ServerSettings,
+        now: Instant,
+    ) -> Result<Self, Refused> {
+        let ((client, address), (stack, profile)) = (client, wanted);
+        let ip = address.map(|address| address.ip());
+        let (udp, counted, id) = admit(ip, slot, settings)?;
+        let exit = exit().map_err(|error| Refused::Common(NoAssociation::System(error)))?;
+        let local = client.local_addr().ok();
+        let local = local.and_then(|local| local.as_socket());
+        let stack = StackOptions {
+            // That is an answer too.
+            udp_error: stack.udp_error.map(|_| Choice::No),
+            ..StackOptions::default()
+        };
+        Ok(Self {
+            id,
+            profile,
+            place: udp.socks6.place(local, ip, id, &profile),
+            far: FarSide::new(exit, now),
+            bound,
+            stack,
+            reservation: None,
+            counted,
+        })
+    }
+
+    /// What destinations see; zeros where that is not known.
     pub(in crate::server) const fn bound(&self) -> SocketAddr {
         self.bound
     }
@@ -238,6 +264,28 @@ impl Prepared {
     /// What of the client's options is in force.
     pub(in crate::server) const fn stack(&self) -> &StackOptions {
         &self.stack
+    }
+}
+
+/// What every association needs, for a client at this address, if it may have one more.
+fn admit<'s>(
+    ip: Option<IpAddr>,
+    slot: &mut Slot,
+    settings: &'s ServerSettings,
+) -> Result<(&'s UdpSettings, Slot, AssociationId), Refused> {
+    let no = |why| Err(Refused::Common(why));
+    let Some(udp) = &settings.udp else {
+        return no(NoAssociation::Off);
+    };
+    let Some(counted) = udp.associations.take(ip) else {
+        return no(NoAssociation::TooMany);
+    };
+    if !slot.widen() {
+        return no(NoAssociation::TooMany);
+    }
+    match fresh_id() {
+        Some(id) => Ok((udp, counted, id)),
+        None => no(NoAssociation::System(io::ErrorKind::WouldBlock.into())),
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use socket2::Socket;
+
+use super::Answers;
 use crate::engine::{Step, Turn, TurnContext};
 use crate::server::answering::Answering;
-use crate::server::association::socks6::{Association, Prepared, Wanted};
+use crate::server::association::socks6::{Association, Prepared, Refused, Wanted};
 use crate::server::closing::Closing;
 use crate::server::pending::Pending;
 use crate::server::session::{ServerSession, Stage, closing};
@@ -13,12 +16,12 @@ use crate::wire::Address;
 impl ServerSession {
     /// `wanted` is the address and port that remote hosts shall see; zeros stand for any.
     pub(super) fn associate6(&mut self, pending: Pending, wanted: &Address, now: Instant) -> Stage {
-        let Answering::Socks6(mut answers) = pending.answering else {
+        let Answering::Socks6(answers) = pending.answering else {
             return self.no_such_command(pending, now);
         };
         let Pending {
             client,
-            mut unsent,
+            unsent,
             payload,
             ..
         } = pending;
@@ -33,6 +36,18 @@ impl ServerSession {
             let (slot, settings) = (&mut self.slot, &self.settings);
             Prepared::new(&client, address, &wanted, slot, settings, now)
         };
+        let client = (client, unsent, payload);
+        self.associated_with(prepared, *answers, client, now)
+    }
+
+    /// Tells the client how its request went. It comes with what is still to be sent to it, and what it has sent behind it.
+    pub(super) fn associated_with(
+        &mut self,
+        prepared: Result<Prepared, Refused>,
+        mut answers: Answers,
+        (client, mut unsent, payload): (Socket, Vec<u8>, Vec<u8>),
+        now: Instant,
+    ) -> Stage {
         match prepared {
             Ok(prepared) => {
                 let stack = Some(Box::new(*prepared.stack()));

@@ -99,9 +99,10 @@ impl ServerSession {
                 Some(via) => self.bind6_through(pending, via, address, now),
                 None => self.bind6(pending, address, now),
             },
-            Command::ASSOCIATE if self.settings.via.is_none() => {
-                self.associate6(pending, address, now)
-            }
+            Command::ASSOCIATE => match self.settings.via.clone() {
+                Some(via) => self.associate6_through(pending, via, address, now),
+                None => self.associate6(pending, address, now),
+            },
             _ => self.no_such_command(pending, now),
         }
     }

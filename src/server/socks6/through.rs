@@ -1,16 +1,21 @@
-//! BIND of SOCKS 6 that other proxies carry out.
+//! BIND and UDP ASSOCIATE of SOCKS 6 that other proxies carry out.
 //!
-//! A proxy of SOCKS 6 is asked for the address at which the client wants it to listen. The older versions ask for the peer instead:
-//! it is anybody, at an address and a port of the proxy's choice. Whoever comes is judged by our rules, and one peer is all
-//! there is: a backlog is answered with 0.
+//! A proxy of SOCKS 6 is asked for the address that the client wants to have there. The older versions don't ask for that, so
+//! there it is one of the proxy's choice; and of an association they don't tell what destinations see, so that is told as zeros.
+//!
+//! Whoever comes to a port is judged by our rules, and one peer is all there is: a backlog is answered with 0. Of what the client
+//! wants of sockets nothing is known behind the proxy.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::proxy_uri::Resolution;
+use crate::server::answering::Answering;
+use crate::server::association::socks6::Prepared;
 use crate::server::pending::Pending;
 use crate::server::session::{ServerSession, Stage};
-use crate::server::via::{Expected, Via};
+use crate::server::via::{Arrived, Expected, Via};
 use crate::wire::socks5::ReplyCode;
 use crate::wire::{Address, Host};
 
@@ -25,23 +30,80 @@ impl ServerSession {
         if self.settings.bind_timeout.is_none() || !via.binds() {
             return self.no_such_command(pending, now);
         }
-        let Host::Ip(ip) = wanted.host else {
-            let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
-            return self.refuse(pending, code, &"a name is no address to listen at", now);
+        let at = match place(wanted, &via) {
+            Ok(at) => at,
+            Err((code, why)) => return self.refuse(pending, code, &why, now),
         };
-        let at = SocketAddr::new(ip.to_canonical(), wanted.port);
-        if !via.asks_where() && !is_any(at) {
-            return self.refuse(pending, ReplyCode::NOT_ALLOWED, &NO_CHOICE, now);
-        }
         // As without proxies, with the port that stands for any.
         let expected = Expected::Anybody(0);
         self.bind_through(Box::new(pending), via, [at.into()], expected)
     }
+
+    pub(super) fn associate6_through(
+        &mut self,
+        pending: Pending,
+        via: Arc<Via>,
+        wanted: &Address,
+        now: Instant,
+    ) -> Stage {
+        if self.settings.udp.is_none() || !via.carries_datagrams() {
+            return self.no_such_command(pending, now);
+        }
+        match place(wanted, &via) {
+            Ok(at) => self.associate_through(Box::new(pending), via, at),
+            Err((code, why)) => self.refuse(pending, code, &why, now),
+        }
+    }
+
+    /// The proxy carries datagrams: a place for those of the client.
+    pub(in crate::server) fn associated6(
+        &mut self,
+        pending: Pending,
+        arrived: Arrived,
+        resolution: Resolution,
+        now: Instant,
+    ) -> Stage {
+        let Answering::Socks6(answers) = pending.answering else {
+            return self.no_such_command(pending, now);
+        };
+        let Pending {
+            client,
+            stack,
+            unsent,
+            payload,
+            ..
+        } = pending;
+        let bound = match arrived.association {
+            Some(_) => arrived.told,
+            None => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+        };
+        let stack = stack.map(|stack| *stack).unwrap_or_default();
+        let prepared = Prepared::through(
+            || arrived.into_exit(resolution),
+            bound,
+            (&client, self.story.client),
+            (&stack, *answers.profile()),
+            &mut self.slot,
+            &self.settings,
+            now,
+        );
+        self.associated_with(prepared, *answers, (client, unsent, payload), now)
+    }
 }
 
-/// Whether an address is left to the proxy as a whole.
-fn is_any(at: SocketAddr) -> bool {
-    at.ip().is_unspecified() && at.port() == 0
+/// The address to ask the last proxy for.
+fn place(wanted: &Address, via: &Via) -> Result<SocketAddr, (ReplyCode, &'static str)> {
+    let Host::Ip(ip) = wanted.host else {
+        let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
+        return Err((code, "a name is no address to have at a proxy"));
+    };
+    let at = SocketAddr::new(ip.to_canonical(), wanted.port);
+    let is_any = at.ip().is_unspecified() && at.port() == 0;
+    match is_any || via.asks_where() {
+        true => Ok(at),
+        false => Err((
+            ReplyCode::NOT_ALLOWED,
+            "a proxy of an older version lets nobody choose address and port",
+        )),
+    }
 }
-
-const NO_CHOICE: &str = "a proxy of an older version lets nobody choose its address and port";

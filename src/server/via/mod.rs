@@ -66,10 +66,6 @@ pub(super) enum Errand {
     /// BIND: for this peer, or (SOCKS 6) at this address.
     Bind,
     /// UDP ASSOCIATE.
-    #[cfg_attr(
-        not(feature = "socks6"),
-        expect(dead_code, reason = "only SOCKS 6 proxies are asked")
-    )]
     Associate,
 }
 
@@ -129,10 +125,12 @@ impl Via {
         is_six(self.last())
     }
 
-    /// Whether the last proxy does UDP ASSOCIATE for us: SOCKS 6 tells enough for that.
+    /// Whether the last proxy does UDP ASSOCIATE for us. To one of SOCKS 5 datagrams travel on their own, from here and not through
+    /// those before it, so there must be none; with SOCKS 6 they travel on the connection.
     #[must_use]
     pub fn carries_datagrams(&self) -> bool {
-        is_six(self.last())
+        let is_five = matches!(self.last().scheme(), Scheme::Socks5 | Scheme::Socks5h);
+        is_six(self.last()) || (is_five && self.others.is_empty())
     }
 
     /// The proxies, the first one first.

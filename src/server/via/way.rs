@@ -110,11 +110,14 @@ impl Way {
         }
     }
 
-    /// To a place for datagrams at the last proxy, which must [carry](Via::carries_datagrams) them.
-    #[cfg(feature = "socks6")]
-    pub(in crate::server) fn associate(via: Arc<Via>, resolver: Resolver) -> Self {
-        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        Self::with(via, Errand::Associate, [any.into()], resolver)
+    /// To a place for datagrams at the last proxy, which must [carry](Via::carries_datagrams) them. One of SOCKS 6 is asked for
+    /// this address; for the older ones it is where the datagrams will come from, of which zeros say nothing.
+    pub(in crate::server) fn associate(
+        via: Arc<Via>,
+        address: SocketAddr,
+        resolver: Resolver,
+    ) -> Self {
+        Self::with(via, Errand::Associate, [address.into()], resolver)
     }
 
     fn with(
@@ -224,6 +227,16 @@ impl Way {
         matches!(&self.stage, Stage::Asking(asking) if asking.may_be_silent())
     }
 
+    /// Whether it is UDP ASSOCIATE.
+    pub(in crate::server) fn is_for_datagrams(&self) -> bool {
+        self.errand == Errand::Associate
+    }
+
+    /// Who looks up the names of destinations.
+    pub(in crate::server) fn resolution(&self) -> Resolution {
+        self.via.resolution()
+    }
+
     /// BIND: who may come.
     pub(in crate::server) const fn expected(&self) -> Option<&Expected> {
         self.expected.as_ref()
@@ -259,6 +272,15 @@ impl Way {
             (Errand::Bind, BoundAddress::Socket(peer)) => canonical(*peer),
             (Errand::Bind, BoundAddress::Name(..)) => {
                 SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)
+            }
+            (Errand::Associate, _) if !self.via.asks_where() => {
+                match self.placed(bound, &asking.socket) {
+                    Some(relay) => relay,
+                    None => {
+                        let what = "it takes datagrams at no address that can be sent to";
+                        return Gone::Failed(self.trouble(asking.place, &what));
+                    }
+                }
             }
             _ => self.told(bound, &asking.socket),
         };
