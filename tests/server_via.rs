@@ -475,12 +475,17 @@ fn rules_hold_before_a_proxy_is_asked() {
 }
 
 #[test]
-fn other_commands_do_not_go_past_the_proxy() {
+fn other_commands_do_not_go_past_the_proxies() {
     let proxy = Peer::valid(Duration::ZERO);
-    let (_server, address) = serve(&[&uri("socks5h", proxy.address())], &[]);
-    for command in [3, 4, 0xff] {
-        let request = request(command, TARGET.parse().unwrap());
-        assert_eq!(code(address, &request), 7, "{command}");
+    let five = uri("socks5h", proxy.address());
+    let four = uri("socks4a", proxy.address());
+    // No proxy of SOCKS 5 carries datagrams for another one, and SOCKS 4 has none.
+    for chain in [&[&five[..], &five][..], &[&four]] {
+        let (_server, address) = serve(chain, &[]);
+        for command in [3, 4, 0xff] {
+            let request = request(command, TARGET.parse().unwrap());
+            assert_eq!(code(address, &request), 7, "{command}");
+        }
     }
     assert_eq!(proxy.accepted(), 0);
 }

@@ -4,12 +4,14 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use common::{
-    Behaviour, Observed, Peer, SOON, Sockhop, Step, connect, exchange, expect_end, wait_until,
+    Behaviour, Observed, Peer, SOON, Sockhop, Step, connect, echo_datagrams, exchange, expect_end,
+    is_closed, wait_dropped, wait_until,
 };
+use serde_json::json;
 
 /// A server that goes through these proxies, and lets clients go to loopback.
 fn serve(proxies: &[&str], arguments: &[&str]) -> (Sockhop, SocketAddr) {
@@ -409,4 +411,295 @@ fn a_peer_that_comes_is_exchanged_with() {
     granted(&client);
     granted(&client);
     assert_eq!(exchange(&client, b"12345").expect("exchange"), b"hello");
+}
+
+/// A socket with a time limit on reading.
+fn udp() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket.set_read_timeout(Some(SOON)).expect("time limit");
+    socket
+}
+
+fn at(socket: &UdpSocket) -> SocketAddr {
+    socket.local_addr().expect("bound")
+}
+
+/// A datagram of SOCKS 5 to or from an IPv4 address.
+fn datagram(address: &SocketAddr, payload: &[u8]) -> Vec<u8> {
+    [b"\0\0\0\x01", &v4(&address.to_string())[..], payload].concat()
+}
+
+/// A datagram of SOCKS 5 to a name.
+fn named(name: &str, port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(name.len()).expect("short");
+    let port = port.to_be_bytes();
+    [&[0, 0, 0, 3, length], name.as_bytes(), &port, payload].concat()
+}
+
+/// A client with its association.
+struct Client {
+    control: TcpStream,
+    socket: UdpSocket,
+}
+
+impl Client {
+    #[track_caller]
+    fn new(server: SocketAddr) -> Self {
+        let control = ask(server, &request(3, "0.0.0.0:0"));
+        let relay = granted(&control);
+        assert_eq!(relay.ip(), server.ip());
+        let socket = udp();
+        socket.connect(relay).expect("connect");
+        Self { control, socket }
+    }
+
+    fn send(&self, bytes: &[u8]) {
+        self.socket.send(bytes).expect("send");
+    }
+
+    #[track_caller]
+    fn receive(&self) -> Vec<u8> {
+        receive(&self.socket).0
+    }
+}
+
+#[track_caller]
+fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut bytes = vec![0; 65_536];
+    let (count, from) = socket.recv_from(&mut bytes).expect("a datagram");
+    bytes.truncate(count);
+    (bytes, from)
+}
+
+/// A proxy that grants an association at this port.
+fn relaying(relay: &UdpSocket) -> Peer {
+    scripted([Step::Send(reply(0, &at(relay).to_string()))])
+}
+
+#[test]
+fn datagrams_through_a_server_of_this_program() {
+    let (far, far_address) = serve(&[], &[]);
+    let echo = echo_datagrams();
+    for scheme in ["socks5", "socks5h"] {
+        let (server, address) = serve(&[&uri(scheme, far_address)], &[]);
+        server.wait_log("connecting through", SOON);
+        let client = Client::new(address);
+        for payload in [&b"hello"[..], b"", &[7; 1400], &[8; 60_000]] {
+            client.send(&datagram(&echo, payload));
+            assert!(client.receive() == datagram(&echo, payload));
+            // Who answers is an address, whoever looked up the name.
+            client.send(&named("localhost", echo.port(), payload));
+            assert!(client.receive() == datagram(&echo, payload));
+        }
+        let associations = |count: usize| {
+            server.wait_status(|status| status["associations"] == count, SOON);
+            far.wait_status(|status| status["associations"] == count, SOON);
+        };
+        associations(1);
+        let both = json!({"up": 122_810, "down": 122_810});
+        server.wait_status(|status| status["bytes"] == both, SOON);
+        drop(client.control);
+        associations(0);
+        assert!(wait_until(SOON, || is_closed(&client.socket)));
+    }
+    let (_server, address) = serve(&[&uri("socks5", far_address)], &[]);
+    let client = Client::new(address);
+    drop(far);
+    assert_ne!(expect_end(&client.control, SOON), Observed::Silent);
+    assert!(wait_until(SOON, || is_closed(&client.socket)));
+}
+
+#[test]
+fn the_relay_is_where_the_proxy_tells_or_the_proxy_itself() {
+    let relay = udp();
+    let port = at(&relay).port();
+    let far: SocketAddr = "127.0.0.5:53".parse().expect("an address");
+    let told = |ip: &str| reply(0, &format!("{ip}:{port}"));
+    let v6 = [&[5, 0, 0, 4][..], &[0; 16], &port.to_be_bytes()].concat();
+    for told in [told("127.0.0.1"), told("0.0.0.0"), v6] {
+        let proxy = scripted([Step::Send(told.clone())]);
+        let (_server, address) = serve(&[&uri("socks5h", proxy.address())], &[]);
+        let client = Client::new(address);
+        // Not known yet where datagrams come from.
+        assert_eq!(proxy.heard()[0][3..], request(3, "0.0.0.0:0"));
+        client.send(&datagram(&far, b"up"));
+        let (heard, from) = receive(&relay);
+        assert_eq!(heard, datagram(&far, b"up"), "{told:?}");
+        relay.send_to(&datagram(&far, b"down"), from).expect("send");
+        assert_eq!(client.receive(), datagram(&far, b"down"));
+        // The name goes as it is.
+        client.send(&named("name.invalid", 53, b"up"));
+        assert_eq!(receive(&relay).0, named("name.invalid", 53, b"up"));
+    }
+    for (bytes, code) in [
+        (b"\x05\0\0\x03\x05proxy\x0f\xa0".to_vec(), 1),
+        (reply(0, "192.0.2.9:0"), 1),
+        (reply(7, "0.0.0.0:0"), 7),
+        (reply(1, "0.0.0.0:0"), 1),
+        (b"\x05\0\0\x09".to_vec(), 1),
+    ] {
+        let proxy = scripted([Step::Send(bytes.clone()), Step::HalfClose]);
+        let (server, address) = serve(&[&uri("socks5", proxy.address())], &[]);
+        let client = ask(address, &request(3, "0.0.0.0:0"));
+        assert_eq!(refused(&client), code, "{bytes:02x?}");
+        server.wait_status(|status| status["associations"] == 0, SOON);
+        assert!(proxy.wait_open(0, SOON));
+    }
+}
+
+#[test]
+fn what_is_no_datagram_of_the_proxy_is_dropped() {
+    let (relay, stranger) = (udp(), udp());
+    let proxy = relaying(&relay);
+    let (server, address) = serve(&[&uri("socks5", proxy.address())], &[]);
+    let client = Client::new(address);
+    let far: SocketAddr = "127.0.0.5:53".parse().expect("an address");
+    client.send(&datagram(&far, b"up"));
+    let (_, from) = receive(&relay);
+    // The kernel drops what another port sends, with a good header or without.
+    let _ = stranger.send_to(&datagram(&far, b"stranger"), from);
+    let other: SocketAddr = "127.0.0.6:53".parse().expect("an address");
+    let mut cut = datagram(&far, b"");
+    cut.truncate(9);
+    let mut fragment = datagram(&far, b"fragment");
+    fragment[2] = 1;
+    let mut reserved = datagram(&far, b"reserved");
+    reserved[1] = 1;
+    let mut kind = datagram(&far, b"kind");
+    kind[3] = 9;
+    for (bytes, reason) in [
+        (vec![], "short"),
+        (cut, "short"),
+        (fragment, "fragment"),
+        (reserved, "reserved"),
+        (kind, "address-type"),
+        // The client has not sent there, and nobody knows who a name is.
+        (datagram(&other, b"unsolicited"), "unsolicited"),
+        (named("far.invalid", 53, b"unsolicited"), "unsolicited"),
+    ] {
+        let before = server.status()["dropped_datagrams"][reason].as_u64();
+        relay.send_to(&bytes, from).expect("send");
+        wait_dropped(&server, reason, before.unwrap_or(0) + 1);
+    }
+    // The other port of an address may answer; what lies behind all that is not lost.
+    let near: SocketAddr = "127.0.0.5:54".parse().expect("an address");
+    relay
+        .send_to(&datagram(&near, b"down"), from)
+        .expect("send");
+    assert_eq!(client.receive(), datagram(&near, b"down"));
+    // The same of the client.
+    client.send(&[&[0, 0, 1, 1], &datagram(&far, b"fragment")[4..]].concat());
+    wait_dropped(&server, "fragment", 2);
+    client.send(b"\0\0\0\x01\x7f");
+    wait_dropped(&server, "short", 3);
+}
+
+#[test]
+fn the_rules_hold_for_datagrams_before_the_proxy_gets_them() {
+    let relay = udp();
+    let proxy = relaying(&relay);
+    let far: SocketAddr = "127.0.0.5:53".parse().expect("an address");
+    let denied = ["--deny-dest", "127.0.0.6", "--deny-dest", "example.org"];
+    for scheme in ["socks5", "socks5h"] {
+        let (server, address) = serve(&[&uri(scheme, proxy.address())], &denied);
+        let client = Client::new(address);
+        for (count, bytes) in [
+            datagram(&"127.0.0.6:53".parse().expect("an address"), b"denied"),
+            datagram(&"10.0.0.1:53".parse().expect("an address"), b"denied"),
+            named("www.example.org", 53, b"denied"),
+        ]
+        .iter()
+        .enumerate()
+        {
+            client.send(bytes);
+            wait_dropped(&server, "rules", count as u64 + 1);
+        }
+        client.send(&named("2130706433", 53, b"a number"));
+        wait_dropped(&server, "name", 1);
+        client.send(&datagram(&far, b"up"));
+        let (heard, from) = receive(&relay);
+        assert_eq!(heard, datagram(&far, b"up"));
+        // Of what a name leads to nobody knows here, so whoever answers may. Before there was one they may not.
+        let other = "127.0.0.7:53".parse().expect("an address");
+        relay
+            .send_to(&datagram(&other, b"early"), from)
+            .expect("send");
+        wait_dropped(&server, "unsolicited", 1);
+        client.send(&named("localhost", 53, b"name"));
+        let (heard, _) = receive(&relay);
+        relay
+            .send_to(&datagram(&other, b"answer"), from)
+            .expect("send");
+        if scheme == "socks5" {
+            assert_eq!(
+                heard,
+                datagram(&"127.0.0.1:53".parse().expect("an address"), b"name")
+            );
+            wait_dropped(&server, "unsolicited", 2);
+        } else {
+            assert_eq!(heard, named("localhost", 53, b"name"));
+            assert_eq!(client.receive(), datagram(&other, b"answer"));
+        }
+    }
+}
+
+#[test]
+fn an_association_ends_with_either_connection_and_when_it_is_idle() {
+    let relay = udp();
+    let closes = scripted([
+        Step::Send([reply(0, &at(&relay).to_string()), b"noise".to_vec()].concat()),
+        Step::Wait(Duration::from_millis(50)),
+        Step::Close,
+    ]);
+    let (server, address) = serve(&[&uri("socks5", closes.address())], &[]);
+    let client = Client::new(address);
+    assert_eq!(expect_end(&client.control, SOON), Observed::Eof);
+    server.wait_log("the proxy closed", SOON);
+    assert!(wait_until(SOON, || is_closed(&client.socket)));
+
+    let proxy = relaying(&relay);
+    let (server, address) = serve(&[&uri("socks5", proxy.address())], &["--udp-timeout", "1s"]);
+    let client = Client::new(address);
+    client.send(&datagram(
+        &"127.0.0.5:53".parse().expect("an address"),
+        b"last word",
+    ));
+    drop(client);
+    assert_eq!(receive(&relay).0[10..], *b"last word");
+    assert!(proxy.wait_open(0, SOON));
+    let idle = Client::new(address);
+    assert_eq!(expect_end(&idle.control, SOON), Observed::Eof);
+    server.wait_log(": idle", SOON);
+    assert!(proxy.wait_open(0, SOON));
+
+    // A relay that is gone costs its datagrams, not the association.
+    let (_server, address) = serve(&[&uri("socks5", proxy.address())], &[]);
+    let client = Client::new(address);
+    let to = "127.0.0.5:53".parse().expect("an address");
+    let port = at(&relay);
+    drop(relay);
+    for _ in 0..3 {
+        client.send(&datagram(&to, b"lost"));
+    }
+    let relay = UdpSocket::bind(port).expect("bind again");
+    relay.set_read_timeout(Some(SOON)).expect("time limit");
+    client.send(&datagram(&to, b"found"));
+    while !receive(&relay).0.ends_with(b"found") {}
+}
+
+#[test]
+fn associations_through_a_proxy_have_limits_and_cost_no_thread() {
+    let relay = udp();
+    let proxy = relaying(&relay);
+    let via = uri("socks5", proxy.address());
+    let arguments = ["--max-associations", "20", "--workers", "4"];
+    let (server, address) = serve(&[&via], &arguments);
+    let clients: Vec<_> = (0..20).map(|_| Client::new(address)).collect();
+    assert!(server.threads() <= 16, "{} threads", server.threads());
+    assert_eq!(refused(&ask(address, &request(3, "0.0.0.0:0"))), 1);
+    assert!(proxy.wait_open(20, SOON));
+    drop(clients);
+    assert!(proxy.wait_open(0, SOON));
+    server.wait_status(|status| status["associations"] == 0, SOON);
+    Client::new(address);
 }
