@@ -20,7 +20,7 @@ use crate::remote::check_socks6;
 use crate::server::association::UdpOptions;
 use crate::server::rules::Rule;
 #[cfg(feature = "socks6")]
-use crate::server::socks6::Socks6Options;
+use crate::server::socks6::{Socks6Options, StackPolicy};
 use crate::server::users::User;
 use crate::wire::socks4::UserId;
 #[cfg(feature = "socks6")]
@@ -127,6 +127,11 @@ pub(super) struct Serve {
     #[cfg(feature = "socks6")]
     #[argh(switch)]
     require_whole_request: bool,
+
+    /// grant SOCKS6 clients no stack options: TOS, TTL, TFO, backlogs and so on
+    #[cfg(feature = "socks6")]
+    #[argh(switch)]
+    no_stack_options: bool,
 
     /// ADDR[:PORT] of a DNS server, for SOCKS6 clients that connect to
     /// 0.0.0.0:53 or [::]:53 (default none)
@@ -335,6 +340,10 @@ impl Serve {
             only: self.socks6_only,
             require_whole_request: self.require_whole_request,
             dns: optional("--dns", &self.dns, dns)?,
+            stack: match self.no_stack_options {
+                true => StackPolicy::Refused,
+                false => StackPolicy::Granted,
+            },
             ..Socks6Options::default()
         };
         if self.no_socks6 && options != Socks6Options::default() {
@@ -462,12 +471,13 @@ mod tests {
     #[cfg(feature = "socks6")]
     #[test]
     fn options_of_socks6_reach_their_settings() {
-        let line = "--socks6-only --socks6-profile go212 --require-whole-request --dns ::1";
+        let line = "--socks6-only --socks6-profile go212 --require-whole-request --dns ::1 --no-stack-options";
         let expected = Socks6Options {
             profile: Profile::GO_212,
             only: true,
             require_whole_request: true,
             dns: Some("[::1]:53".parse().unwrap()),
+            stack: StackPolicy::Refused,
             ..Socks6Options::default()
         };
         assert_eq!(settings(line).unwrap().socks6, Some(expected));

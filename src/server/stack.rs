@@ -11,9 +11,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::answering::Stack;
 use super::binding;
 use super::dial::InForce;
+use super::socks6::StackPolicy;
 use crate::net::ConnectFailure;
 use crate::net::stack::{self, Family, IpOptions, Outgoing};
-use crate::wire::socks6::{Choice, StackOptions};
+use crate::wire::socks6::{Choice, Legs, Parity, PortParity, Reserve, StackOptions};
 
 /// The way to a destination as the client wants it.
 #[derive(Debug)]
@@ -90,6 +91,50 @@ impl Wanted {
         };
         let stack = Some(Box::new(stack));
         InForce { stack, sent }
+    }
+}
+
+/// What a client's wishes come to before any socket is looked at. Where none are granted, each is replaced by one that leaves a
+/// socket as it is, so that it is answered all the same.
+pub(super) fn permitted(wanted: &StackOptions, policy: StackPolicy) -> StackOptions {
+    let tos = |tos: Option<u8>| {
+        tos.map(|tos| match policy {
+            StackPolicy::Granted if tos < NETWORK_CONTROL => tos,
+            _ => 0,
+        })
+    };
+    let limited = StackOptions {
+        tos: Legs {
+            client: tos(wanted.tos.client),
+            remote: tos(wanted.tos.remote),
+        },
+        ..*wanted
+    };
+    if policy == StackPolicy::Granted {
+        return limited;
+    }
+    StackOptions {
+        // There is none of 0, so the system's is told.
+        ttl: Legs {
+            client: wanted.ttl.client.map(|_| 0),
+            remote: wanted.ttl.remote.map(|_| 0),
+        },
+        no_fragmentation: Legs {
+            client: wanted.no_fragmentation.client.map(|_| Choice::No),
+            remote: wanted.no_fragmentation.remote.map(|_| Choice::No),
+        },
+        // As without a wish: addresses are tried side by side.
+        happy_eyeballs: wanted.happy_eyeballs.map(|_| Choice::Yes),
+        // It has no word for no.
+        tfo: None,
+        multipath: wanted.multipath.map(|_| Choice::No),
+        backlog: wanted.backlog.map(|_| 0),
+        udp_error: wanted.udp_error.map(|_| Choice::No),
+        port_parity: wanted.port_parity.map(|_| PortParity {
+            parity: Parity::Any,
+            reserve: Reserve::No,
+        }),
+        ..limited
     }
 }
 
@@ -173,3 +218,7 @@ fn multipath(socket: &Socket) -> Option<Choice> {
 
 /// A SYN has room for no more on most ways.
 const MOST_EARLY: usize = 1460;
+
+/// Classes from here on (CS6, CS7) are for the network's own messages, which must get through when nothing else does
+/// (RFC 2474 §4.2.2.2): not for what clients carry.
+const NETWORK_CONTROL: u8 = 0xc0;

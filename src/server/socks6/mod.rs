@@ -38,8 +38,20 @@ pub struct Socks6Options {
     pub require_whole_request: bool,
     /// Where clients get who connect to port 53 of no address (0.0.0.0 or ::), past the rules. `None`: nowhere.
     pub dns: Option<SocketAddr>,
+    /// Whether clients may have their sockets, and those to destinations, as they wish.
+    pub stack: StackPolicy,
     /// Of sessions and tokens.
     pub limits: Limits,
+}
+
+/// What becomes of stack options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StackPolicy {
+    /// What the system has is granted, but for TOS classes of network control.
+    #[default]
+    Granted,
+    /// Nothing is. They are answered: with what is in force without them.
+    Refused,
 }
 
 /// What all clients of SOCKS 6 of one server share.

@@ -18,9 +18,9 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-use super::Socks6;
 use super::answers::Answers;
 use super::exchange::{Exchange, Exchanged};
+use super::{Socks6, StackPolicy};
 use crate::engine::{Interests, TurnContext, Want};
 use crate::handshake::socks6::server::Phase;
 use crate::handshake::socks6::{Arrival, Owner, Server, ServerError};
@@ -31,6 +31,7 @@ use crate::server::login::Login;
 use crate::server::opening::{Hold, Opening};
 use crate::server::pending::{MOST_PAYLOAD, Pending};
 use crate::server::settings::ServerSettings;
+use crate::server::stack;
 use crate::server::users::Verdict;
 use crate::wire::socks6::{
     AuthReplyOptions, Command, DecodeError, Profile, RequestOptions, SessionId, SessionUse,
@@ -359,11 +360,12 @@ impl Opening6 {
     /// The client whose request is accepted, with the request.
     pub(in crate::server) fn into_pending(
         self,
+        policy: StackPolicy,
         until: Instant,
     ) -> Option<(Pending, Command, Address)> {
         let request = self.server.request()?;
         let (command, address) = (request.command, request.address.clone());
-        let mut stack = request.options.stack;
+        let mut stack = stack::permitted(&request.options.stack, policy);
         if !matches!(address.host, Host::Name(_)) {
             // There is one address to go to ("Happy Eyeballs options").
             stack.happy_eyeballs = None;

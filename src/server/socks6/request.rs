@@ -35,7 +35,9 @@ impl ServerSession {
                 }
                 Opened6::Request => {
                     let until = cx.now + self.settings.patience();
-                    match opening.into_pending(until) {
+                    let shared = self.settings.socks6.as_ref();
+                    let policy = shared.map(|shared| shared.options.stack);
+                    match opening.into_pending(policy.unwrap_or_default(), until) {
                         Some((pending, command, address)) => {
                             self.request6(pending, command, &address, cx.now)
                         }
