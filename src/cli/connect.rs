@@ -5,12 +5,14 @@
     reason = "comments of options are help text, where brackets are those of IPv6"
 )]
 
+use std::time::Duration;
+
 use argh::{ArgsInfo, FromArgs};
 
 use super::ask::Question;
 use super::table::escape;
 use super::{Failure, values};
-use crate::control::messages::{Call, Connected};
+use crate::control::messages::{Call, Connected, MAX_DRAIN};
 use crate::remote::Remote;
 
 /// Connect a running forwarder to a proxy, or to the first that answers.
@@ -20,17 +22,22 @@ use crate::remote::Remote;
     name = "connect",
     help_triggers("-h", "--help"),
     usage = "[options] [ADDRESS]",
-    example = "sockhop connect\nsockhop connect [407::1]:1080",
+    example = "sockhop connect\nsockhop connect --drain 30s [407::1]:1080",
     note = "\
 Without an address the proxies of --remote are tried in their order, or else
 all valid peers are raced. The port stays open while the proxy changes; live
-streams stay too unless the forwarder runs with --on-switch cut."
+streams stay too unless the forwarder runs with --on-switch cut, or are given
+a time with --drain: those still on another proxy then are cut."
 )]
 pub(super) struct Connect {
     /// HOST, HOST:PORT, [V6]:PORT (port 1080), or
     /// socks5:// or socks6://[USER:PASSWORD@]HOST:PORT
     #[argh(positional, arg_name = "ADDRESS")]
     address: Option<String>,
+
+    /// TIME after which streams that are still on other proxies are cut
+    #[argh(option)]
+    drain: Option<String>,
 
     /// PATH of the control socket (default $XDG_RUNTIME_DIR/sockhop.sock, else
     /// /run/sockhop.sock)
@@ -50,7 +57,11 @@ impl Connect {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let text = self.address.as_deref();
         let remote = values::optional("connect", "ADDRESS", text, Remote::parse)?;
+        let drain = values::optional("connect", "--drain", self.drain.as_deref(), |text| {
+            values::duration(text, &(Duration::ZERO..=MAX_DRAIN))
+        })?;
         let call = Call::Connect {
+            drain,
             // What is shown lacks the password.
             remote: remote
                 .zip(text)
@@ -70,7 +81,15 @@ impl Connect {
                 [] => String::new(),
                 addresses => format!(", listening on {}", addresses.join(", ")),
             };
-            let text = format!("connected to {}{listening}", connected.remote);
+            let draining = match (connected.draining, drain) {
+                (0, _) | (_, None) => String::new(),
+                (streams, Some(drain)) => format!(
+                    "; {streams} older stream{} cut in {}",
+                    if streams == 1 { " is" } else { "s are" },
+                    humantime::format_duration(drain)
+                ),
+            };
+            let text = format!("connected to {}{listening}{draining}", connected.remote);
             format!("{}\n", escape(&text))
         })
     }

@@ -9,7 +9,7 @@ use super::Failure;
 use super::ask::Question;
 use super::table::{bytes, escape};
 use crate::control::messages::{
-    AnyStatus, Bytes, Call, Connections, ServerStatus, Status as Answer, UserStatus,
+    AnyStatus, Bytes, Call, Connections, RemoteStreams, ServerStatus, Status as Answer, UserStatus,
 };
 
 /// Show what a running forwarder or server does.
@@ -100,10 +100,41 @@ fn text(status: &Answer) -> String {
         ("bytes", both_ways(status.bytes)),
         ("running for", uptime(status.uptime_s)),
     ];
+    let place = lines.iter().position(|(name, _)| *name == "connections");
+    let place = place.unwrap_or(lines.len());
+    for streams in status.streams.iter().rev() {
+        lines.insert(
+            place,
+            (
+                if streams.selected {
+                    "streams"
+                } else {
+                    "old streams"
+                },
+                carried(streams),
+            ),
+        );
+    }
     if let Some(error) = &status.last_error {
         lines.push(("last error", format!("{} {}", error.at, error.what)));
     }
     written(lines)
+}
+
+/// What a remote carries.
+fn carried(streams: &RemoteStreams) -> String {
+    let RemoteStreams { remote, live, .. } = streams;
+    let mut text = format!("{remote}: {live} live");
+    if let Some(total) = streams.total {
+        text = format!("{text}, {total} in total");
+    }
+    if let Some(bytes) = streams.bytes {
+        text = format!("{text}, {}", both_ways(bytes));
+    }
+    if let Some(left) = streams.cut_in_s {
+        text = format!("{text}, cut in {}", uptime(left));
+    }
+    text
 }
 
 fn server_text(status: &ServerStatus) -> String {
@@ -267,6 +298,24 @@ mod tests {
                     error: Some("no such file".to_owned()),
                 },
             ],
+            streams: vec![
+                RemoteStreams {
+                    remote: "[407::1]:1080".to_owned(),
+                    selected: true,
+                    live: 1,
+                    total: Some(110),
+                    bytes: Some(Bytes { up: 5, down: 6 }),
+                    cut_in_s: None,
+                },
+                RemoteStreams {
+                    remote: "10.0.0.1:1080".to_owned(),
+                    selected: false,
+                    live: 2,
+                    total: Some(10),
+                    bytes: Some(Bytes { up: 0, down: 2048 }),
+                    cut_in_s: Some(28.3),
+                },
+            ],
             uptime_s: 3725.9,
             last_error: Some(LastError {
                 at: "2026-01-01T00:00:00Z".to_owned(),
@@ -281,6 +330,8 @@ mod tests {
              probing      on\n\
              candidates   2 valid, 0 authentication-required, 0 not-a-proxy, 90 not-listening, 0 unknown\n\
              sources      flag, file:/peers (no such file)\n\
+             streams      [407::1]:1080: 1 live, 110 in total, 5 B up, 6 B down\n\
+             old streams  10.0.0.1:1080: 2 live, 10 in total, 0 B up, 2.0 KiB down, cut in 28s\n\
              connections  3 active (2 parked), 120 in total, 5 refused (limit 1, peer 4)\n\
              bytes        1.5 KiB up, 3.0 GiB down\n\
              running for  1h 2m 5s\n\

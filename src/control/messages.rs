@@ -8,12 +8,13 @@
 //!
 //! let line = br#"{"jsonrpc":"2.0","id":7,"method":"connect","params":{"remote":"[407::1]:1080"}}"#;
 //! let request = Request::decode(line).map_err(|refusal| refusal.to_line()).unwrap();
-//! assert_eq!(request.call, Call::Connect { remote: Some("[407::1]:1080".into()) });
+//! assert_eq!(request.call, Call::Connect { remote: Some("[407::1]:1080".into()), drain: None });
 //! ```
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +24,9 @@ use crate::choice::Mode;
 
 /// The longest answer that a client reads, without its line feed: 16 MiB hold some 50,000 entries of `proxies`.
 pub const MAX_LINE: usize = 16 << 20;
+
+/// The longest time that streams are given to end by themselves.
+pub const MAX_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest request that a server needs to read, without its line feed: a `connect` with the longest host name
 /// is some 400 bytes, the rest is room for an id and for spaces.
@@ -39,6 +43,9 @@ pub enum Call {
     Connect {
         /// `host`, `host:port`, `[v6]:port` or a URI. `None`: race the valid peers.
         remote: Option<String>,
+        /// After this time, [`MAX_DRAIN`] at most, streams that are still on other remotes are cut. `None`: they go on as the
+        /// forwarder's settings say.
+        drain: Option<Duration>,
     },
     /// Cut every stream, close the listeners, forget the remote; answered with [`Disconnected`].
     Disconnect,
@@ -64,9 +71,16 @@ impl Call {
     fn params(&self) -> Option<Value> {
         match self {
             Self::Status | Self::Proxies | Self::Disconnect => None,
-            Self::Connect { remote } => remote
-                .as_ref()
-                .map(|remote| serde_json::json!({ "remote": remote })),
+            Self::Connect { remote, drain } => {
+                let mut params = serde_json::Map::new();
+                if let Some(remote) = remote {
+                    params.insert("remote".to_owned(), remote.as_str().into());
+                }
+                if let Some(drain) = drain {
+                    params.insert("drain_s".to_owned(), drain.as_secs_f64().into());
+                }
+                (!params.is_empty()).then_some(params.into())
+            }
             Self::Probing { run } => Some(serde_json::json!({ "run": run })),
         }
     }
@@ -78,8 +92,11 @@ impl Call {
             "disconnect" => {
                 params_of::<NoParams>(method, params).map(|NoParams {}| Self::Disconnect)
             }
-            "connect" => params_of::<ConnectParams>(method, params)
-                .map(|ConnectParams { remote }| Self::Connect { remote }),
+            "connect" => {
+                let ConnectParams { remote, drain_s } = params_of(method, params)?;
+                let drain = drain_s.map(drain).transpose()?;
+                Ok(Self::Connect { remote, drain })
+            }
             "probing" => params_of::<ProbingParams>(method, params)
                 .map(|ProbingParams { run }| Self::Probing { run }),
             // The method's name is the caller's: quoted and cut, so that it can be logged.
@@ -424,6 +441,9 @@ pub struct Status {
     /// Where peers come from.
     #[serde(default)]
     pub sources: Vec<SourceState>,
+    /// Remotes that carry streams: the one in use first, then those before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<RemoteStreams>,
     /// Seconds since the start.
     pub uptime_s: f64,
     /// The last thing that an admin should have seen in the log.
@@ -501,6 +521,26 @@ pub struct SourceState {
     pub name: String,
     /// Why its last refresh failed; the last good list is in use.
     pub error: Option<String>,
+}
+
+/// What a remote carries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RemoteStreams {
+    /// Which one.
+    pub remote: String,
+    /// Whether it is the one in use. Streams on others go on until they end, or are cut.
+    pub selected: bool,
+    /// Streams now.
+    pub live: u64,
+    /// Streams so far. Absent for a SOCKS 6 proxy that clients are converted for, as the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// Bytes that it has carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bytes>,
+    /// Seconds until what is left is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_in_s: Option<f64>,
 }
 
 /// Numbers of client connections.
@@ -649,6 +689,9 @@ pub struct Connected {
     /// Where clients can connect.
     #[serde(default)]
     pub listening: Vec<String>,
+    /// With a drain: streams on other remotes that are to be cut.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub draining: u64,
 }
 
 /// The answer to `disconnect`.
@@ -699,6 +742,18 @@ struct NoParams {}
 struct ConnectParams {
     #[serde(default)]
     remote: Option<String>,
+    #[serde(default)]
+    drain_s: Option<f64>,
+}
+
+fn drain(seconds: f64) -> Result<Duration, ErrorObject> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(drain) if drain <= MAX_DRAIN => Ok(drain),
+        _ => Err(ErrorObject::new(
+            ErrorCode::InvalidParams,
+            "\"drain_s\" is not a number of seconds from 0 to 86400",
+        )),
+    }
 }
 
 #[derive(Deserialize)]
@@ -743,9 +798,21 @@ mod tests {
         for call in [
             Call::Status,
             Call::Proxies,
-            Call::Connect { remote: None },
+            Call::Connect {
+                remote: None,
+                drain: None,
+            },
             Call::Connect {
                 remote: Some("[407::1]:1080".to_owned()),
+                drain: None,
+            },
+            Call::Connect {
+                remote: Some("[407::1]:1080".to_owned()),
+                drain: Some(Duration::from_millis(1500)),
+            },
+            Call::Connect {
+                remote: None,
+                drain: Some(MAX_DRAIN),
             },
             Call::Disconnect,
             Call::Probing { run: true },
@@ -809,6 +876,18 @@ mod tests {
             ),
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"connect","params":{"remtoe":"x"}}"#,
+                InvalidParams,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"connect","params":{"drain_s":-1}}"#,
+                InvalidParams,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"connect","params":{"drain_s":86401}}"#,
+                InvalidParams,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"connect","params":{"drain_s":"30s"}}"#,
                 InvalidParams,
             ),
         ] {

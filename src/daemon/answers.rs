@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::forwarder::Forwarder;
 use crate::control::messages::{
-    Bytes, Candidates, Connections, PeerStatus, ProxyEntry, SourceState, Status,
+    Bytes, Candidates, Connections, PeerStatus, ProxyEntry, RemoteStreams, SourceState, Status,
 };
 use crate::discovery::status::{self, Finding};
 use crate::discovery::table::Row;
@@ -59,9 +59,45 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
                 error: source.error.clone(),
             })
             .collect(),
+        streams: streams(forwarder, cx.now),
         uptime_s: seconds(cx.now.saturating_duration_since(forwarder.started)),
         last_error: forwarder.last_error(),
     }
+}
+
+/// The remotes that carry streams, the one in use first.
+fn streams(forwarder: &Forwarder, now: Instant) -> Vec<RemoteStreams> {
+    let (address, name) = forwarder.remote().unzip();
+    let passed_on = forwarder.route.remotes();
+    let passed_on = passed_on.into_iter().filter(|counts| counts.live > 0);
+    let cut_in = |remote, selected: bool| {
+        let cut_in = forwarder.cut_in(remote, now).map(seconds);
+        cut_in.filter(|_| !selected)
+    };
+    let is_selected = |remote| address == Some(Some(remote));
+    let passed_on = passed_on.map(|counts| RemoteStreams {
+        remote: counts.remote.to_string(),
+        selected: is_selected(counts.remote),
+        live: counts.live as u64,
+        total: Some(counts.taken),
+        bytes: Some(Bytes {
+            up: counts.bytes.up,
+            down: counts.bytes.down,
+        }),
+        cut_in_s: cut_in(Some(counts.remote), is_selected(counts.remote)),
+    });
+    let converted = forwarder.converter.streams().into_iter();
+    let converted = converted.map(|(proxy, live)| RemoteStreams {
+        cut_in_s: cut_in(None, name.as_ref() == Some(&proxy)),
+        selected: name.as_ref() == Some(&proxy),
+        remote: proxy,
+        live: live as u64,
+        total: None,
+        bytes: None,
+    });
+    let mut streams: Vec<_> = passed_on.chain(converted).collect();
+    streams.sort_by_key(|streams| !streams.selected);
+    streams
 }
 
 /// Every known peer: by status, then latency, then address.

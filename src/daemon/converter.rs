@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::settings::{BIND_TIMEOUT, DESTINATION_TIMEOUT, HANDSHAKE_TIMEOUT, Settings};
@@ -23,7 +23,9 @@ use crate::server::{
 /// What the sessions of converted clients are made with, while there are any. Clones are the same one.
 #[derive(Clone)]
 pub(super) struct Converter {
-    current: Rc<RefCell<Option<Arc<ServerSettings>>>>,
+    current: Rc<RefCell<Option<Current>>>,
+    /// As long as it has streams, each proxy that was ever in use.
+    streams: Rc<RefCell<Vec<Carrier>>>,
     relay: Arc<RelaySettings>,
     associations: Limits,
     resolver: Resolver,
@@ -31,6 +33,15 @@ pub(super) struct Converter {
     timing: ReplyTiming,
     /// For the way to a proxy.
     patience: Duration,
+}
+
+/// A proxy, and what its streams have in common.
+type Carrier = (String, Weak<()>);
+
+struct Current {
+    settings: Arc<ServerSettings>,
+    /// Each stream has a clone.
+    token: Arc<()>,
 }
 
 impl Converter {
@@ -42,6 +53,7 @@ impl Converter {
     ) -> Self {
         Self {
             current: Rc::default(),
+            streams: Rc::default(),
             relay,
             associations: associations.clone(),
             resolver,
@@ -60,6 +72,7 @@ impl Converter {
     /// those that are not used, because they are own listeners.
     pub(super) fn start(&self, proxies: Vec<ProxyUri>, own: OwnListeners) -> Vec<OwnListener> {
         self.stop();
+        let names: Vec<_> = proxies.iter().map(ToString::to_string).collect();
         let (mut usable, mut loops) = (Vec::new(), Vec::new());
         for proxy in proxies {
             match Via::new(proxy, Vec::new(), own.clone()) {
@@ -81,7 +94,11 @@ impl Converter {
             ..UdpOptions::default()
         };
         let udp = UdpSettings::new(options, self.associations.clone());
-        *self.current.borrow_mut() = Some(Arc::new(ServerSettings {
+        let token = Arc::new(());
+        let mut streams = self.streams.borrow_mut();
+        streams.retain(|(_, token)| token.strong_count() > 0);
+        streams.push((names.join(", "), Arc::downgrade(&token)));
+        let settings = Arc::new(ServerSettings {
             users: None,
             socks4: Socks4::Allowed,
             socks4_users: Vec::new(),
@@ -100,14 +117,16 @@ impl Converter {
             relay: Arc::clone(&self.relay),
             resolver: self.resolver.clone(),
             stats: self.stats.clone(),
-        }));
+        });
+        *self.current.borrow_mut() = Some(Current { settings, token });
         loops
     }
 
     /// The proxy that clients begin with now, if they are converted.
     pub(super) fn in_use(&self) -> Option<ProxyUri> {
         let current = self.current.borrow();
-        Some(current.as_ref()?.via.as_ref()?.in_use().clone())
+        let settings = &current.as_ref()?.settings;
+        Some(settings.via.as_ref()?.in_use().clone())
     }
 
     /// From now on there are no new ones.
@@ -117,14 +136,30 @@ impl Converter {
 
     /// A session, if clients are converted now.
     pub(super) fn serve(&self, client: Client, route: &Route) -> Result<Converting, Client> {
-        let Some(settings) = self.current.borrow().clone() else {
+        let current = self.current.borrow();
+        let Some(Current { settings, token }) = &*current else {
             return Err(client);
         };
         Ok(Converting {
-            session: ServerSession::new(client, settings, Instant::now()),
+            session: ServerSession::new(client, Arc::clone(settings), Instant::now()),
+            _token: Arc::clone(token),
             epoch: route.epoch(),
             route: route.clone(),
         })
+    }
+
+    /// Clients that there are now, by proxy: the one in use and those before it.
+    pub(super) fn streams(&self) -> Vec<(String, usize)> {
+        let current = self.current.borrow();
+        let in_use = current
+            .as_ref()
+            .map(|current| Arc::downgrade(&current.token));
+        let streams = self.streams.borrow();
+        let live = streams.iter().map(|(name, token)| {
+            let itself = in_use.as_ref().is_some_and(|in_use| in_use.ptr_eq(token));
+            (name.clone(), token.strong_count() - usize::from(itself))
+        });
+        live.filter(|(_, live)| *live > 0).collect()
     }
 
     /// What was carried and refused so far.
@@ -135,13 +170,15 @@ impl Converter {
     /// What went wrong last with one of the proxies.
     pub(super) fn last_trouble(&self) -> Option<(SystemTime, String)> {
         let current = self.current.borrow();
-        current.as_ref()?.via.as_ref()?.last_trouble()
+        let settings = &current.as_ref()?.settings;
+        settings.via.as_ref()?.last_trouble()
     }
 }
 
 /// A converted client. It ends when the forwarder's streams are cut, like those that are passed on.
 pub(super) struct Converting {
     session: ServerSession,
+    _token: Arc<()>,
     route: Route,
     epoch: Epoch,
 }
@@ -156,7 +193,8 @@ impl Session for Converting {
     }
 
     fn standing(&self) -> Standing {
-        match self.route.is_closed(self.epoch) || self.route.is_cut(self.epoch) {
+        let Self { route, epoch, .. } = self;
+        match route.is_closed(*epoch) || route.is_cut(*epoch) || route.is_drained(*epoch, None) {
             true => Standing::Cut,
             false => self.session.standing(),
         }

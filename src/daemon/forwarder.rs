@@ -8,6 +8,7 @@
 //! ```
 
 mod choosing;
+mod draining;
 mod named;
 mod reports;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Receiver;
 
 use self::choosing::LOOK_FIRST;
+use self::draining::Drains;
 use super::converter::Converter;
 use super::explicit::Explicit;
 use super::runtime::warn_of_exposure;
@@ -56,6 +58,7 @@ pub(super) struct Forwarder {
     listeners: Vec<(Bound, TaskId)>,
     race: Option<Race>,
     pending: Option<PendingConnect>,
+    drains: Drains,
     reports: Receiver<Report>,
     answer_seen: Option<Instant>,
     /// The addresses of the remote that clients are converted for, as far as others were told of them.
@@ -83,6 +86,7 @@ enum Plan {
 /// A `connect` whose names are being looked up. Until then everything stays as it was.
 struct PendingConnect {
     explicit: Explicit,
+    drain: Option<Duration>,
     reply: Reply,
 }
 
@@ -121,6 +125,7 @@ impl Forwarder {
             listeners: Vec::new(),
             race: None,
             pending: None,
+            drains: Drains::default(),
             reports: parts.reports,
             answer_seen: None,
             converted: Vec::new(),
@@ -268,16 +273,28 @@ impl Forwarder {
     }
 
     /// `connect ADDRESS`: used as told, not probed first. Everything stays as it was until its name is looked up.
-    pub(super) fn connect_to(&mut self, remote: Remote, reply: Reply, cx: &mut Cx<'_>) {
+    pub(super) fn connect_to(
+        &mut self,
+        remote: Remote,
+        drain: Option<Duration>,
+        reply: Reply,
+        cx: &mut Cx<'_>,
+    ) {
         self.cancel_connect(cx);
-        self.connect_in_order(vec![remote], reply, cx);
+        self.connect_in_order(vec![remote], drain, reply, cx);
     }
 
     /// `connect`: a race of the valid peers, or the remotes of the command line.
-    pub(super) fn connect_best(&mut self, this: &Shared<Self>, reply: Reply, cx: &mut Cx<'_>) {
+    pub(super) fn connect_best(
+        &mut self,
+        this: &Shared<Self>,
+        drain: Option<Duration>,
+        reply: Reply,
+        cx: &mut Cx<'_>,
+    ) {
         self.cancel_connect(cx);
         if !self.settings.remotes.is_empty() {
-            return self.connect_in_order(self.settings.remotes.clone(), reply, cx);
+            return self.connect_in_order(self.settings.remotes.clone(), drain, reply, cx);
         }
         let peers: Vec<SocketAddr> = self.discovery.borrow().table.valid_best_first().collect();
         let this = Shared::clone(this);
@@ -286,7 +303,7 @@ impl Forwarder {
                 let mut forwarder = this.borrow_mut();
                 forwarder.race = None;
                 reply.send(match result {
-                    Ok(winner) => forwarder.connect_automatic(winner, cx),
+                    Ok(winner) => forwarder.connect_automatic(winner, drain, cx),
                     Err(error) => {
                         log::warn!("connect: {error}");
                         forwarder.note_error(error.to_string());
@@ -302,9 +319,19 @@ impl Forwarder {
         self.race = Some(Race::start(&self.discovery, peers, on_winner, cx));
     }
 
-    fn connect_in_order(&mut self, remotes: Vec<Remote>, reply: Reply, cx: &mut Cx<'_>) {
+    fn connect_in_order(
+        &mut self,
+        remotes: Vec<Remote>,
+        drain: Option<Duration>,
+        reply: Reply,
+        cx: &mut Cx<'_>,
+    ) {
         let explicit = self.explicit(remotes, cx.now);
-        self.pending = Some(PendingConnect { explicit, reply });
+        self.pending = Some(PendingConnect {
+            explicit,
+            drain,
+            reply,
+        });
         cx.wake(self.steering);
     }
 
@@ -318,17 +345,19 @@ impl Forwarder {
     fn connect_automatic(
         &mut self,
         winner: SocketAddr,
+        drain: Option<Duration>,
         cx: &mut Cx<'_>,
     ) -> Result<Connected, ErrorObject> {
         self.listen(cx).map_err(|error| cannot_listen(&error))?;
         self.mode = Mode::Automatic;
         self.select(winner, "won the race", cx);
-        Ok(self.connected(winner.to_string()))
+        Ok(self.connected(winner.to_string(), drain, cx))
     }
 
-    fn connected(&self, remote: String) -> Connected {
+    fn connected(&mut self, remote: String, drain: Option<Duration>, cx: &mut Cx<'_>) -> Connected {
         Connected {
             remote,
+            draining: drain.map_or(0, |after| self.drain(after, cx)),
             listening: self.listening(),
         }
     }
@@ -347,6 +376,7 @@ impl Forwarder {
             }
         }
         self.stop_converting();
+        self.drains.clear();
         self.route.close();
         self.plan = Plan::Idle;
         self.mode = Mode::Manual;
@@ -407,11 +437,13 @@ impl Task for Steering {
             forwarder.apply_explicit(cx);
         }
         forwarder.follow_table(cx);
+        forwarder.advance_drains(cx.now);
         let tick = cx.now + forwarder.settings.probe_interval / 4;
         Next::Wait(
             next.into_iter()
                 .chain(forwarder.next_bind)
                 .chain(forwarder.next_look)
+                .chain(forwarder.drains.next())
                 .chain([tick])
                 .min(),
         )

@@ -13,9 +13,15 @@ pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx
     match call {
         Call::Status => reply.send(Ok(answers::status(&this, cx))),
         Call::Proxies => reply.send(Ok(answers::proxies(&this, cx.now))),
-        Call::Connect { remote: None } => this.connect_best(forwarder, reply, cx),
-        Call::Connect { remote: Some(text) } => match Remote::parse(&text) {
-            Ok(remote) => this.connect_to(remote, reply, cx),
+        Call::Connect {
+            remote: None,
+            drain,
+        } => this.connect_best(forwarder, drain, reply, cx),
+        Call::Connect {
+            remote: Some(text),
+            drain,
+        } => match Remote::parse(&text) {
+            Ok(remote) => this.connect_to(remote, drain, reply, cx),
             Err(error) => {
                 let error = ErrorObject::new(ErrorCode::InvalidParams, "not a remote")
                     .with_reason(error.to_string());

@@ -1,7 +1,8 @@
 //! Where connections go: the one thing that the sessions of a forwarder share with whoever chooses the remote.
 //!
 //! Whoever chooses sets a [`Choice`]; sessions take it when they dial. Each choice has an [`Epoch`], so that a session
-//! can see that it was made under an older one; a cut is an epoch before which sessions end.
+//! can see that it was made under an older one; a cut is an epoch before which sessions end, a drain is one that spares the
+//! sessions of one remote.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
+use super::books::{Books, RemoteCounts, Totals};
 use crate::engine::{Mailbox, TaskId};
 use crate::wire::Credentials;
 use crate::wire::socks5::ReplyCode;
@@ -152,15 +154,6 @@ impl std::fmt::Display for DialFailure {
     }
 }
 
-/// Bytes of all connections so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// From clients to remotes.
-    pub up: u64,
-    /// From remotes to clients.
-    pub down: u64,
-}
-
 /// Shared by the sessions of one forwarder and whoever chooses for them. Clones are the same route.
 #[derive(Clone)]
 pub struct Route {
@@ -172,19 +165,15 @@ struct Shared {
     epoch: AtomicUsize,
     /// Established connections of earlier epochs end.
     cut_before: AtomicUsize,
+    /// The same, but for those of the spared remote.
+    drained_before: AtomicUsize,
+    spared: Mutex<Option<SocketAddr>>,
     /// All connections of earlier epochs end.
     closed_before: AtomicUsize,
     books: Mutex<Books>,
     reports: Sender<Report>,
     mailbox: Mailbox,
     reader: TaskId,
-}
-
-#[derive(Default)]
-struct Books {
-    totals: Totals,
-    /// The remote that answered last, and when. One is enough: it is asked for the remote in use.
-    answered: Option<(SocketAddr, Instant)>,
 }
 
 impl Route {
@@ -200,6 +189,8 @@ impl Route {
                 })),
                 epoch: AtomicUsize::new(1),
                 cut_before: AtomicUsize::new(0),
+                drained_before: AtomicUsize::new(0),
+                spared: Mutex::new(None),
                 closed_before: AtomicUsize::new(0),
                 books: Mutex::default(),
                 reports,
@@ -233,6 +224,16 @@ impl Route {
         self.shared.mailbox.sweep();
     }
 
+    /// Ends every connection that was established under a choice before this one, unless the spared remote carries it.
+    pub fn drain(&self, before: Epoch, spared: Option<SocketAddr>) {
+        // In this order: whoever sees the new limit sees who is spared.
+        *lock(&self.shared.spared) = spared;
+        self.shared
+            .drained_before
+            .fetch_max(before, Ordering::SeqCst);
+        self.shared.mailbox.sweep();
+    }
+
     /// Leads nowhere from here on, and ends every connection, also those that are still being made.
     pub fn close(&self) {
         self.set(Choice {
@@ -258,6 +259,14 @@ impl Route {
         epoch < self.shared.cut_before.load(Ordering::SeqCst)
     }
 
+    /// Whether established connections that were made under this choice are to end because they are not of the remote that
+    /// others were drained for. `remote` carries it; `None` is never spared.
+    #[must_use]
+    pub fn is_drained(&self, epoch: Epoch, remote: Option<SocketAddr>) -> bool {
+        epoch < self.shared.drained_before.load(Ordering::SeqCst)
+            && (remote.is_none() || remote != *lock(&self.shared.spared))
+    }
+
     /// Whether all connections that were made under this choice are to end.
     #[must_use]
     pub fn is_closed(&self, epoch: Epoch) -> bool {
@@ -276,10 +285,19 @@ impl Route {
         lock(&self.shared.books).answered
     }
 
-    pub(super) fn count(&self, up: u64, down: u64) {
-        let mut books = lock(&self.shared.books);
-        books.totals.up += up;
-        books.totals.down += down;
+    /// What each remote did for clients, in no particular order.
+    #[must_use]
+    pub fn remotes(&self) -> Vec<RemoteCounts> {
+        lock(&self.shared.books).remotes()
+    }
+
+    /// A stream begins, carried by this remote until what is returned is dropped.
+    pub(super) fn began(&self, remote: SocketAddr) -> Ride {
+        let place = lock(&self.shared.books).began(remote);
+        Ride {
+            shared: Arc::clone(&self.shared),
+            place,
+        }
     }
 
     pub(super) fn answered(&self, remote: SocketAddr, now: Instant) {
@@ -287,8 +305,31 @@ impl Route {
     }
 
     pub(super) fn report(&self, report: Report) {
+        lock(&self.shared.books).failed(report.remote);
         if self.shared.reports.send(report).is_ok() {
             self.shared.mailbox.wake(self.shared.reader);
+        }
+    }
+}
+
+/// A stream that a remote carries.
+pub(super) struct Ride {
+    shared: Arc<Shared>,
+    /// In the books.
+    place: Option<usize>,
+}
+
+impl Ride {
+    /// It has moved more bytes.
+    pub(super) fn count(&self, up: u64, down: u64) {
+        lock(&self.shared.books).moved(self.place, up, down);
+    }
+}
+
+impl Drop for Ride {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            lock(&self.shared.books).ended(place);
         }
     }
 }

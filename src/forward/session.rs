@@ -24,7 +24,7 @@ use super::attempt::{
     Advance, Attempt, FIRST_BYTES_LIMIT, KEPT, Speaks, is_no_proxy, listens, says_half_a_greeting,
 };
 use super::decline::Decline;
-use super::route::{Awaited, Choice, DialFailure, Epoch, Patience, Report, Route};
+use super::route::{Awaited, Choice, DialFailure, Epoch, Patience, Report, Ride, Route};
 use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::{Client, Slot};
 use crate::net::{ConnectFailure, is_shortage, read_some, start_connect};
@@ -83,6 +83,8 @@ enum Stage {
 struct Established {
     relay: Relay,
     remote: SocketAddr,
+    /// Where its bytes are counted.
+    ride: Ride,
     /// Of the first bytes, sent before there was a relay.
     sent_before: u64,
     /// What the route's totals know of.
@@ -305,13 +307,15 @@ impl ForwardSession {
                 let unsent = dial.kept.get(attempt.sent..).unwrap_or_default();
                 let settings = Arc::clone(&self.settings.relay);
                 let sent_before = attempt.sent as u64;
-                self.route.count(sent_before, 0);
+                let ride = self.route.began(attempt.remote);
+                ride.count(sent_before, 0);
                 let relay = Relay::new(client, attempt.socket, unsent, &answer, settings, cx.now);
                 let (remote, since) = (attempt.remote, attempt.since);
                 let counted = Moved::default();
                 return Step::Next(Stage::Relaying(Box::new(Established {
                     relay,
                     remote,
+                    ride,
                     sent_before,
                     counted,
                     since,
@@ -354,7 +358,8 @@ impl ForwardSession {
         let moved = established.relay.moved();
         let counted = mem::replace(&mut established.counted, moved);
         if moved != counted {
-            self.route
+            established
+                .ride
                 .count(moved.up - counted.up, moved.down - counted.down);
         }
         if turn != Turn::Done {
@@ -434,6 +439,11 @@ impl Session for ForwardSession {
         }
         match self.stage {
             Stage::Relaying(_) if self.route.is_cut(self.epoch) => Standing::Cut,
+            Stage::Relaying(ref established)
+                if self.route.is_drained(self.epoch, Some(established.remote)) =>
+            {
+                Standing::Cut
+            }
             Stage::Dialling { .. } if self.route.epoch() != self.epoch => Standing::Wake,
             _ => Standing::Keep,
         }

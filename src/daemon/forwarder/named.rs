@@ -1,7 +1,7 @@
 //! Remotes that are named by hand: taken into the route, watched like any peer, converted for where they are SOCKS 6.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Forwarder, PendingConnect, Plan, cannot_listen};
 use crate::ProxyUri;
@@ -134,8 +134,12 @@ impl Forwarder {
         if !pending.explicit.is_settled() {
             return next;
         }
-        let PendingConnect { explicit, reply } = self.pending.take()?;
-        let result = self.connect_explicit(explicit, cx);
+        let PendingConnect {
+            explicit,
+            drain,
+            reply,
+        } = self.pending.take()?;
+        let result = self.connect_explicit(explicit, drain, cx);
         if let Err(error) = &result {
             log::warn!("connect: {error}");
             self.note_error(error.to_string());
@@ -147,6 +151,7 @@ impl Forwarder {
     fn connect_explicit(
         &mut self,
         explicit: Explicit,
+        drain: Option<Duration>,
         cx: &mut Cx<'_>,
     ) -> Result<Connected, ErrorObject> {
         let addresses = explicit.addresses();
@@ -173,6 +178,6 @@ impl Forwarder {
             .map(ToString::to_string)
             .unwrap_or_default();
         self.take_explicit(explicit, cx);
-        Ok(self.connected(name))
+        Ok(self.connected(name, drain, cx))
     }
 }
