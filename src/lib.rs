@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Beside them stand the types that text is parsed into once, at the edge: [`target`], [`listen_address`],
-//! [`source_spec`], [`choice`], [`peer`], [`remote`], with [`bad_text`] as their error.
+//! [`source_spec`], [`api_address`], [`choice`], [`peer`], [`remote`], with [`bad_text`] as their error.
 //!
 //! # The life of one connection
 //!
@@ -54,6 +54,7 @@ pub mod net;
 pub mod relay;
 pub mod resolver;
 
+pub mod api_address;
 pub mod bad_text;
 pub mod choice;
 mod file_stamp;

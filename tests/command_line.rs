@@ -250,9 +250,19 @@ fn malformed_values_are_quoted_beside_a_right_one() {
             "10.1.2.3",
         ),
         (
-            "forward --peers=mycelium",
-            "\"mycelium\" is not a kind of source that this version knows: those are file and exec",
+            "forward --peers=cjdns",
+            "\"cjdns\" is not a kind of source that this version knows: those are file, exec, mycelium,",
             "file:/",
+        ),
+        (
+            "forward --peers=mycelium:https://localhost",
+            "\"https://localhost\" has TLS",
+            "mycelium:http://127.0.0.1:8989",
+        ),
+        (
+            "forward --peers=yggdrasil:localhost",
+            "\"localhost\" is neither a path nor a host and port",
+            "/run/yggdrasil.sock",
         ),
         ("forward --peers=exec:", "--peers: \"exec:\"", "exec:"),
         (

@@ -517,7 +517,7 @@ pub enum AnyStatus {
 /// A source of peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceState {
-    /// `flag`, `file:PATH`, `exec:COMMAND`, or `remote` for those named by hand.
+    /// `flag`, the source as it was written (`file:PATH`, `yggdrasil` …), or `remote` for those named by hand.
     pub name: String,
     /// Why its last refresh failed; the last good list is in use.
     pub error: Option<String>,

@@ -8,6 +8,7 @@ mod requests;
 mod runtime;
 mod server;
 pub mod settings;
+mod sources;
 mod start;
 mod state;
 

@@ -14,13 +14,12 @@ use super::forwarder::{Forwarder, Parts, Steering};
 use super::requests;
 use super::runtime::{Means, StartError, catch_signals, limits, own_listeners, pipes};
 use super::settings::Settings;
+use super::sources;
 use super::state::{Keeper, Known, remind};
 use crate::control::server::ControlServer;
 use crate::discovery::probe::ProbeSettings;
 use crate::discovery::rules::Rules;
 use crate::discovery::source::Source;
-use crate::discovery::source::exec::ExecSource;
-use crate::discovery::source::file::FileSource;
 use crate::discovery::source::fixed::FixedSource;
 use crate::discovery::source::lines::{ListedPeer, PeerName};
 use crate::discovery::table::{SourceId, TableSettings};
@@ -32,8 +31,7 @@ use crate::net::{DescriptorBudget, OwnListeners};
 use crate::peer::Peer;
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
-use crate::source_spec::SourceSpec;
-use crate::target::{Host, SOCKS_PORT};
+use crate::target::Host;
 use crate::wire::Address;
 
 /// Builds the tasks of a forwarder.
@@ -191,13 +189,8 @@ fn add_sources(
             discovery.set_logins(id, fixed.logins(), cx);
         }
     }
-    for source in &settings.sources {
-        threads.push(match source {
-            SourceSpec::File(path) => Box::new(FileSource::new(path, SOCKS_PORT, resolver.clone())),
-            SourceSpec::Exec(command) => {
-                Box::new(ExecSource::new(command, SOCKS_PORT, resolver.clone()))
-            }
-        });
+    for spec in &settings.sources {
+        threads.push(sources::named(spec, resolver));
     }
     for source in threads {
         let name = source.name().to_owned();

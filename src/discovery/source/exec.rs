@@ -177,7 +177,7 @@ impl Running {
                 None => self.deadline.min(Instant::now() + LOOK_EVERY),
             };
             match signal.wait_readable(&descriptors, limit) {
-                Wake::Readable([first, second]) => {
+                Wake::Ready([first, second]) => {
                     let (list_ready, words_ready) = match stdout {
                         Some(_) => (first, second),
                         None => (false, first),

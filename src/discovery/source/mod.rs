@@ -1,4 +1,4 @@
-//! Where peers come from: lists given by hand, files, commands.
+//! Where peers come from: lists given by hand, files, commands, the daemons of overlays, the kernel's routes.
 //!
 //! A [`Source`] knows how to get its list once, blocking. A [`SourceThread`] does so again and again on a thread of its own
 //! and hands every new list on. A source that fails keeps its last good list.
@@ -8,12 +8,20 @@
 //!                         ^ refresh now, stop: SourceThread's handle
 //! ```
 
+mod ask;
 pub mod exec;
 pub mod file;
 pub mod fixed;
+mod http;
+mod json;
 pub mod lines;
+pub mod mycelium;
 mod names;
+mod roster;
+pub mod routes;
 mod signal;
+pub mod tailscale;
+pub mod yggdrasil;
 
 use std::io;
 use std::net::SocketAddr;
@@ -68,6 +76,29 @@ pub enum Refreshed {
     },
     /// No list, for this reason: the last one stays.
     Failed(String),
+    /// Nobody is there who could give a list, which was to be expected: the last one stays, and nobody is warned unless it
+    /// named somebody.
+    Absent(String),
+}
+
+impl Refreshed {
+    /// The new list, if there is one.
+    #[must_use]
+    pub fn peers(&self) -> &[SocketAddr] {
+        match self {
+            Self::List { peers, .. } => peers,
+            Self::Unchanged | Self::Failed(_) | Self::Absent(_) => &[],
+        }
+    }
+}
+
+/// Whether the daemon that a source asks has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// A user named it.
+    Required,
+    /// It is looked for in case that it is there.
+    Optional,
 }
 
 /// What a source names now.
@@ -81,6 +112,8 @@ pub struct SourceUpdate {
     pub logins: Vec<PeerLogin>,
     /// What went wrong, if something did.
     pub error: Option<String>,
+    /// Nobody is there who could give a list, and that is no fault.
+    pub absent: bool,
 }
 
 /// A source on its own thread. Dropping it stops the thread, killing what the source runs, and waits for its end half a
@@ -162,9 +195,12 @@ fn run(
             return;
         }
         let kept = |last: &Option<SourceUpdate>| last.as_ref().map(|last| last.peers.clone());
+        let absent = matches!(refreshed, Refreshed::Absent(_));
         let (peers, error) = match refreshed {
             Refreshed::List { peers, error } => (peers, error),
-            Refreshed::Failed(error) => (kept(&last).unwrap_or_default(), Some(error)),
+            Refreshed::Failed(error) | Refreshed::Absent(error) => {
+                (kept(&last).unwrap_or_default(), Some(error))
+            }
             Refreshed::Unchanged => (
                 kept(&last).unwrap_or_default(),
                 last.as_ref().and_then(|last| last.error.clone()),
@@ -175,10 +211,18 @@ fn run(
             peers,
             logins: source.logins(),
             error,
+            absent,
         };
         let changed = last.as_ref() != Some(&update);
-        if changed && let Some(error) = &update.error {
-            log::warn!("{}: {error}", source.name());
+        // Once a cause, not whenever the list beside it changes.
+        let before = last.as_ref().and_then(|last| last.error.as_ref());
+        if let Some(error) = update.error.as_ref().filter(|error| before != Some(*error)) {
+            let is_expected = update.absent && update.peers.is_empty();
+            let level = match is_expected {
+                true => log::Level::Debug,
+                false => log::Level::Warn,
+            };
+            log::log!(level, "{}: {error}", source.name());
         }
         if changed || how == Refresh::Requested {
             send(update.clone());
@@ -191,6 +235,23 @@ fn run(
         };
     }
 }
+
+/// When a daemon is asked again that named these peers. One that names nobody may have just been started.
+fn pause_after(peers: &[SocketAddr]) -> Duration {
+    match peers {
+        [] => ASK_SOON,
+        _ => ASK_EVERY,
+    }
+}
+
+/// How often daemons are asked. What they know changes slowly, and the peers themselves are probed as often.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+
+/// The same while a daemon names nobody or does not answer, so that one that is started later is used soon.
+const ASK_SOON: Duration = Duration::from_secs(5);
+
+/// For all questions of one refresh together.
+const REFRESH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Musl's default. Sources read files and pipes into the heap; names are looked up on the resolver's threads.
 const STACK_SIZE: usize = 128 * 1024;

@@ -104,7 +104,7 @@ impl Names {
 }
 
 /// Waits for one answer.
-fn settle(
+pub(super) fn settle(
     lookup: &mut Lookup,
     signal: &mut Signal,
     deadline: Instant,
@@ -117,7 +117,7 @@ fn settle(
             return Err(ResolveError::NotFound);
         };
         match signal.wait_readable(&[descriptor], deadline) {
-            Wake::Readable(_) => {}
+            Wake::Ready(_) => {}
             Wake::Deadline | Wake::Stop => return Err(ResolveError::TimedOut),
         }
     }

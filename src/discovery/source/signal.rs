@@ -30,6 +30,24 @@ impl Signal {
         descriptors: &[BorrowedFd<'_>],
         deadline: Instant,
     ) -> Wake {
+        self.wait_ready(descriptors, PollFlags::IN, deadline)
+    }
+
+    /// The same until one of them can be written to, which also says that a connect has ended.
+    pub(super) fn wait_writable(
+        &mut self,
+        descriptors: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> Wake {
+        self.wait_ready(descriptors, PollFlags::OUT, deadline)
+    }
+
+    fn wait_ready(
+        &mut self,
+        descriptors: &[BorrowedFd<'_>],
+        what: PollFlags,
+        deadline: Instant,
+    ) -> Wake {
         loop {
             self.receive();
             if self.stopped {
@@ -40,7 +58,7 @@ impl Signal {
             waiting.extend(
                 descriptors
                     .iter()
-                    .map(|descriptor| PollFd::new(descriptor, PollFlags::IN)),
+                    .map(|descriptor| PollFd::new(descriptor, what)),
             );
             match poll(&mut waiting, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) if left.is_zero() => return Wake::Deadline,
@@ -48,12 +66,12 @@ impl Signal {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return Wake::Deadline,
             }
-            let mut readable = [false; 2];
-            for (to, from) in readable.iter_mut().zip(waiting.iter().skip(1)) {
+            let mut ready = [false; 2];
+            for (to, from) in ready.iter_mut().zip(waiting.iter().skip(1)) {
                 *to = !from.revents().is_empty();
             }
-            if readable.contains(&true) {
-                return Wake::Readable(readable);
+            if ready.contains(&true) {
+                return Wake::Ready(ready);
             }
         }
     }
@@ -98,11 +116,11 @@ impl Signal {
     }
 }
 
-/// How [`Signal::wait_readable`] ended.
+/// How [`Signal::wait_readable`] or [`Signal::wait_writable`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// These of the descriptors are readable.
-    Readable([bool; 2]),
+    /// These of the descriptors are ready.
+    Ready([bool; 2]),
     Deadline,
     Stop,
 }

@@ -1,0 +1,211 @@
+//! `yggdrasil[:SOCKET]`: the nodes that a Yggdrasil daemon (0.4, 0.5) knows: its peers, the tree or the DHT around it, and
+//! those that it has paths to or sessions with.
+//!
+//! Its admin socket takes one request and gives one answer a connection:
+//!
+//! ```text
+//! {"request":"getPeers"}   {"status":"success",…,"response":{"peers":[{"address":"200:…",…},…]}}
+//! ```
+
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::ask::{Patience, Stream, Trouble, connect};
+use super::json::{self, Capped, IpText, Rest};
+use super::lines::MAX_BYTES;
+use super::roster::{Range, Roster};
+use super::{Presence, REFRESH_LIMIT, Refresh, Refreshed, Signal, Source, pause_after};
+use crate::api_address::ApiAddress;
+use crate::discovery::table::MAX_ADDRESSES;
+use crate::resolver::Resolver;
+
+/// Yggdrasil's admin socket, asked once a minute.
+#[derive(Debug)]
+pub struct YggdrasilSource {
+    name: String,
+    addresses: Vec<ApiAddress>,
+    default_port: u16,
+    presence: Presence,
+    resolver: Resolver,
+    pause: Duration,
+}
+
+impl YggdrasilSource {
+    /// The admin socket at the first of `addresses` where somebody listens. `name` is shown to users.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        addresses: Vec<ApiAddress>,
+        presence: Presence,
+        default_port: u16,
+        resolver: Resolver,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            addresses,
+            default_port,
+            presence,
+            resolver,
+            pause: pause_after(&[]),
+        }
+    }
+
+    fn ask(&self, signal: &mut Signal) -> Result<Roster, Trouble> {
+        let mut patience = Patience::new(signal, REFRESH_LIMIT);
+        let mut roster = Roster::new(RANGE);
+        let mut ask = |what| self.request(what, &mut patience);
+        let mut add = |list: List| {
+            roster.leave_out(list.left_out);
+            for node in list.items {
+                roster.add_text(node.address);
+            }
+        };
+        let own = ask("getSelf")?.needed()?.address;
+        add(ask("getPeers")?.needed()?.peers);
+        // 0.5 has the tree and 0.4 had a table of hashes; each refuses the other.
+        match ask("getTree")? {
+            Reply::Success(answer) => add(answer.tree),
+            Reply::Refused(_) => add(ask("getDHT")?.needed()?.dht),
+        }
+        // What is not known to a version names nobody.
+        for what in ["getPaths", "getSessions"] {
+            if let Reply::Success(answer) = ask(what)? {
+                add(answer.paths);
+                add(answer.sessions);
+            }
+        }
+        if let IpText::Ip(own) = own {
+            roster.is_own(own);
+        }
+        Ok(roster)
+    }
+
+    fn request(&self, what: &str, patience: &mut Patience<'_>) -> Result<Reply, Trouble> {
+        let (socket, address) = connect(&self.addresses, &self.resolver, patience)?;
+        let failed = |text: String| Trouble::Failed(format!("{address}: {what}: {text}"));
+        let mut stream = Stream {
+            socket: &socket,
+            patience,
+        };
+        let request = format!("{{\"request\":\"{what}\"}}\n");
+        stream
+            .write_all(request.as_bytes())
+            .map_err(|error| failed(error.to_string()))?;
+        let mut answer = Limited {
+            from: stream,
+            left: MAX_BYTES,
+        };
+        let answer: Answer = json::read(&mut answer, Rest::Ignored).map_err(failed)?;
+        Ok(match answer.status.as_str() {
+            "success" => Reply::Success(answer.response),
+            _ => Reply::Refused(failed(answer.error)),
+        })
+    }
+}
+
+impl Source for YggdrasilSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn refresh(&mut self, _: Refresh, signal: &mut Signal) -> Refreshed {
+        let refreshed = match self.ask(signal) {
+            Ok(roster) => roster.refreshed(self.default_port, None, signal),
+            Err(trouble) => trouble.refreshed(self.presence),
+        };
+        self.pause = pause_after(refreshed.peers());
+        refreshed
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        Some(self.pause)
+    }
+}
+
+/// What a request came to.
+enum Reply {
+    Success(Response),
+    /// It does not know the request, say.
+    Refused(Trouble),
+}
+
+impl Reply {
+    fn needed(self) -> Result<Response, Trouble> {
+        match self {
+            Self::Success(response) => Ok(response),
+            Self::Refused(trouble) => Err(trouble),
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Answer {
+    status: String,
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    response: Response,
+}
+
+/// Every answer that we ask for; each has one of these.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Response {
+    /// Of `getSelf`.
+    address: IpText,
+    peers: List,
+    tree: List,
+    dht: List,
+    paths: List,
+    sessions: List,
+}
+
+type List = Capped<Listed, MAX_ADDRESSES>;
+
+/// One that is down has no address.
+#[derive(serde::Deserialize)]
+struct Listed {
+    #[serde(default)]
+    address: IpText,
+}
+
+/// Nodes have `200::/8`; `300::/8` is for the networks behind them, which are asked for nothing.
+fn is_overlay(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.octets()[0] & 0xFE == 0x02)
+}
+
+const RANGE: Range = Range {
+    name: "200::/7",
+    contains: is_overlay,
+};
+
+/// A reader that fails where the limit is, instead of seeming to end.
+struct Limited<R> {
+    from: R,
+    left: usize,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(out)?;
+        self.left = self
+            .left
+            .checked_sub(count)
+            .ok_or_else(|| io::Error::other("the answer is longer than 16 MiB"))?;
+        Ok(count)
+    }
+}
+
+/// Where its socket is unless it was told otherwise: upstream's place and Debian's, and the same where there is no
+/// `/var/run`.
+pub fn usual_places() -> Vec<ApiAddress> {
+    [
+        "/var/run/yggdrasil.sock",
+        "/var/run/yggdrasil/yggdrasil.sock",
+        "/run/yggdrasil.sock",
+        "/run/yggdrasil/yggdrasil.sock",
+    ]
+    .map(|path| ApiAddress::Unix(path.into()))
+    .into()
+}
