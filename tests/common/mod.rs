@@ -2,6 +2,7 @@
 //!
 //! - [`Sockhop`]: the real binary, started, watched and killed.
 //! - [`Peer`]: what a probe or a forwarder can meet: SOCKS5 servers, other servers, and the silent, slow and dying kinds.
+//! - [`Api`]: the API of an overlay daemon, which answers as the test says.
 //! - [`Target`]: where a proxy connects to: echo, source, sink, and one that the test drives itself.
 //! - [`socks5_connect`], [`exchange`], [`observe`], [`reset`]: the client's side.
 //! - [`Netns`]: network namespaces, for what loopback can't do: lost packets, links that go down, clients from elsewhere.
@@ -17,6 +18,7 @@
     reason = "every test program uses its own part of the helpers"
 )]
 
+mod api;
 mod client;
 mod datagrams;
 mod loopback;
@@ -29,6 +31,7 @@ mod ssh;
 mod target;
 mod tools;
 
+pub use api::{Answer, Api, http_ok};
 pub use client::{
     Observed, connect, exchange, expect_end, observe, reset, socks5_connect, socks5_connect_name,
     socks5_request,
