@@ -210,7 +210,10 @@ fn wrong_usage_is_told_on_stderr_and_ends_with_2() {
             "dial socks5://u@b a:1",
             "PROXY: the password can't be empty",
         ),
-        ("forward", "nobody to forward to"),
+        (
+            "forward --no-probing --control none",
+            "no peer would ever be found valid",
+        ),
     ] {
         let (status, stdout, stderr) = run(line);
         assert_eq!((status, stdout.as_str()), (2, ""), "{line}: {stderr}");

@@ -22,15 +22,18 @@ use crate::remote::Remote;
     subcommand,
     name = "forward",
     help_triggers("-h", "--help"),
-    usage = "--peer ADDR | --peers SOURCE | --remote ADDR [options]",
+    usage = "[--peer ADDR | --peers SOURCE | --remote ADDR] [options]",
     example = "\
+sockhop forward
 sockhop forward --peer 407::1 --peer [407::2]:9050
 sockhop forward --peers file:/etc/sockhop.peers --listen 127.0.0.1:1080
 sockhop forward --remote proxy.example --listen unix:/run/proxy.sock
 sockhop forward --manual",
     note = "\
 Peers are probed, and clients forwarded to the best one that is a SOCKS5 proxy
-without authentication. With --remote the given proxies are used in their
+without authentication. When nobody is named, they are those that the daemons
+of Mycelium, Yggdrasil and Tailscale on this machine know, as soon as one of
+them runs. With --remote the given proxies are used in their
 order instead, unprobed; peers are then only watched. With --manual nothing is
 used and no port opened until \"sockhop connect\", which without an address
 tries the proxies of --remote in their order, or else races the valid peers.
@@ -63,8 +66,11 @@ pub(super) struct Forward {
     #[argh(option)]
     peer: Vec<String>,
 
-    /// SOURCE, repeatable: where more peers come from, file:PATH or
-    /// exec:COMMAND, with one address a line
+    /// SOURCE, repeatable: where more peers come from: file:PATH or
+    /// exec:COMMAND, with one address a line; mycelium[:URL],
+    /// yggdrasil[:SOCKET] or tailscale[:SOCKET], the daemon on this machine;
+    /// routes, hosts with a route of their own (default the daemons that are
+    /// found)
     #[argh(option)]
     peers: Vec<String>,
 
@@ -259,10 +265,6 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     }
     let deaf = settings.control == ControlPath::None;
     match settings.mode {
-        Mode::Automatic if settings.peers.is_empty() && settings.sources.is_empty() => usage(
-            "nobody to forward to: give a proxy with --remote ADDR, peers to choose from with --peer ADDR \
-             or --peers file:PATH, or --manual to choose later with \"sockhop connect\"",
-        ),
         Mode::Automatic if !settings.probing && deaf => usage(
             "--no-probing with --control none: no peer would ever be found valid; leave one of them out",
         ),
@@ -316,6 +318,15 @@ mod tests {
         assert_eq!(settings("--peer 407::1"), Ok(expected));
     }
 
+    #[test]
+    fn daemons_are_looked_for_when_there_is_nobody_else_to_choose_from() {
+        let looks = |line: &str| settings(line).expect(line).looks_for_daemons();
+        assert!(looks(""));
+        for line in ["--peer a", "--peers file:x", "--remote a", "--manual"] {
+            assert!(!looks(line), "{line}");
+        }
+    }
+
     #[cfg(feature = "socks6")]
     #[test]
     fn peers_are_asked_in_socks6_when_told() {
@@ -327,7 +338,7 @@ mod tests {
 
     #[test]
     fn every_option_reaches_its_setting() {
-        let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --listen 1 \
+        let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --peers routes --listen 1 \
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
              --probe-target g:443 --no-probing --manual --on-switch cut --early-reply --max-connections 10 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --idle-timeout 5s \
@@ -339,7 +350,9 @@ mod tests {
                 .map(|text| Remote::parse(text).unwrap())
                 .into(),
             peers: vec!["c:1080".parse().unwrap()],
-            sources: vec!["file:d".parse().unwrap(), "exec:e".parse().unwrap()],
+            sources: ["file:d", "exec:e", "routes"]
+                .map(|text| text.parse().unwrap())
+                .into(),
             probe_interval: Duration::from_secs(30),
             probe_timeout: Duration::from_secs(1),
             probe_target: Some("g:443".parse().unwrap()),
@@ -377,7 +390,6 @@ mod tests {
     #[test]
     fn settings_that_can_never_forward_are_refused() {
         for (line, message) in [
-            ("", "give a proxy with --remote"),
             (
                 "--peer a --no-probing --control none",
                 "--no-probing with --control none",

@@ -72,6 +72,8 @@ pub(super) struct Forwarder {
     /// While nobody is valid: when those that were are asked again.
     next_look: Option<Instant>,
     look_pause: Duration,
+    /// Whether it was said that there is nobody who names peers.
+    told_of_desertion: bool,
 }
 
 enum Plan {
@@ -134,6 +136,7 @@ impl Forwarder {
             next_bind: None,
             next_look: None,
             look_pause: LOOK_FIRST,
+            told_of_desertion: false,
         }
     }
 
@@ -167,6 +170,7 @@ impl Forwarder {
                 Mode::Automatic if self.next_bind.is_some() => {
                     "a peer is valid, but the listener cannot be bound".into()
                 }
+                Mode::Automatic if self.discovery.borrow().is_deserted() => DESERTED.into(),
                 Mode::Automatic => "no peer has been found valid yet".into(),
                 Mode::Explicit | Mode::Manual => "waiting for `sockhop connect`".into(),
             },
@@ -394,6 +398,16 @@ impl Forwarder {
             self.route.cut_older();
         }
     }
+
+    /// Says that there is nobody who names peers. That is no reason to end: on a router the overlay's daemon may start later.
+    fn tell_of_desertion(&mut self) {
+        let deserted = self.discovery.borrow().is_deserted();
+        if deserted && !self.told_of_desertion {
+            log::warn!("{DESERTED}, looking again every few seconds; {NAME_SOMEBODY}");
+            self.note_error(DESERTED.to_owned());
+        }
+        self.told_of_desertion = deserted;
+    }
 }
 
 fn last_error(at: SystemTime, what: String) -> LastError {
@@ -431,6 +445,7 @@ impl Task for Steering {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         let mut forwarder = self.forwarder.borrow_mut();
         forwarder.take_reports(cx);
+        forwarder.tell_of_desertion();
         let mut next = forwarder.advance_pending(cx);
         if let Plan::Explicit(explicit) = &mut forwarder.plan {
             next = next.into_iter().chain(explicit.advance(cx)).min();
@@ -449,3 +464,7 @@ impl Task for Steering {
         )
     }
 }
+
+const DESERTED: &str = "nobody to forward to yet: no overlay daemon (Mycelium, Yggdrasil, Tailscale) answers on this machine";
+
+const NAME_SOMEBODY: &str = "to use others give a proxy with --remote ADDR, or peers to choose from with --peer ADDR or --peers SOURCE";

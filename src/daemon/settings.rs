@@ -22,7 +22,8 @@ use crate::source_spec::SourceSpec;
 use crate::target::HostPort;
 use crate::wire::socks4::UserId;
 
-/// The settings of a forwarder. `Settings::default()` has every default and nobody to forward to.
+/// The settings of a forwarder. `Settings::default()` has every default and nobody to forward to but what the overlay daemons of
+/// this machine name.
 ///
 /// The limits of each value are beside it; the command line holds them, the daemon may rely on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +124,14 @@ pub struct ServeSettings {
     pub control: ControlPath,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
+}
+
+impl Settings {
+    /// Whether peers come from the overlay daemons of this machine, because there is nobody else to choose from.
+    #[must_use]
+    pub const fn looks_for_daemons(&self) -> bool {
+        matches!(self.mode, Mode::Automatic) && self.peers.is_empty() && self.sources.is_empty()
+    }
 }
 
 impl Default for ServeSettings {

@@ -1,4 +1,4 @@
-//! The sources of a forwarder.
+//! The sources of a forwarder: those that it was told to use, or the overlay daemons of this machine.
 
 use crate::discovery::source::exec::ExecSource;
 use crate::discovery::source::file::FileSource;
@@ -14,6 +14,17 @@ use crate::target::SOCKS_PORT;
 /// The source that was named on the command line.
 pub(super) fn named(spec: &SourceSpec, resolver: &Resolver) -> Box<dyn Source> {
     source(spec, Presence::Required, resolver)
+}
+
+/// Every overlay daemon that may run here, now or later. The kernel's routes are not among them: a host with a route of its
+/// own may be anything.
+pub(super) fn looked_for(resolver: &Resolver) -> [Box<dyn Source>; 3] {
+    [
+        SourceSpec::Mycelium(None),
+        SourceSpec::Yggdrasil(None),
+        SourceSpec::Tailscale(None),
+    ]
+    .map(|spec| source(&spec, Presence::Optional, resolver))
 }
 
 fn source(spec: &SourceSpec, presence: Presence, resolver: &Resolver) -> Box<dyn Source> {

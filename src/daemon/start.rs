@@ -192,6 +192,9 @@ fn add_sources(
     for spec in &settings.sources {
         threads.push(sources::named(spec, resolver));
     }
+    if settings.looks_for_daemons() {
+        threads.extend(sources::looked_for(resolver));
+    }
     for source in threads {
         let name = source.name().to_owned();
         discovery

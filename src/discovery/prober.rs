@@ -36,10 +36,14 @@ pub struct Discovery {
 /// A source as status answers show it.
 #[derive(Debug)]
 pub struct SourceState {
-    /// `flag`, `file:PATH`, `exec:COMMAND`.
+    /// `flag`, `file:PATH`, `yggdrasil` …
     pub name: String,
     /// Why its last refresh failed; its last good list is kept.
     pub error: Option<String>,
+    /// Whether it is a daemon that was looked for and has not been there so far.
+    pub absent: bool,
+    /// Whether it has ever named a peer.
+    has_named: bool,
     thread: Option<SourceThread>,
 }
 
@@ -79,6 +83,8 @@ impl Discovery {
         self.sources.push(SourceState {
             name: name.to_owned(),
             error: None,
+            absent: false,
+            has_named: false,
             thread: None,
         });
         Some(id)
@@ -115,6 +121,17 @@ impl Discovery {
     #[must_use]
     pub fn sources(&self) -> &[SourceState] {
         &self.sources
+    }
+
+    /// Whether there is nobody who names peers: every source that refreshes itself is a daemon that is not there.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        let mut refreshed = self.sources.iter().filter(|source| source.thread.is_some());
+        let mut any = false;
+        refreshed.all(|source| {
+            any = true;
+            source.absent
+        }) && any
     }
 
     /// Refreshes every source now.
@@ -230,13 +247,24 @@ impl Discovery {
 
     fn take_updates(&mut self, cx: &mut Cx<'_>) {
         let before = self.table.generation();
+        let deserted = self.is_deserted();
         while let Ok(update) = self.updates.try_recv() {
             if let Some(state) = self.sources.get_mut(update.source.number()) {
-                log::debug!("{}: {} peers", state.name, update.peers.len());
+                let is_first = !state.has_named && !update.peers.is_empty();
+                state.has_named |= is_first;
+                let level = match is_first && state.thread.is_some() {
+                    true => log::Level::Info,
+                    false => log::Level::Debug,
+                };
+                log::log!(level, "{}: {} peers", state.name, update.peers.len());
+                state.absent = update.absent && update.peers.is_empty();
                 state.error = update.error;
             }
             self.table.set_source(update.source, update.peers, cx.now);
             self.set_logins(update.source, update.logins, cx);
+        }
+        if let Some(observer) = self.observer.filter(|_| self.is_deserted() != deserted) {
+            cx.wake(observer);
         }
         self.tell_observer(before, cx);
     }
