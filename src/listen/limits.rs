@@ -112,6 +112,14 @@ impl Limits {
         })
     }
 
+    fn wake_waiting(&self, mut counts: MutexGuard<'_, Counts>) {
+        let waiting = std::mem::take(&mut counts.waiting);
+        drop(counts);
+        for task in waiting {
+            self.shared.mailbox.wake(task);
+        }
+    }
+
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.shared
             .counts
@@ -153,6 +161,18 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Gives the second place back, if it was taken.
+    pub fn narrow(&mut self) {
+        if !std::mem::take(&mut self.is_wide) {
+            return;
+        }
+        let mut counts = self.limits.counts();
+        counts.wide -= 1;
+        self.limits.wake_waiting(counts);
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut counts = self.limits.counts();
@@ -166,11 +186,7 @@ impl Drop for Slot {
                 counts.per_client.remove(&client);
             }
         }
-        let waiting = std::mem::take(&mut counts.waiting);
-        drop(counts);
-        for task in waiting {
-            self.limits.shared.mailbox.wake(task);
-        }
+        self.limits.wake_waiting(counts);
     }
 }
 
@@ -196,6 +212,14 @@ mod tests {
         slots.remove(0);
         assert!(limits.has_room());
         assert!(slots[1].widen());
+        slots.extend(limits.take(None));
+        assert!(!limits.has_room());
+        slots[1].narrow();
+        slots[1].narrow();
+        assert!(
+            limits.has_room() && slots[1].widen(),
+            "it was given back once"
+        );
     }
 
     #[test]
