@@ -399,6 +399,17 @@ impl Table {
         }
     }
 
+    /// Makes this address due, as soon as [`DOUBTS_APART`] lets it: somebody has doubts about it.
+    pub fn probe_soon(&mut self, address: SocketAddr, now: Instant) {
+        let tick = self.tick(now);
+        if let Some(id) = self.find(Key::new(address)) {
+            self.modify(id, |entry| {
+                let soon = tick.max(entry.last_probed.plus(DOUBTS_APART));
+                entry.due = entry.due.min(soon);
+            });
+        }
+    }
+
     /// Names the remote in use, which is probed every quarter of the interval (5 s at least), also when it is dead.
     pub fn set_selected(&mut self, selected: Option<SocketAddr>, now: Instant) {
         let selected = selected.map(Key::new);
@@ -537,6 +548,9 @@ impl Table {
         })
     }
 }
+
+/// Every client of a remote that is slow, but well, has its doubts: they make for one probe in that time, not for one each.
+const DOUBTS_APART: Duration = Duration::from_secs(2);
 
 /// Addresses that a table takes: about 17 MB. More than any overlay has today; without a limit a source that
 /// misbehaves could eat a router's memory.

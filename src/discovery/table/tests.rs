@@ -1098,3 +1098,19 @@ fn remembered_ones_are_asked_at_once_and_may_be_older_than_the_table() {
     assert_eq!(world.table.expire(world.now), 2);
     assert!(world.table.get(at(1), world.now).is_some(), "named");
 }
+
+#[test]
+fn an_address_in_doubt_is_probed_soon_but_not_all_the_time() {
+    let mut world = World::all_valid(1);
+    world.pass(10.0);
+    assert!(world.due().is_empty());
+    world.table.probe_soon(at(1), world.now);
+    assert_eq!(world.due(), [at(1)]);
+    world.record(at(1), valid(400));
+    for _ in 0..100 {
+        world.table.probe_soon(at(1), world.now);
+    }
+    assert!(world.due().is_empty());
+    assert!((1.9..=2.0).contains(&world.due_in(at(1))));
+    world.check();
+}
