@@ -137,6 +137,16 @@ pub(super) struct Forward {
     #[argh(option)]
     connect_timeout: Option<String>,
 
+    /// TIME that a proxy may hesitate before another one is tried beside it;
+    /// 0 is until it has failed (default 300ms)
+    #[argh(option)]
+    stagger: Option<String>,
+
+    /// do not take a request to another proxy when one fails to answer it or
+    /// cannot reach its destination
+    #[argh(switch)]
+    no_retry: bool,
+
     /// TIME of silence after which a stream is closed; 0 is never (default 0)
     #[argh(option)]
     idle_timeout: Option<String>,
@@ -224,6 +234,11 @@ impl Forward {
                 values::duration(text, &TIMEOUTS)
             })?
             .unwrap_or(default.connect_timeout),
+            stagger: optional("--stagger", &self.stagger, |text| {
+                values::duration_or_never(text, &TIMEOUTS)
+            })?
+            .unwrap_or(default.stagger),
+            retry: !self.no_retry,
             idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
                 values::duration_or_never(text, &LIMITS)
             })?
@@ -341,7 +356,7 @@ mod tests {
         let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --peers routes --listen 1 \
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
              --probe-target g:443 --no-probing --manual --on-switch cut --early-reply --max-connections 10 \
-             --max-per-client 2 --workers 3 --connect-timeout 4s --idle-timeout 5s \
+             --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
              --half-close-timeout 0 --control h --state i --no-splice";
         let expected = Settings {
             listen: vec!["[::]:1".parse().unwrap(), ListenAddress::Unix("f".into())],
@@ -365,6 +380,8 @@ mod tests {
             max_per_client: Some(2),
             workers: 3,
             connect_timeout: Duration::from_secs(4),
+            stagger: Some(Duration::from_secs(1)),
+            retry: false,
             idle_timeout: Some(Duration::from_secs(5)),
             half_close_timeout: None,
             control: ControlPath::At("h".into()),
@@ -426,6 +443,7 @@ mod tests {
             ),
             ("--probe-timeout", Some(default.probe_timeout), TIMEOUTS),
             ("--connect-timeout", Some(default.connect_timeout), TIMEOUTS),
+            ("--stagger", default.stagger, TIMEOUTS),
             ("--idle-timeout", default.idle_timeout, LIMITS),
             ("--half-close-timeout", default.half_close_timeout, LIMITS),
         ] {

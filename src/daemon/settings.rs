@@ -62,6 +62,10 @@ pub struct Settings {
     pub workers: usize,
     /// For one connection to a remote to be made; within [`TIMEOUTS`].
     pub connect_timeout: Duration,
+    /// How long a remote may hesitate before the next one is tried beside it; within [`TIMEOUTS`]. `None`: until it has failed.
+    pub stagger: Option<Duration>,
+    /// Whether a client's request is made to another remote when one fails to answer it, or can't reach its destination.
+    pub retry: bool,
     /// A stream without a byte either way for this long is closed; within [`LIMITS`]. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// A stream with one direction ended and no byte in the other for this long is closed; within [`LIMITS`].
@@ -196,6 +200,8 @@ impl Default for Settings {
             max_per_client: None,
             workers: DEFAULT_WORKERS,
             connect_timeout: CONNECT_TIMEOUT,
+            stagger: STAGGER,
+            retry: true,
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
@@ -211,6 +217,9 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A remote that took longer to connect to has failed.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A remote that needs longer for an answer is slow or gone: the way around the world and back takes less. Much the same as
+/// browsers give one address before they try another (RFC 8305 §8 has 250 ms).
+pub const STAGGER: Option<Duration> = Some(Duration::from_millis(300));
 /// A destination that took longer, with its look-up and all of its addresses, has failed.
 pub const DESTINATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// A BIND whose peer took longer to come has failed. Most proxies wait that long.

@@ -241,6 +241,8 @@ fn serve(
 ) -> Serve {
     let forward = Arc::new(ForwardSettings {
         connect_timeout: settings.connect_timeout,
+        stagger: settings.stagger,
+        retry: settings.retry,
         relay,
     });
     let (route, converter) = (route.clone(), converter.clone());

@@ -1,132 +1,186 @@
-//! One attempt at a remote: connecting, the client's first bytes, the remote's first answer.
+//! One attempt at a remote: connecting, what it is told of the client's first bytes, what it answers.
+//!
+//! ```text
+//! connecting ─┬─ the client's greeting ─► its method ─┬─ the client's request ─► its reply
+//!             └─ user and password of ours ───────────┘
+//! ```
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::route::{Awaited, DialFailure, Patience};
-use crate::engine::TurnContext;
-use crate::net::read_some;
-
-/// What a client's first byte says that it speaks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speaks {
-    Socks,
-    Other,
-}
+use super::route::{Awaited, Candidate, DialFailure, Patience};
+use super::said::Said;
+use crate::engine::{TurnContext, Want};
+use crate::handshake::client::Phase;
+use crate::handshake::watch::{Asked, Seen, Speaks, Watch};
+use crate::handshake::{Client, Goal, HandshakeError, Outcome};
+use crate::net::{ConnectFailure, finish_connect, read_some, write_all_now};
+use crate::wire::Credentials;
+use crate::wire::socks5::{Method, Reply};
 
 /// One candidate, and the client's first bytes on the way to it.
 pub(super) struct Attempt {
     pub(super) remote: SocketAddr,
     pub(super) socket: Socket,
-    /// Of the kept bytes.
-    pub(super) sent: usize,
-    pub(super) connected: bool,
     pub(super) since: Instant,
-    /// For the connect, and for the answer once the client has said enough to get one.
-    limit: Duration,
-    until: Instant,
+    /// Of the client's first bytes, those that it need not hear included.
+    pub(super) sent: usize,
+    /// Of these, those that it did not hear.
+    left_out: usize,
+    connected: bool,
+    /// Whether it hears the request behind the greeting, if the client did not wait either.
+    is_eager: bool,
+    login: Login,
+    watch: Watch,
+    /// What was read behind the last message.
+    unread: Vec<u8>,
+    /// When it was last given something to do.
+    asked: Instant,
 }
 
-/// How far an attempt has come.
+/// Who is let in.
+enum Login {
+    /// The client, as it is.
+    None,
+    /// We are, if the client has no login of its own; that shows in its whole greeting.
+    Wanted(Arc<Credentials>),
+    /// We are, with these bytes still to be sent.
+    Running(Box<Client>, Vec<u8>),
+}
+
+/// What has come of an attempt.
 pub(super) enum Advance {
     Wait,
-    ClientLeft,
-    /// From here on bytes are only passed on. The answer is what was read of the remote so far.
-    Relay {
-        answer: Vec<u8>,
-    },
+    /// It chose this method, or accepted our login, which is as good as "no authentication".
+    Method(Method),
+    /// It answered the request; the bytes are those that came.
+    Reply(Reply, Vec<u8>),
+    /// It said this instead of what SOCKS 5 has in its place.
+    Unreadable(Vec<u8>),
+    /// From here on bytes are only passed on: it answered a client that does not speak SOCKS 5, or took more than is kept.
+    Relay,
     Failed(DialFailure),
 }
 
 impl Attempt {
-    /// An attempt over a socket that is being connected. `limit` is for the connect and for the answer.
-    pub(super) fn new(remote: SocketAddr, socket: Socket, limit: Duration, now: Instant) -> Self {
+    /// An attempt over a socket that is being connected.
+    pub(super) fn new(candidate: &Candidate, socket: Socket, is_eager: bool, now: Instant) -> Self {
         Self {
-            remote,
+            remote: candidate.address,
             socket,
-            sent: 0,
-            connected: false,
             since: now,
-            limit,
-            until: now + limit,
+            sent: 0,
+            left_out: 0,
+            connected: false,
+            is_eager,
+            login: match &candidate.login {
+                None => Login::None,
+                Some(login) => Login::Wanted(Arc::clone(login)),
+            },
+            watch: Watch::default(),
+            unread: Vec::new(),
+            asked: now,
         }
     }
 
-    /// Sends, reads the remote's first answer, reads more of the client's first bytes.
-    pub(super) fn advance(
-        &mut self,
-        client: &Socket,
-        kept: &mut Vec<u8>,
-        speaks: Speaks,
-        cx: &mut TurnContext<'_>,
-    ) -> Advance {
-        loop {
-            match self.send(kept) {
-                Ok(()) => {}
-                Err(error) if self.connected => {
-                    return Advance::Failed(DialFailure::Reset(Awaited::First, error));
-                }
-                Err(error) => return Advance::Failed(DialFailure::Connect(error)),
+    /// Sends what is due, and reads up to the end of the next message.
+    pub(super) fn advance(&mut self, said: &Said<'_>, cx: &mut TurnContext<'_>) -> Advance {
+        self.begin_login(said);
+        match self.send(said, cx.now) {
+            Ok(()) if self.connected => {}
+            Ok(()) => return Advance::Wait,
+            Err(error) if self.connected => {
+                return Advance::Failed(DialFailure::Reset(self.awaited(), error));
             }
-            let sent = self.connected && self.sent == kept.len();
-            if sent && speaks == Speaks::Other {
-                // Whatever the remote does from here on, its end included, is for the client.
-                return Advance::Relay { answer: Vec::new() };
-            }
-            if self.connected {
-                match read_some(&self.socket, cx.buffer_up_to(ANSWER)) {
-                    Ok(Some([])) => {
-                        return Advance::Failed(DialFailure::ClosedEarly(Awaited::First));
-                    }
-                    Ok(Some(answer)) => {
-                        return Advance::Relay {
-                            answer: answer.to_vec(),
-                        };
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        return Advance::Failed(DialFailure::Reset(Awaited::First, error));
-                    }
-                }
-                if sent && kept.len() >= KEPT {
-                    return Advance::Relay { answer: Vec::new() };
-                }
-            }
-            if !listens(speaks, kept) {
-                // What the client sends waits in the kernel.
-                return Advance::Wait;
-            }
-            match read_some(client, cx.buffer_up_to(KEPT.saturating_sub(kept.len()))) {
-                // A SOCKS client does not end its side before it has an answer.
-                Ok(Some([])) | Err(_) => return Advance::ClientLeft,
-                Ok(Some(bytes)) => {
-                    kept.extend_from_slice(bytes);
-                    if self.connected {
-                        // Only now there may be something to answer.
-                        self.until = cx.now + self.limit;
-                    }
-                }
-                Ok(None) => return Advance::Wait,
-            }
+            Err(error) => return Advance::Failed(DialFailure::Connect(error)),
+        }
+        if said.speaks() == Speaks::Other {
+            // Whatever the remote does from here on, its end included, is for the client.
+            return match self.sent == said.len() {
+                true => Advance::Relay,
+                false => Advance::Wait,
+            };
+        }
+        let advance = match self.login {
+            Login::None => self.hear(said, cx),
+            Login::Wanted(_) => Advance::Wait,
+            Login::Running(..) => self.log_in(said, cx),
+        };
+        match advance {
+            Advance::Wait if said.is_full() && self.sent == said.len() => Advance::Relay,
+            advance => advance,
         }
     }
 
-    /// Sends what can be sent of the kept bytes. That the connect has ended shows in the first write that is taken.
-    fn send(&mut self, kept: &[u8]) -> io::Result<()> {
-        while let Some(rest) = kept.get(self.sent..).filter(|rest| !rest.is_empty()) {
+    fn begin_login(&mut self, said: &Said<'_>) {
+        let Login::Wanted(credentials) = &self.login else {
+            return;
+        };
+        if said.speaks() == Speaks::Socks5 && said.greeting().is_none() {
+            return;
+        }
+        self.login = if said.offers(Method::NONE) {
+            let mut client = Client::new(Goal::Greet, Some(Credentials::clone(credentials)));
+            let mut unsent = Vec::new();
+            client.start(&mut unsent);
+            Login::Running(Box::new(client), unsent)
+        } else {
+            Login::None
+        };
+    }
+
+    /// How far the client's bytes may be sent now.
+    fn due(&self, said: &Said<'_>) -> usize {
+        match self.login {
+            Login::None if self.watch.awaits_method() && !self.is_eager => said.greeting_due(),
+            Login::None => said.due(),
+            Login::Wanted(_) | Login::Running(..) => 0,
+        }
+    }
+
+    /// Sends what can be sent. That the connect has ended shows in the first write that is taken.
+    fn send(&mut self, said: &Said<'_>, now: Instant) -> io::Result<()> {
+        let due = self.due(said);
+        if !self.connected && !self.has_unsent(said) {
+            self.connected = match finish_connect(&self.socket) {
+                Ok(connected) => connected,
+                Err(ConnectFailure::Local(error) | ConnectFailure::Remote(error)) => {
+                    return Err(error);
+                }
+            };
+            self.asked = now;
+        }
+        if let Login::Running(_, unsent) = &mut self.login {
+            let before = unsent.len();
+            let sent = match write_all_now(&self.socket, unsent) {
+                Ok(_) => Ok(()),
+                Err(error) if is_pending(&error) && !self.connected => Ok(()),
+                Err(error) => Err(error),
+            };
+            if unsent.len() < before {
+                (self.connected, self.asked) = (true, now);
+            }
+            return sent;
+        }
+        while let Some(rest) = said
+            .bytes()
+            .get(self.sent..due)
+            .filter(|rest| !rest.is_empty())
+        {
             match (&self.socket).write(rest) {
                 Ok(count) => {
-                    self.connected = true;
                     self.sent += count;
+                    (self.connected, self.asked) = (true, now);
                 }
                 Err(error) => {
                     return match error.kind() {
                         io::ErrorKind::Interrupted => continue,
                         io::ErrorKind::WouldBlock => Ok(()),
-                        io::ErrorKind::NotConnected if !self.connected => Ok(()),
+                        _ if is_pending(&error) && !self.connected => Ok(()),
                         _ => Err(error),
                     };
                 }
@@ -135,70 +189,213 @@ impl Attempt {
         Ok(())
     }
 
-    /// Silence counts against the remote only where it owes an answer. In SOCKS 4 the first one comes when it has
-    /// reached the target, which takes as long as it takes; in SOCKS 5 it owes one for a whole greeting.
-    pub(super) fn deadline(&self, kept: &[u8], patience: Patience) -> Option<Instant> {
-        match (kept, patience) {
-            _ if !self.connected => Some(self.until),
-            ([4, ..], _) => None,
-            _ if says_half_a_greeting(kept) => Some(self.since + FIRST_BYTES_LIMIT),
-            (_, Patience::Limited) => Some(self.until),
-            (_, Patience::Unlimited) => None,
+    /// Reads what it answers to user and password, and not a byte more.
+    fn log_in(&mut self, said: &Said<'_>, cx: &mut TurnContext<'_>) -> Advance {
+        let awaited = self.awaited();
+        let Login::Running(client, unsent) = &mut self.login else {
+            return Advance::Wait;
+        };
+        loop {
+            let input = match read_some(&self.socket, cx.buffer_up_to(client.wanted())) {
+                Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly(awaited)),
+                Ok(Some(input)) => input,
+                Ok(None) => return Advance::Wait,
+                Err(error) => return Advance::Failed(DialFailure::Reset(awaited, error)),
+            };
+            if let Err(error) = client.feed(input, unsent) {
+                return Advance::Failed(login_failure(error, input));
+            }
+            if let Some(Outcome::Greeted(_)) = client.outcome() {
+                self.login = Login::None;
+                self.watch = Watch::for_reply();
+                self.left_out = said.greeting().unwrap_or_default();
+                self.sent = self.left_out;
+                self.asked = cx.now;
+                return Advance::Method(Method::NONE);
+            }
+            if let Err(error) = write_all_now(&self.socket, unsent) {
+                return Advance::Failed(DialFailure::Reset(awaited, error));
+            }
+            self.asked = cx.now;
         }
     }
 
-    pub(super) fn is_late(&self, now: Instant, kept: &[u8], patience: Patience) -> bool {
-        self.deadline(kept, patience)
-            .is_some_and(|until| now >= until)
+    /// Reads what it answers to the client.
+    fn hear(&mut self, said: &Said<'_>, cx: &mut TurnContext<'_>) -> Advance {
+        loop {
+            if self.unread.is_empty() {
+                let awaited = self.awaited();
+                match read_some(&self.socket, cx.buffer_up_to(ANSWER)) {
+                    Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly(awaited)),
+                    Ok(Some(input)) => self.unread = input.to_vec(),
+                    Ok(None) => return Advance::Wait,
+                    Err(error) => return Advance::Failed(DialFailure::Reset(awaited, error)),
+                }
+            }
+            if said.speaks() != Speaks::Socks5 {
+                return Advance::Relay;
+            }
+            let kept = self.watch.heard().len();
+            let Ok((taken, seen)) = self.watch.feed(&self.unread) else {
+                let mut bytes = self.watch.heard().get(..kept).unwrap_or_default().to_vec();
+                bytes.append(&mut self.unread);
+                return Advance::Unreadable(bytes);
+            };
+            self.unread.drain(..taken);
+            match seen {
+                None => {}
+                Some(Seen::Method(method)) => return Advance::Method(method),
+                Some(Seen::Reply { reply, bytes }) if self.is_asked(said) => {
+                    return Advance::Reply(reply, bytes);
+                }
+                // To a request that it has not heard.
+                Some(Seen::Reply { mut bytes, .. }) => {
+                    bytes.append(&mut self.unread);
+                    return Advance::Unreadable(bytes);
+                }
+            }
+        }
+    }
+
+    /// What it said that nobody has been told of: of a message that is not whole, and behind it.
+    pub(super) fn take_heard(&mut self) -> Vec<u8> {
+        let mut heard = self.watch.heard().to_vec();
+        heard.append(&mut self.unread);
+        heard
+    }
+
+    /// Whether there is something that it said.
+    pub(super) fn has_answered(&self) -> bool {
+        !self.unread.is_empty() || !self.watch.heard().is_empty()
+    }
+
+    /// Bytes of the client that it has heard.
+    pub(super) fn carried(&self) -> u64 {
+        self.sent.saturating_sub(self.left_out) as u64
+    }
+
+    /// Whether the greeting has been answered, by whomever it was sent.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.login, Login::None) && !self.watch.awaits_method()
+    }
+
+    /// Whether it has heard a whole request, so that it owes a reply.
+    pub(super) fn is_asked(&self, said: &Said<'_>) -> bool {
+        matches!(said.asked(), Asked::For { end, .. } if self.sent >= end)
+    }
+
+    pub(super) fn awaited(&self) -> Awaited {
+        match &self.login {
+            Login::Running(client, _) if client.phase() == Phase::AuthStatus => Awaited::Login,
+            Login::None if !self.watch.awaits_method() => Awaited::Reply,
+            _ => Awaited::First,
+        }
+    }
+
+    /// When its time is up, and why then.
+    ///
+    /// Silence counts against it only where it owes an answer. In SOCKS 4 the first one comes when it has reached the
+    /// target, which takes as long as it takes; in SOCKS 5 it owes one for a whole greeting, and a reply after a while.
+    pub(super) fn deadline(
+        &self,
+        said: &Said<'_>,
+        limit: Duration,
+        patience: Patience,
+    ) -> Option<Instant> {
+        if !self.connected {
+            return Some(self.since + limit);
+        }
+        if patience == Patience::Unlimited {
+            return None;
+        }
+        match said.speaks() {
+            Speaks::Socks5 if self.is_open() => {
+                (self.is_asked(said) && said.fails_over()).then_some(self.asked + REPLY_LIMIT)
+            }
+            Speaks::Socks5 => said.greeting().map(|_| self.asked + limit),
+            Speaks::Socks4 | Speaks::Other => None,
+        }
+    }
+
+    /// What to call it that its time is up.
+    pub(super) fn lateness(&self) -> DialFailure {
+        match self.connected {
+            true => DialFailure::Silent(self.awaited()),
+            false => DialFailure::ConnectTimedOut,
+        }
+    }
+
+    /// When it is slow enough that another one may be tried beside it: after `stagger` where one that is well takes no
+    /// longer than the way there and back, after `limit` where it has to do something for the client.
+    pub(super) fn hesitates_at(
+        &self,
+        said: &Said<'_>,
+        stagger: Option<Duration>,
+        limit: Duration,
+    ) -> Option<Instant> {
+        if !self.connected {
+            return stagger.map(|stagger| self.since + stagger);
+        }
+        match said.speaks() {
+            Speaks::Socks5 if self.is_open() => {
+                (self.is_asked(said) && said.fails_over()).then_some(self.asked + limit)
+            }
+            Speaks::Socks5 => {
+                said.greeting()?;
+                stagger.map(|stagger| self.asked + stagger)
+            }
+            Speaks::Socks4 | Speaks::Other => None,
+        }
+    }
+
+    pub(super) fn want(&self, said: &Said<'_>) -> Want {
+        Want {
+            read: self.connected,
+            write: !self.connected || self.has_unsent(said),
+        }
+    }
+
+    fn has_unsent(&self, said: &Said<'_>) -> bool {
+        match &self.login {
+            Login::Running(_, unsent) => !unsent.is_empty(),
+            _ => self.sent < self.due(said),
+        }
     }
 }
 
-/// Whether the first answer shows that this is not, or not any more, a SOCKS 5 proxy that takes this client: it speaks
-/// something else, or accepts no method though "no authentication" was offered (RFC 1928 §3).
-pub(super) fn is_no_proxy(kept: &[u8], answer: &[u8]) -> bool {
-    match (kept, answer) {
-        (_, []) => false,
-        ([5, count, methods @ ..], [5, 0xFF, ..]) => methods
-            .iter()
-            .take(usize::from(*count))
-            .any(|method| *method == 0),
-        ([5, ..], [version, ..]) => *version != 5,
-        _ => false,
+/// A write to a socket whose connect goes on.
+fn is_pending(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotConnected
+}
+
+fn login_failure(error: HandshakeError, input: &[u8]) -> DialFailure {
+    match error {
+        HandshakeError::CredentialsRejected(_) => DialFailure::LoginRejected,
+        HandshakeError::NoAcceptableMethod => {
+            DialFailure::NoProxy(vec![5, Method::NONE_ACCEPTABLE.0])
+        }
+        HandshakeError::MethodNotOffered(method) => DialFailure::NoProxy(vec![5, method.0]),
+        HandshakeError::NotSocks(first) => DialFailure::NoProxy(first.as_bytes().to_vec()),
+        _ => DialFailure::NoProxy(input.to_vec()),
     }
 }
 
-/// Whether a SOCKS 5 client has yet to send the rest of its greeting (RFC 1928 §3).
-pub(super) fn says_half_a_greeting(kept: &[u8]) -> bool {
-    match kept {
-        [5] => true,
-        [5, count, methods @ ..] => methods.len() < usize::from(*count),
-        _ => false,
-    }
-}
-
-/// Whether more of the client's first bytes are read before the remote has answered.
-pub(super) fn listens(speaks: Speaks, kept: &[u8]) -> bool {
-    speaks == Speaks::Socks && kept.len() < KEPT
-}
-
-/// What is kept of a client's first bytes: a SOCKS handshake fits in (greeting 257, user and password 513, request
-/// 262 bytes at most), a flood does not.
-pub(super) const KEPT: usize = 1024;
-
-/// What is read of a remote's first answer at once.
+/// What is read of a remote's answers at once.
 const ANSWER: usize = 4096;
 
-/// A client that says nothing, or half a greeting: browsers open connections ahead and use them within seconds.
-pub(super) const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(60);
+/// For the reply to a request while others are asked beside: systems give up a connect after some 130 s, and whoever waits
+/// longer has lost it.
+const REPLY_LIMIT: Duration = Duration::from_secs(150);
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpListener};
 
     use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
     use crate::engine::Ready;
+    use crate::forward::said::{Hold, Told};
     use crate::net::start_connect;
 
     /// Some servers end their side first and then take what comes.
@@ -210,13 +407,12 @@ mod tests {
         let (far, _) = listener.accept().unwrap();
         far.shutdown(Shutdown::Write).unwrap();
         poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();
-        let client = Socket::from(TcpStream::connect(remote).unwrap());
         let now = Instant::now();
-        let mut attempt = Attempt::new(remote, socket, Duration::ZERO, now);
+        let mut attempt = Attempt::new(&remote.into(), socket, true, now);
         let mut buffer = Vec::new();
         let mut cx = TurnContext::new(now, Ready::ALL, &mut buffer);
-        let advance = attempt.advance(&client, &mut b"GET /".to_vec(), Speaks::Other, &mut cx);
-        assert!(matches!(advance, Advance::Relay { answer } if answer.is_empty()));
-        assert_eq!(attempt.sent, 5);
+        let said = Said::new(b"GET /", Hold::Nothing, Told::Nothing);
+        assert!(matches!(attempt.advance(&said, &mut cx), Advance::Relay));
+        assert!(attempt.carried() == 5 && attempt.take_heard().is_empty());
     }
 }

@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::dialling::Refusal;
+
 use crate::engine::{Turn, TurnContext, Want};
 use crate::handshake::server::Phase;
 use crate::handshake::{Methods, Policy, Server};
 use crate::net::{read_some, write_all_now};
-use crate::wire::socks5::ReplyCode;
+use crate::wire::socks5::{Method, MethodSelection, ReplyCode};
 
-/// Reads a client's request, refuses it with "general failure" (RFC 1928 §6), and waits for the client to close.
+/// Reads a client's request, refuses it (RFC 1928 §6), and waits for the client to close.
 pub(super) struct Decline {
     server: Server,
+    code: ReplyCode,
     unsent: Vec<u8>,
     state: State,
     until: Instant,
@@ -27,30 +30,46 @@ enum State {
 }
 
 impl Decline {
-    /// Starts with what the client has sent already.
-    pub(super) fn new(already_read: &[u8], now: Instant) -> Self {
+    /// Starts with what the client has sent already, and leaves out as many bytes of the answers as it has heard.
+    pub(super) fn new(already_read: &[u8], heard: usize, refusal: Refusal, now: Instant) -> Self {
         let mut decline = Self {
             server: Server::new(Policy {
                 methods: Methods::Either,
                 ..Policy::default()
             }),
             unsent: Vec::new(),
+            code: ReplyCode::GENERAL_FAILURE,
             state: State::AwaitRequest,
             until: now + REQUEST_LIMIT,
         };
-        decline.feed(already_read, now);
+        match refusal {
+            Refusal::Reply(code) => {
+                decline.code = code;
+                decline.feed(already_read, now);
+                decline.unsent.drain(..heard.min(decline.unsent.len()));
+            }
+            Refusal::Method => {
+                let method = Method::NONE_ACCEPTABLE;
+                MethodSelection { method }.encode(&mut decline.unsent);
+                decline.finish(now);
+            }
+        }
         decline
     }
 
     fn feed(&mut self, input: &[u8], now: Instant) {
         let failed = self
             .server
-            .decline(input, ReplyCode::GENERAL_FAILURE, &mut self.unsent)
+            .decline(input, self.code, &mut self.unsent)
             .is_err();
         if failed || self.server.phase() == Phase::Finished {
-            self.state = State::AwaitClose;
-            self.until = now + CLOSE_LIMIT;
+            self.finish(now);
         }
+    }
+
+    fn finish(&mut self, now: Instant) {
+        self.state = State::AwaitClose;
+        self.until = now + CLOSE_LIMIT;
     }
 
     pub(super) fn turn(&mut self, client: &Socket, cx: &mut TurnContext<'_>) -> Turn {
@@ -120,7 +139,12 @@ mod tests {
         let client = Socket::from(listener.accept().unwrap().0);
         client.set_nonblocking(true).unwrap();
         let now = Instant::now();
-        let mut decline = Decline::new(&[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, 0, 80], now);
+        let mut decline = Decline::new(
+            &[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, 0, 80],
+            0,
+            Refusal::Reply(ReplyCode(1)),
+            now,
+        );
         let mut buffer = Vec::new();
         sender.write_all(&[0; 64 * 1024]).unwrap();
         poll(&mut [PollFd::new(&client, PollFlags::IN)], None).unwrap();

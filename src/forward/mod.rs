@@ -3,9 +3,13 @@
 mod attempt;
 mod books;
 mod decline;
+mod dialling;
 mod route;
+mod said;
+mod serving;
 mod session;
 
 pub use books::{MOST_REMOTES, RemoteCounts, Totals};
 pub use route::{Awaited, Candidate, Choice, DialFailure, Epoch, Patience, Report, Route};
-pub use session::{ForwardSession, ForwardSettings};
+pub use serving::ForwardSettings;
+pub use session::ForwardSession;

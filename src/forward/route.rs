@@ -103,6 +103,9 @@ pub enum DialFailure {
     NoProxy(Vec<u8>),
     /// It does not accept the user and password of its [`Candidate`].
     LoginRejected,
+    /// It was still connecting, or had not answered, when another one had that was started later. It was given up then, and might
+    /// have answered in time.
+    Hesitated,
     /// It answered the request with this failure. Nobody else was seen to serve the request, so the destination may be
     /// at fault.
     Replied(ReplyCode),
@@ -145,6 +148,7 @@ impl std::fmt::Display for DialFailure {
                 f.write_str("accepts no client without authentication any more")
             }
             Self::NoProxy(_) => f.write_str("answered as something else than a SOCKS 5 proxy"),
+            Self::Hesitated => f.write_str("another one answered while it hesitated"),
             Self::LoginRejected => f.write_str("rejected the user and password"),
             Self::Replied(code) => write!(f, "answered a request: {code}"),
             Self::Outdone(code) => {
@@ -305,7 +309,13 @@ impl Route {
     }
 
     pub(super) fn report(&self, report: Report) {
-        lock(&self.shared.books).failed(report.remote);
+        let is_its_own = !matches!(
+            report.failure,
+            DialFailure::Local(_) | DialFailure::Replied(_) | DialFailure::Hesitated
+        );
+        if is_its_own {
+            lock(&self.shared.books).failed(report.remote);
+        }
         if self.shared.reports.send(report).is_ok() {
             self.shared.mailbox.wake(self.shared.reader);
         }

@@ -1,65 +1,37 @@
 //! One client of a forwarder, from accept to close.
 //!
 //! ```text
-//! AwaitFirstBytes ──▶ Dialling ──first answer byte──▶ Relaying
-//!                       │   ▲ refused, reset, closed, silent: the next candidate gets the same bytes
-//!                       │   └──┘
+//! AwaitFirstBytes ──▶ Dialling ──a remote serves it──▶ Relaying
 //!                       └─ nobody left ──▶ Declining (a SOCKS client) or close
 //! ```
 //!
 //! The remote is dialled when the client's first bytes arrive: SOCKS clients always speak first, so a port scan costs
-//! no remote anything. What the client sends is kept until the remote's first answer byte, so that a remote that fails
-//! before costs the client nothing. What is kept is bounded by [`KEPT`]: a client that sends more, or does not speak
-//! SOCKS, gets plain forwarding as soon as a remote has taken its bytes.
+//! no remote anything. What the client sends is kept until a remote serves it, so that one that fails before costs the client
+//! nothing: see [`super::dialling`]. What is kept is bounded by [`KEPT`]: a client that does not speak SOCKS gets
+//! plain forwarding as soon as a remote has taken its bytes.
 
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use socket2::Socket;
 
-use super::attempt::{
-    Advance, Attempt, FIRST_BYTES_LIMIT, KEPT, Speaks, is_no_proxy, listens, says_half_a_greeting,
-};
 use super::decline::Decline;
-use super::route::{Awaited, Choice, DialFailure, Epoch, Patience, Report, Ride, Route};
+use super::dialling::{Dial, FIRST_BYTES_LIMIT, Refusal, Verdict, Won};
+use super::route::{Ride, Route};
+use super::said::KEPT;
+use super::serving::{ForwardSettings, Name, Serving};
 use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, Want};
-use crate::listen::{Client, Slot};
-use crate::net::{ConnectFailure, is_shortage, read_some, start_connect};
-use crate::relay::{Moved, Relay, RelaySettings};
-
-/// What the sessions of one forwarder have in common.
-pub struct ForwardSettings {
-    /// For a remote to be connected and, unless there is just one, to answer.
-    pub connect_timeout: Duration,
-    /// For the relays.
-    pub relay: Arc<RelaySettings>,
-}
+use crate::listen::Client;
+use crate::net::read_some;
+use crate::relay::{Moved, Relay};
 
 /// One client of a forwarder.
 pub struct ForwardSession {
     stage: Stage,
-    client: Name,
-    /// The choice under which it was accepted, or has been dialled.
-    epoch: Epoch,
-    route: Route,
-    settings: Arc<ForwardSettings>,
-    _slot: Slot,
-}
-
-/// A client's name in the log.
-#[derive(Clone, Copy)]
-struct Name(Option<SocketAddr>);
-
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(address) => address.fmt(f),
-            None => f.write_str("local client"),
-        }
-    }
+    serving: Serving,
 }
 
 enum Stage {
@@ -85,27 +57,11 @@ struct Established {
     remote: SocketAddr,
     /// Where its bytes are counted.
     ride: Ride,
-    /// Of the first bytes, sent before there was a relay.
-    sent_before: u64,
+    /// Of the first bytes, moved before there was a relay.
+    before: Moved,
     /// What the route's totals know of.
     counted: Moved,
     since: Instant,
-}
-
-/// Trying candidates, one after the other, with the same bytes.
-struct Dial {
-    kept: Vec<u8>,
-    speaks: Speaks,
-    choice: Arc<Choice>,
-    /// Candidates that failed this client.
-    tried: Vec<SocketAddr>,
-    attempt: Option<Attempt>,
-    /// There was no descriptor for an attempt, or no candidate so far: when to look again.
-    retry: Option<Instant>,
-    /// The client is gone, but what it sent is to be delivered.
-    client_closed: bool,
-    /// No candidate is tried after this.
-    give_up: Instant,
 }
 
 type Step = engine::Step<Stage>;
@@ -119,11 +75,13 @@ impl ForwardSession {
                 client: client.socket,
                 until: now + FIRST_BYTES_LIMIT,
             },
-            client: Name(client.address),
-            epoch: route.epoch(),
-            route,
-            settings,
-            _slot: client.slot,
+            serving: Serving {
+                client: Name(client.address),
+                epoch: route.epoch(),
+                route,
+                settings,
+                slot: client.slot,
+            },
         }
     }
 
@@ -134,39 +92,26 @@ impl ForwardSession {
         cx: &mut TurnContext<'_>,
     ) -> Step {
         let now = cx.now;
+        let serving = &mut self.serving;
         match read_some(&client, cx.buffer_up_to(KEPT)) {
             Ok(Some([])) | Err(_) => Step::Next(Stage::Over),
             Ok(Some(bytes)) => {
-                // Before the choice: one made in between is then seen as a new one.
-                self.epoch = self.route.epoch();
-                let speaks = match bytes.first() {
-                    Some(4 | 5) => Speaks::Socks,
-                    _ => Speaks::Other,
-                };
                 let mut kept = bytes.to_vec();
                 // A client that is gone already: dialling for it would let a circle of forwarders chase its own tail.
-                if speaks == Speaks::Socks && kept.len() < KEPT {
+                if matches!(kept.first(), Some(4 | 5)) && kept.len() < KEPT {
                     match read_some(&client, cx.buffer_up_to(KEPT - kept.len())) {
                         Ok(Some([])) | Err(_) => return Step::Next(Stage::Over),
                         Ok(Some(more)) => kept.extend_from_slice(more),
                         Ok(None) => {}
                     }
                 }
-                let mut dial = Box::new(Dial {
-                    kept,
-                    speaks,
-                    choice: self.route.choice(),
-                    tried: Vec::new(),
-                    attempt: None,
-                    retry: None,
-                    client_closed: false,
-                    give_up: now + self.settings.connect_timeout * DIALS,
-                });
-                self.next_candidate(&mut dial, now);
-                Step::Next(self.dialling(client, dial, now))
+                // Before the choice: one made in between is then seen as a new one.
+                serving.epoch = serving.route.epoch();
+                let dial = Box::new(Dial::new(kept, serving, now));
+                Step::Next(Stage::Dialling { client, dial })
             }
             Ok(None) if now >= until => {
-                log::debug!("{}: sent nothing, closed", self.client);
+                log::debug!("{}: sent nothing, closed", serving.client);
                 Step::Next(Stage::Over)
             }
             Ok(None) => Step::Stay(
@@ -176,202 +121,80 @@ impl ForwardSession {
         }
     }
 
-    /// The stage after a candidate was looked for: with none, the client is told.
-    fn dialling(&self, client: Socket, dial: Box<Dial>, now: Instant) -> Stage {
-        if dial.attempt.is_some() || dial.retry.is_some() {
-            return Stage::Dialling { client, dial };
+    fn dial(&mut self, client: Socket, mut dial: Box<Dial>, cx: &mut TurnContext<'_>) -> Step {
+        match dial.turn(&client, &mut self.serving, cx) {
+            Verdict::Wait(until) => {
+                Step::Stay(Stage::Dialling { client, dial }, Turn::Wait { until })
+            }
+            Verdict::Relay(won) => Step::Next(self.establish(client, won, cx.now)),
+            Verdict::Associated(associated) => {
+                Step::Next(self.establish(client, associated.untouched(), cx.now))
+            }
+            Verdict::Decline(refusal) => Step::Next(self.decline(client, &dial, refusal, cx.now)),
+            Verdict::Reset => {
+                // Without lingering, close sends a reset. Not on Unix sockets, which know none.
+                let _ = client.set_linger(Some(std::time::Duration::ZERO));
+                Step::Next(Stage::Over)
+            }
+            Verdict::Over => Step::Next(Stage::Over),
         }
+    }
+
+    /// The stage after every remote has failed: a SOCKS client is told.
+    fn decline(&self, client: Socket, dial: &Dial, refusal: Refusal, now: Instant) -> Stage {
         log::debug!(
             "{}: no remote could be used, {} tried",
-            self.client,
-            dial.tried.len()
+            self.serving.client,
+            dial.tried()
         );
-        match dial.speaks {
-            Speaks::Socks => Stage::Declining {
+        match dial.kept().first() {
+            Some(4 | 5) => Stage::Declining {
                 client,
-                decline: Box::new(Decline::new(&dial.kept, now)),
+                decline: Box::new(Decline::new(dial.kept(), dial.heard(), refusal, now)),
             },
-            Speaks::Other => Stage::Over,
+            _ => Stage::Over,
         }
     }
 
-    /// Starts to connect to the best candidate that has not failed this client.
-    fn next_candidate(&self, dial: &mut Dial, now: Instant) {
-        dial.attempt = None;
-        dial.retry = None;
-        while now < dial.give_up {
-            let untried = dial
-                .choice
-                .candidates
-                .iter()
-                .map(|candidate| candidate.address)
-                .find(|one| !dial.tried.contains(one));
-            let Some(remote) = untried else {
-                if dial.choice.is_awaited {
-                    dial.retry = Some(dial.give_up);
-                }
-                return;
-            };
-            match start_connect(remote) {
-                Ok(socket) => {
-                    let limit = self.settings.connect_timeout;
-                    dial.attempt = Some(Attempt::new(remote, socket, limit, now));
-                    return;
-                }
-                Err(ConnectFailure::Local(error)) if is_shortage(&error) => {
-                    dial.retry = Some(now + SHORTAGE_RETRY);
-                    return;
-                }
-                Err(ConnectFailure::Local(error)) => {
-                    self.failed(dial, remote, now, DialFailure::Local(error))
-                }
-                Err(ConnectFailure::Remote(error)) => {
-                    self.failed(dial, remote, now, DialFailure::Connect(error))
-                }
-            }
-        }
-    }
-
-    fn failed(&self, dial: &mut Dial, remote: SocketAddr, started: Instant, failure: DialFailure) {
-        log::debug!("{}: remote {remote}: {failure}", self.client);
-        dial.tried.push(remote);
-        // Remotes are chosen for their SOCKS 5. Many know nothing else and close when they hear SOCKS 4: that must not
-        // take the remote away from everybody.
-        let is_hung_up = matches!(
-            failure,
-            DialFailure::ClosedEarly(_) | DialFailure::Reset(..)
-        );
-        if !(is_hung_up && dial.kept.first() == Some(&4)) {
-            self.route.report(Report {
-                remote,
-                started,
-                failure,
-            });
-        }
-    }
-
-    fn dial(&mut self, client: Socket, mut dial: Box<Dial>, cx: &mut TurnContext<'_>) -> Step {
-        self.follow_choice(&mut dial, cx.now);
-        let Some(attempt) = &mut dial.attempt else {
-            if let Some(at) = dial.retry {
-                if cx.ready.hung_up(CLIENT) {
-                    return Step::Next(Stage::Over);
-                }
-                if cx.now < at {
-                    return Step::Stay(
-                        Stage::Dialling { client, dial },
-                        Turn::Wait { until: Some(at) },
-                    );
-                }
-                self.next_candidate(&mut dial, cx.now);
-            }
-            return Step::Next(self.dialling(client, dial, cx.now));
+    fn establish(&self, client: Socket, won: Won, now: Instant) -> Stage {
+        let before = Moved {
+            up: won.up,
+            down: won.down,
         };
-        let listens = listens(dial.speaks, &dial.kept);
-        if !listens && cx.ready.hung_up(CLIENT) {
-            // Nobody reads it now, so nobody else notices. A Unix socket hangs up at an ordinary end too.
-            match client.take_error() {
-                Ok(None) if dial.speaks == Speaks::Other => dial.client_closed = true,
-                _ => return self.client_left(attempt.remote),
-            }
-        }
-        let failure = match attempt.advance(&client, &mut dial.kept, dial.speaks, cx) {
-            Advance::Wait if attempt.is_late(cx.now, &dial.kept, dial.choice.patience) => {
-                if !attempt.connected {
-                    DialFailure::ConnectTimedOut
-                } else if says_half_a_greeting(&dial.kept) {
-                    log::debug!("{}: did not finish its greeting, closed", self.client);
-                    return Step::Next(Stage::Over);
-                } else {
-                    DialFailure::Silent(Awaited::First)
-                }
-            }
-            Advance::Wait => {
-                let until = attempt.deadline(&dial.kept, dial.choice.patience);
-                return Step::Stay(Stage::Dialling { client, dial }, Turn::Wait { until });
-            }
-            Advance::ClientLeft => return self.client_left(attempt.remote),
-            Advance::Relay { answer }
-                if dial.choice.patience == Patience::Limited
-                    && is_no_proxy(&dial.kept, &answer) =>
-            {
-                DialFailure::NoProxy(answer)
-            }
-            Advance::Relay { answer } => {
-                if !answer.is_empty() {
-                    self.route.answered(attempt.remote, cx.now);
-                }
-                let Some(attempt) = dial.attempt.take() else {
-                    return Step::Next(Stage::Over);
-                };
-                let unsent = dial.kept.get(attempt.sent..).unwrap_or_default();
-                let settings = Arc::clone(&self.settings.relay);
-                let sent_before = attempt.sent as u64;
-                let ride = self.route.began(attempt.remote);
-                ride.count(sent_before, 0);
-                let relay = Relay::new(client, attempt.socket, unsent, &answer, settings, cx.now);
-                let (remote, since) = (attempt.remote, attempt.since);
-                let counted = Moved::default();
-                return Step::Next(Stage::Relaying(Box::new(Established {
-                    relay,
-                    remote,
-                    ride,
-                    sent_before,
-                    counted,
-                    since,
-                })));
-            }
-            Advance::Failed(failure) => failure,
-        };
-        let (remote, started) = (attempt.remote, attempt.since);
-        self.failed(&mut dial, remote, started, failure);
-        self.next_candidate(&mut dial, cx.now);
-        Step::Next(self.dialling(client, dial, cx.now))
-    }
-
-    fn client_left(&self, remote: SocketAddr) -> Step {
-        log::debug!("{}: left before {remote} answered", self.client);
-        Step::Next(Stage::Over)
-    }
-
-    /// Takes over a choice that was made since. An attempt at a remote that is no candidate any more is given up.
-    fn follow_choice(&mut self, dial: &mut Dial, now: Instant) {
-        let epoch = self.route.epoch();
-        if epoch == self.epoch {
-            return;
-        }
-        self.epoch = epoch;
-        dial.choice = self.route.choice();
-        // A client that has waited long for a remote without a time limit gets the new one's whole time.
-        dial.give_up = now + self.settings.connect_timeout * DIALS;
-        let stays = dial
-            .attempt
-            .as_ref()
-            .is_some_and(|attempt| dial.choice.has(attempt.remote));
-        if !stays {
-            self.next_candidate(dial, now);
-        }
+        let ride = self.serving.route.began(won.remote);
+        ride.count(before.up, before.down);
+        let settings = Arc::clone(&self.serving.settings.relay);
+        let relay = Relay::new(client, won.socket, &won.unsent, &won.answer, settings, now);
+        Stage::Relaying(Box::new(Established {
+            relay,
+            remote: won.remote,
+            ride,
+            before,
+            counted: Moved::default(),
+            since: won.since,
+        }))
     }
 
     fn relay(&self, mut established: Box<Established>, cx: &mut TurnContext<'_>) -> Step {
+        let serving = &self.serving;
         let turn = established.relay.turn(cx);
         let moved = established.relay.moved();
         let counted = mem::replace(&mut established.counted, moved);
         if moved != counted {
-            established
-                .ride
-                .count(moved.up - counted.up, moved.down - counted.down);
+            let (up, down) = (moved.up - counted.up, moved.down - counted.down);
+            established.ride.count(up, down);
         }
         if turn != Turn::Done {
             return Step::Stay(Stage::Relaying(established), turn);
         }
         if let Some(ended) = established.relay.ended() {
             let lasted = cx.now.saturating_duration_since(established.since);
-            let (up, down) = (established.sent_before + moved.up, moved.down);
+            let before = established.before;
+            let (up, down) = (before.up + moved.up, before.down + moved.down);
             let remote = established.remote;
             log::debug!(
                 "{} via {remote}: {up} up, {down} down in {lasted:.1?}: {ended:?}",
-                self.client
+                serving.client
             );
         }
         Step::Next(Stage::Over)
@@ -407,24 +230,7 @@ impl Session for ForwardSession {
             Stage::AwaitFirstBytes { client, .. } => {
                 interests.watch(CLIENT, client.as_fd(), Want::READ)
             }
-            Stage::Dialling { client, dial } => {
-                let listens = dial.attempt.is_some() && listens(dial.speaks, &dial.kept);
-                let want = if listens { Want::READ } else { Want::ERRORS };
-                if !dial.client_closed {
-                    interests.watch(CLIENT, client.as_fd(), want);
-                }
-                if let Some(attempt) = &dial.attempt {
-                    let write = !attempt.connected || attempt.sent < dial.kept.len();
-                    interests.watch(
-                        REMOTE,
-                        attempt.socket.as_fd(),
-                        Want {
-                            read: attempt.connected,
-                            write,
-                        },
-                    );
-                }
-            }
+            Stage::Dialling { client, dial } => dial.interests(client, &self.serving, interests),
             Stage::Declining { client, decline } => {
                 interests.watch(CLIENT, client.as_fd(), decline.want())
             }
@@ -434,43 +240,37 @@ impl Session for ForwardSession {
     }
 
     fn standing(&self) -> Standing {
-        if self.route.is_closed(self.epoch) {
+        let Serving { route, epoch, .. } = &self.serving;
+        if route.is_closed(*epoch) {
             return Standing::Cut;
         }
-        match self.stage {
-            Stage::Relaying(_) if self.route.is_cut(self.epoch) => Standing::Cut,
-            Stage::Relaying(ref established)
-                if self.route.is_drained(self.epoch, Some(established.remote)) =>
-            {
+        match &self.stage {
+            Stage::Relaying(_) if route.is_cut(*epoch) => Standing::Cut,
+            Stage::Relaying(established) if route.is_drained(*epoch, Some(established.remote)) => {
                 Standing::Cut
             }
-            Stage::Dialling { .. } if self.route.epoch() != self.epoch => Standing::Wake,
+            Stage::Dialling { dial, .. } if dial.is_behind(&self.serving) => Standing::Wake,
             _ => Standing::Keep,
         }
     }
 }
 
 const CLIENT: Key = 0;
-const REMOTE: Key = 1;
-
-/// How soon a descriptor is asked for again when there was none.
-const SHORTAGE_RETRY: Duration = Duration::from_millis(100);
-
-/// A client waits for at most so many connect time-outs in all, however many candidates there are.
-const DIALS: u32 = 3;
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
     use crate::engine::{Cx, Next, Reactor, Ready, Task};
-    use crate::forward::Candidate;
+    use crate::forward::dialling::DIALS;
+    use crate::forward::{Candidate, Choice, Patience};
     use crate::listen::Limits;
-    use crate::relay::Pipes;
+    use crate::relay::{Pipes, RelaySettings};
 
     struct Idle;
 
@@ -511,6 +311,8 @@ mod tests {
         };
         let settings = Arc::new(ForwardSettings {
             connect_timeout: Duration::from_secs(5),
+            stagger: None,
+            retry: true,
             relay: Arc::new(RelaySettings {
                 idle: None,
                 half_closed_idle: None,

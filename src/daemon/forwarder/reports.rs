@@ -30,14 +30,19 @@ impl Forwarder {
             failure,
         } in reports
         {
-            // An unreachable destination is no error of ours or the remote's.
-            if !matches!(failure, DialFailure::Replied(_)) {
+            // An unreachable destination is no error of ours or the remote's, and slow is not wrong.
+            if !matches!(failure, DialFailure::Replied(_) | DialFailure::Hesitated) {
                 self.note_error(format!("remote {remote}: {failure}"));
+            }
+            let mut discovery = self.discovery.borrow_mut();
+            if matches!(failure, DialFailure::Hesitated) {
+                // It may be well and far away, or gone: a probe has the time to find out.
+                discovery.table.probe_soon(remote, cx.now);
+                discovery.wake_prober(cx);
             }
             let Some(finding) = finding_of(&failure) else {
                 continue;
             };
-            let mut discovery = self.discovery.borrow_mut();
             if let Some(change) =
                 discovery
                     .table
@@ -59,7 +64,7 @@ impl Forwarder {
 fn finding_of(failure: &DialFailure) -> Option<Finding> {
     use crate::discovery::status::{FirstBytes, Phase, Reason};
     Some(match failure {
-        DialFailure::Local(_) | DialFailure::Replied(_) => return None,
+        DialFailure::Local(_) | DialFailure::Replied(_) | DialFailure::Hesitated => return None,
         DialFailure::Connect(error) => {
             Finding::from_error(error, Stage::Connecting, Duration::ZERO)
         }

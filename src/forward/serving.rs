@@ -1,0 +1,57 @@
+//! Whom a session serves, and along which route.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::route::{DialFailure, Epoch, Report, Route};
+use crate::listen::Slot;
+use crate::relay::RelaySettings;
+
+/// What the sessions of one forwarder have in common.
+pub struct ForwardSettings {
+    /// For a remote to be connected and, unless there is just one, to answer.
+    pub connect_timeout: Duration,
+    /// How long a remote may hesitate before another one is tried beside it; `None`: until it has failed.
+    pub stagger: Option<Duration>,
+    /// Whether a SOCKS 5 client gets another remote when one fails between greeting and reply, or can't reach its destination.
+    pub retry: bool,
+    /// For the relays.
+    pub relay: Arc<RelaySettings>,
+}
+
+/// What all stages of a session need.
+pub(super) struct Serving {
+    pub(super) client: Name,
+    /// The choice under which the client was accepted, or has been dialled for.
+    pub(super) epoch: Epoch,
+    pub(super) route: Route,
+    pub(super) settings: Arc<ForwardSettings>,
+    pub(super) slot: Slot,
+}
+
+impl Serving {
+    /// Tells the log, and whoever chooses, what a remote did.
+    pub(super) fn failed(&self, remote: SocketAddr, started: Instant, failure: DialFailure) {
+        log::debug!("{}: remote {remote}: {failure}", self.client);
+        self.route.report(Report {
+            remote,
+            started,
+            failure,
+        });
+    }
+}
+
+/// A client's name in the log.
+#[derive(Clone, Copy)]
+pub(super) struct Name(pub(super) Option<SocketAddr>);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("local client"),
+        }
+    }
+}
