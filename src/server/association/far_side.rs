@@ -366,3 +366,6 @@ const MOST_ADDRESSES: usize = 8;
 
 /// From one socket, before others get their turn.
 pub(super) const DATAGRAMS_A_TURN: usize = 32;
+
+#[cfg(all(test, feature = "socks6"))]
+mod tests;
