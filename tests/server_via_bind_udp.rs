@@ -3,15 +3,16 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use common::{
-    Behaviour, Observed, Peer, SOON, Sockhop, Step, connect, echo_datagrams, exchange, expect_end,
-    is_closed, wait_dropped, wait_until,
+    Behaviour, Observed, Peer, SOON, Sockhop, Step, connect, dante, echo_datagrams, exchange,
+    expect_end, is_closed, wait_dropped, wait_until,
 };
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 /// A server that goes through these proxies, and lets clients go to loopback.
 fn serve(proxies: &[&str], arguments: &[&str]) -> (Sockhop, SocketAddr) {
@@ -710,4 +711,48 @@ fn associations_through_a_proxy_have_limits_and_cost_no_thread() {
     assert!(proxy.wait_open(0, SOON));
     server.wait_status(|status| status["associations"] == 0, SOON);
     Client::new(address);
+}
+
+#[test]
+#[ignore = "needs danted"]
+fn through_dante() {
+    let (_dante, proxy) = dante();
+    let echo = echo_datagrams();
+    for scheme in ["socks4", "socks5"] {
+        let (server, address) = serve(&[&uri(scheme, proxy)], &[]);
+        let client = ask(address, &request(2, "127.0.0.1:0"));
+        let bound = granted(&client);
+        let peer = connect(bound).expect("connect");
+        assert_eq!(
+            granted(&client),
+            peer.local_addr().expect("bound"),
+            "{scheme}"
+        );
+        talk(&client, &peer);
+        server.wait_log("connecting through", SOON);
+        // It ends a BIND when another one comes.
+        let client = ask(address, &request(2, "127.0.0.1:0"));
+        let bound = granted(&client);
+        let stranger = come_from("127.0.0.2", bound);
+        let (code, _) = next_reply(&client);
+        assert_ne!(code, 0, "{scheme}");
+        drop(stranger);
+    }
+    let (_server, address) = serve(&[&uri("socks5h", proxy)], &[]);
+    let client = Client::new(address);
+    for payload in [&b"hello"[..], &[7; 1400], &[8; 30_000]] {
+        client.send(&datagram(&echo, payload));
+        assert!(client.receive() == datagram(&echo, payload));
+        client.send(&named("localhost", echo.port(), payload));
+        assert!(client.receive() == datagram(&echo, payload));
+    }
+}
+
+/// Connects from this address.
+fn come_from(ip: &str, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let from: SocketAddr = format!("{ip}:0").parse().expect("an address");
+    socket.bind(&from.into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }

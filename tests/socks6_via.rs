@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use common::{
-    Peer, SOON, Sockhop, Step, connect, dead_address, echo_datagrams, echo_one, exchange,
+    Peer, SOON, Sockhop, Step, connect, dante, dead_address, echo_datagrams, echo_one, exchange,
     wait_dropped, wait_until,
 };
 use sockhop::client::{Association, ClientError, Dialer};
@@ -309,4 +309,24 @@ fn a_proxy_that_fails_is_told_by_its_code() {
     let (_server, address) = serve(&[&uri("socks5", dead_address())], &LOOPBACK);
     let refused = dialer(address, "").associate().expect_err("no proxy");
     assert_eq!(refusal(&refused), ReplyCode::GENERAL_FAILURE);
+}
+
+#[test]
+#[ignore = "needs danted"]
+fn through_dante() {
+    let (_dante, proxy) = dante();
+    let echo = echo_datagrams();
+    let (_server, address) = serve(&[&uri("socks5", proxy)], &LOOPBACK);
+    for channel in ["udp", "tcp"] {
+        let dialer = dialer(address, &format!("?channel={channel}"));
+        let association = dialer.associate().expect("an association");
+        for payload in [&b"hello"[..], &[7; 1400]] {
+            association.send_to(payload, &echo.into()).expect("send");
+            assert_eq!(receive(&association), (payload.to_vec(), echo.into()));
+        }
+    }
+    let binding = dialer(address, "").bind(&any()).expect("a port");
+    let peer = connect(binding.address().expect("an address")).expect("connect");
+    let (_stream, came) = binding.accept(SOON).expect("a peer");
+    assert_eq!(came, peer.local_addr().expect("bound").into());
 }
