@@ -1,5 +1,6 @@
 //! What the control socket tells about a forwarder.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::forwarder::Forwarder;
@@ -100,14 +101,16 @@ fn streams(forwarder: &Forwarder, now: Instant) -> Vec<RemoteStreams> {
     streams
 }
 
-/// Every known peer: by status, then latency, then address.
+/// Every known peer: by status, then score, then latency, then address.
 pub(super) fn proxies(forwarder: &Forwarder, now: Instant) -> Vec<ProxyEntry> {
     let discovery = forwarder.discovery.borrow();
     let selected = forwarder.remote().and_then(|(address, _)| address);
+    let chosen = selected.and_then(|address| discovery.table.get(address, now));
     let mut rows: Vec<Row> = discovery.table.snapshot(now).collect();
     rows.sort_by_key(|row| {
         (
             row.status,
+            Reverse(row.score.map_or(0, f32::to_bits)),
             row.latency.unwrap_or(Duration::MAX),
             row.address,
         )
@@ -120,7 +123,11 @@ pub(super) fn proxies(forwarder: &Forwarder, now: Instant) -> Vec<ProxyEntry> {
                 .filter_map(|id| discovery.sources().get(id.number()))
                 .map(|source| source.name.clone())
                 .collect();
-            entry(row, sources, selected == Some(row.address))
+            let is_selected = selected == Some(row.address);
+            ProxyEntry {
+                why: forwarder.why(row, is_selected, chosen.as_ref(), now),
+                ..entry(row, sources, is_selected)
+            }
         })
         .collect()
 }
@@ -137,7 +144,9 @@ pub(super) fn entry(row: &Row, sources: Vec<String>, selected: bool) -> ProxyEnt
         last_valid_s: row.last_valid.map(seconds),
         failures: row.failures.into(),
         selected,
-        score: row.score.map(f64::from),
+        score: row
+            .score
+            .map(|score| (f64::from(score) * 10.0).round() / 10.0),
         latency_spread_ms: row.spread.map(|spread| seconds(spread * 1000)),
         good_for_s: row.good_for.map(seconds),
         candidate: row.candidate,

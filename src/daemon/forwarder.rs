@@ -26,10 +26,10 @@ use super::settings::Settings;
 use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
 use crate::control::server::Reply;
-use crate::discovery::Discovery;
 use crate::discovery::race::{NoWinner, Race};
 use crate::discovery::status::Status;
 use crate::discovery::table::SourceId;
+use crate::discovery::{Chooser, Discovery};
 use crate::engine::{Cx, Next, Shared, Task, TaskId};
 use crate::forward::{Choice, Report, Route};
 use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
@@ -61,6 +61,10 @@ pub(super) struct Forwarder {
     drains: Drains,
     reports: Receiver<Report>,
     answer_seen: Option<Instant>,
+    served_seen: Option<Instant>,
+    chooser: Chooser,
+    /// Why the peer in use was chosen, in automatic mode.
+    chosen_because: String,
     /// The addresses of the remote that clients are converted for, as far as others were told of them.
     converted: Vec<SocketAddr>,
     /// The remote in use is the last good one before the start, as the state file tells, and no probe of it has ended.
@@ -111,6 +115,9 @@ impl Forwarder {
     pub(super) fn new(parts: Parts, now: Instant) -> Self {
         Self {
             mode: parts.settings.mode,
+            chooser: Chooser::new(parts.settings.probe_interval),
+            chosen_because: String::new(),
+            served_seen: None,
             settings: parts.settings,
             discovery: parts.discovery,
             route: parts.route,
@@ -171,7 +178,7 @@ impl Forwarder {
                     "a peer is valid, but the listener cannot be bound".into()
                 }
                 Mode::Automatic if self.discovery.borrow().is_deserted() => DESERTED.into(),
-                Mode::Automatic => "no peer has been found valid yet".into(),
+                Mode::Automatic => self.nobody_yet(),
                 Mode::Explicit | Mode::Manual => "waiting for `sockhop connect`".into(),
             },
             Plan::Automatic { selected } if self.last_good == Some(*selected) => {
@@ -180,6 +187,9 @@ impl Forwarder {
             Plan::Automatic { selected } => {
                 let discovery = self.discovery.borrow();
                 match discovery.table.get(*selected, Instant::now()) {
+                    _ if discovery.table.link_down() => {
+                        "the last good one: nobody answers, so our own link may be down".into()
+                    }
                     Some(row) if row.status == Status::Valid => format!("valid: {}", row.reason),
                     Some(row) => format!(
                         "the last good one: {} ({}), and no other is valid",
@@ -201,6 +211,15 @@ impl Forwarder {
                 None => "named by hand".into(),
             },
         }
+    }
+
+    fn nobody_yet(&self) -> String {
+        let discovery = self.discovery.borrow();
+        let left_out: usize = discovery.sources().iter().map(|one| one.left_out).sum();
+        if discovery.table.is_empty() && left_out > 0 {
+            return format!("--only and --never leave out all peers, {left_out}");
+        }
+        "no peer has been found valid yet".into()
     }
 
     pub(super) fn listening(&self) -> Vec<String> {
@@ -300,12 +319,41 @@ impl Forwarder {
         if !self.settings.remotes.is_empty() {
             return self.connect_in_order(self.settings.remotes.clone(), drain, reply, cx);
         }
-        let peers: Vec<SocketAddr> = self.discovery.borrow().table.valid_best_first().collect();
+        let (first, rest) = self.racers(cx.now);
+        self.race(first, rest, this, (drain, reply), cx);
+    }
+
+    /// Those of the best place in the order of preference that has valid peers, and the others.
+    fn racers(&self, now: Instant) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let discovery = self.discovery.borrow();
+        let place = |peer: &SocketAddr| {
+            let row = discovery.table.get(*peer, now);
+            row.and_then(|row| row.preferred).unwrap_or(u32::MAX)
+        };
+        let peers: Vec<SocketAddr> = discovery.table.valid_best_first().collect();
+        let best = peers.iter().map(place).min();
+        peers
+            .into_iter()
+            .partition(|peer| Some(place(peer)) == best)
+    }
+
+    /// Races these, and if none of them answers, the rest.
+    fn race(
+        &mut self,
+        peers: Vec<SocketAddr>,
+        rest: Vec<SocketAddr>,
+        this: &Shared<Self>,
+        (drain, reply): (Option<Duration>, Reply),
+        cx: &mut Cx<'_>,
+    ) {
         let this = Shared::clone(this);
         let on_winner = Box::new(
             move |cx: &mut Cx<'_>, result: Result<SocketAddr, NoWinner>| {
                 let mut forwarder = this.borrow_mut();
                 forwarder.race = None;
+                if result.is_err() && !rest.is_empty() {
+                    return forwarder.race(rest, Vec::new(), &this, (drain, reply), cx);
+                }
                 reply.send(match result {
                     Ok(winner) => forwarder.connect_automatic(winner, drain, cx),
                     Err(error) => {
@@ -459,6 +507,7 @@ impl Task for Steering {
                 .chain(forwarder.next_bind)
                 .chain(forwarder.next_look)
                 .chain(forwarder.drains.next())
+                .chain(forwarder.chooser.next())
                 .chain([tick])
                 .min(),
         )

@@ -44,6 +44,8 @@ pub struct SourceState {
     pub absent: bool,
     /// Whether it has ever named a peer.
     has_named: bool,
+    /// How many of its addresses the rules leave out.
+    pub left_out: usize,
     thread: Option<SourceThread>,
 }
 
@@ -85,9 +87,29 @@ impl Discovery {
             error: None,
             absent: false,
             has_named: false,
+            left_out: 0,
             thread: None,
         });
         Some(id)
+    }
+
+    /// Replaces the list of a source, see [`Table::set_source`].
+    pub fn set_source(
+        &mut self,
+        source: SourceId,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+        now: Instant,
+    ) {
+        let left_out = self.table.set_source(source, addresses, now);
+        if let Some(state) = self.sources.get_mut(source.number()) {
+            if left_out > 0 && state.left_out == 0 {
+                log::info!(
+                    "{}: {left_out} addresses are left out by the rules",
+                    state.name
+                );
+            }
+            state.left_out = left_out;
+        }
     }
 
     /// Adds a source that refreshes itself on a thread of its own.
@@ -260,7 +282,7 @@ impl Discovery {
                 state.absent = update.absent && update.peers.is_empty();
                 state.error = update.error;
             }
-            self.table.set_source(update.source, update.peers, cx.now);
+            self.set_source(update.source, update.peers, cx.now);
             self.set_logins(update.source, update.logins, cx);
         }
         if let Some(observer) = self.observer.filter(|_| self.is_deserted() != deserted) {

@@ -49,7 +49,7 @@ use entry::{Doubt, Entry, Key, Rank, Tick};
 use link::is_evidence;
 use pace::Budget;
 use queue::Queue;
-pub use row::{Change, Row};
+pub use row::{Change, Level, Row};
 pub use sources::{SourceId, SourceSet};
 
 /// How often addresses are probed and how long they are remembered.
@@ -119,6 +119,9 @@ pub struct Table {
     last_evidence: Option<Instant>,
     first_doubt: Option<Instant>,
     selected: Option<Key>,
+    /// The one that is distrusted for refusals that perhaps nobody could have helped.
+    blamed: Option<u32>,
+    no_blame_until: Option<Instant>,
     generation: u64,
     ignored: u64,
 }
@@ -147,6 +150,8 @@ impl Table {
             last_evidence: None,
             first_doubt: None,
             selected: None,
+            blamed: None,
+            no_blame_until: None,
             generation: 0,
             ignored: 0,
         }

@@ -32,6 +32,8 @@ pub(super) struct Attempt {
     /// Of these, those that it did not hear.
     left_out: usize,
     connected: bool,
+    /// How long it took to choose a method, connecting included: what a probe measures.
+    pub(super) greeted: Option<Duration>,
     /// Whether it hears the request behind the greeting, if the client did not wait either.
     is_eager: bool,
     login: Login,
@@ -76,6 +78,7 @@ impl Attempt {
             sent: 0,
             left_out: 0,
             connected: false,
+            greeted: None,
             is_eager,
             login: match &candidate.login {
                 None => Login::None,

@@ -1,7 +1,7 @@
 //! What was carried, in total and by remote.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes of all connections so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -10,6 +10,17 @@ pub struct Totals {
     pub up: u64,
     /// From remotes to clients.
     pub down: u64,
+}
+
+/// The first answer of a remote to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Whose.
+    pub remote: SocketAddr,
+    /// When it came.
+    pub at: Instant,
+    /// How long it took from the start of the connect, where nobody but the remote was waited for.
+    pub took: Option<Duration>,
 }
 
 /// What one remote did for clients. The first [`MOST_REMOTES`] in use are told apart; one that carries nothing makes room for
@@ -32,8 +43,10 @@ pub struct RemoteCounts {
 #[derive(Default)]
 pub(super) struct Books {
     pub(super) totals: Totals,
-    /// The remote that answered last, and when. One is enough: it is asked for the remote in use.
-    pub(super) answered: Option<(SocketAddr, Instant)>,
+    /// The last one. One is enough: it is asked for the remote in use.
+    pub(super) answered: Option<Answer>,
+    /// The remote that served a request last, and when.
+    pub(super) served: Option<(SocketAddr, Instant)>,
     remotes: Vec<Page>,
     /// Counts uses.
     clock: u64,

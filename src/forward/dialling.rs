@@ -287,7 +287,9 @@ impl Dial {
                 Advance::Unreadable(bytes) => self.take_rubbish(place, bytes, serving, cx.now),
                 Advance::Relay => {
                     if attempt.has_answered() {
-                        serving.route.answered(attempt.remote, cx.now);
+                        serving
+                            .route
+                            .answered(attempt.remote, attempt.greeted, cx.now);
                     }
                     Some(self.relay(place, &[]))
                 }
@@ -308,6 +310,10 @@ impl Dial {
         serving: &mut Serving,
         now: Instant,
     ) -> Option<Verdict> {
+        let greeted = self.attempts.get_mut(place).map(|attempt| {
+            let took = now.saturating_duration_since(attempt.since);
+            *attempt.greeted.get_or_insert(took)
+        });
         let said = self.said(serving);
         let is_offered = said.offers(method) && method != Method::NONE_ACCEPTABLE;
         let offers_none = said.offers(Method::NONE);
@@ -319,7 +325,7 @@ impl Dial {
             }
             (Told::Nothing, _) if is_offered => {
                 let remote = self.attempts.get(place)?.remote;
-                serving.route.answered(remote, now);
+                serving.route.answered(remote, greeted, now);
                 return Some(self.relay(place, &[5, method.0]));
             }
             _ => {}
@@ -363,7 +369,7 @@ impl Dial {
     ) -> Option<Verdict> {
         let code = reply.code;
         let attempt = self.attempts.get(place)?;
-        let (remote, since) = (attempt.remote, attempt.since);
+        let (remote, since, greeted) = (attempt.remote, attempt.since, attempt.greeted);
         if is_unreached(code) {
             self.replies.push(Unreached {
                 remote,
@@ -384,8 +390,11 @@ impl Dial {
             }
             return Some(self.relay(place, &bytes));
         }
-        serving.route.answered(remote, now);
+        serving.route.answered(remote, greeted, now);
         let is_served = code == ReplyCode::SUCCEEDED;
+        if is_served {
+            serving.route.served(remote, now);
+        }
         let served = if is_served { Served::Yes } else { Served::No };
         self.report_replies(serving, served);
         if !is_served {

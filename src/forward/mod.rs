@@ -9,7 +9,7 @@ mod said;
 mod serving;
 mod session;
 
-pub use books::{MOST_REMOTES, RemoteCounts, Totals};
+pub use books::{Answer, MOST_REMOTES, RemoteCounts, Totals};
 pub use route::{Awaited, Candidate, Choice, DialFailure, Epoch, Patience, Report, Route};
 pub use serving::ForwardSettings;
 pub use session::ForwardSession;

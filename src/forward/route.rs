@@ -8,11 +8,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::books::{Books, RemoteCounts, Totals};
+use super::books::{Answer, Books, RemoteCounts, Totals};
 use crate::engine::{Mailbox, TaskId};
 use crate::wire::Credentials;
 use crate::wire::socks5::ReplyCode;
@@ -283,10 +283,16 @@ impl Route {
         lock(&self.shared.books).totals
     }
 
-    /// The remote that answered a client last, and when.
+    /// The first answer of a remote to a client that came last.
     #[must_use]
-    pub fn last_answer(&self) -> Option<(SocketAddr, Instant)> {
+    pub fn last_answer(&self) -> Option<Answer> {
         lock(&self.shared.books).answered
+    }
+
+    /// The remote that served a client's request last, and when.
+    #[must_use]
+    pub fn last_served(&self) -> Option<(SocketAddr, Instant)> {
+        lock(&self.shared.books).served
     }
 
     /// What each remote did for clients, in no particular order.
@@ -304,8 +310,18 @@ impl Route {
         }
     }
 
-    pub(super) fn answered(&self, remote: SocketAddr, now: Instant) {
-        lock(&self.shared.books).answered = Some((remote, now));
+    /// A remote has answered a client's first bytes. See [`Answer::took`].
+    pub(super) fn answered(&self, remote: SocketAddr, took: Option<Duration>, now: Instant) {
+        lock(&self.shared.books).answered = Some(Answer {
+            remote,
+            at: now,
+            took,
+        });
+    }
+
+    /// A remote has replied to a client's request that it is done.
+    pub(super) fn served(&self, remote: SocketAddr, now: Instant) {
+        lock(&self.shared.books).served = Some((remote, now));
     }
 
     pub(super) fn report(&self, report: Report) {

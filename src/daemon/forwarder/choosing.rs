@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::{Forwarder, Plan, chain};
 use crate::choice::Mode;
-use crate::discovery::status::{Reason, Status};
-use crate::discovery::table::Row;
+use crate::discovery::Why;
+use crate::discovery::status::Reason;
+use crate::discovery::table::{Row, Table};
 use crate::engine::{Cx, Shared};
 use crate::forward::{Candidate, Choice, Patience};
 
@@ -25,6 +26,8 @@ impl Forwarder {
         }
         self.stop_converting();
         self.plan = Plan::Automatic { selected };
+        self.chosen_because = why.to_owned();
+        self.chooser.restart();
         self.discovery
             .borrow_mut()
             .table
@@ -69,10 +72,9 @@ impl Forwarder {
             login: discovery.logins().shared(address),
             ..Candidate::from(address)
         };
-        let mut candidates: Vec<Candidate> = std::iter::once(selected)
-            .chain(others.take(STAND_INS))
-            .map(candidate)
-            .collect();
+        let mut candidates: Vec<Candidate> = others.take(STAND_INS).map(candidate).collect();
+        let place = self.place_of(selected, &candidates, &discovery.table);
+        candidates.insert(place, candidate(selected));
         // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
         let missing = FEW.saturating_sub(candidates.len());
         if missing > 0 {
@@ -86,6 +88,22 @@ impl Forwarder {
             candidates,
             patience: Patience::Limited,
             is_awaited: false,
+        }
+    }
+
+    /// Where the chosen one stands among the others: first, unless it is silent and it is not known yet whether it or our own
+    /// link is down. Then it stays the chosen one, but clients need not wait for it.
+    fn place_of(&self, selected: SocketAddr, others: &[Candidate], table: &Table) -> usize {
+        let now = Instant::now();
+        let is_failing = |address| table.get(address, now).is_some_and(|row| row.failures > 0);
+        let in_doubt = table
+            .get(selected, now)
+            .is_some_and(|row| row.suspect && row.failures > 0);
+        if in_doubt {
+            let good = others.iter().take_while(|one| !is_failing(one.address));
+            good.count()
+        } else {
+            0
         }
     }
 
@@ -123,7 +141,7 @@ impl Forwarder {
                     return;
                 }
                 match self.listen(cx) {
-                    Ok(()) => self.select(best, "the first valid peer", cx),
+                    Ok(()) => self.select(best, &Why::First.to_string(), cx),
                     Err(error) => {
                         let what = chain(&error);
                         if self.next_bind.is_none() {
@@ -134,31 +152,49 @@ impl Forwarder {
                     }
                 }
             }
-            (Plan::Automatic { selected }, best) => {
+            (Plan::Automatic { selected }, _) => {
                 let selected = *selected;
                 let row = discovery.borrow().table.get(selected, cx.now);
-                let good = self.is_trusted(selected, row.as_ref())
-                    || row
-                        .as_ref()
-                        .is_some_and(|row| row.status == Status::Valid && row.failures == 0);
-                match best {
-                    Some(best) if !good && best != selected => {
-                        let why = match row {
-                            Some(row) => format!("{} ({})", row.status, row.reason),
-                            None => "no source names it any more".into(),
-                        };
-                        self.select(best, &why, cx);
-                    }
-                    // The same one stays; only those behind it may have changed.
-                    _ => {
-                        let choice = self.automatic_choice(selected);
-                        if *self.route.choice() != choice {
-                            self.route.amend(choice);
-                        }
-                    }
+                if self.is_trusted(selected, row.as_ref()) {
+                    return self.amend(selected);
+                }
+                let own = Shared::clone(&self.own);
+                let change = self.chooser.decide(
+                    &discovery.borrow().table,
+                    Some(selected),
+                    |peer| !own.borrow().is_own(peer),
+                    cx.now,
+                );
+                match change {
+                    Some((better, why)) => self.select(better, &why.to_string(), cx),
+                    None => self.amend(selected),
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Why a peer is the remote, or why it is not though it could be.
+    pub(in crate::daemon) fn why(
+        &self,
+        row: &Row,
+        is_selected: bool,
+        chosen: Option<&Row>,
+        now: Instant,
+    ) -> Option<String> {
+        match &self.plan {
+            Plan::Idle => None,
+            Plan::Explicit(_) => is_selected.then(|| "named by hand".to_owned()),
+            Plan::Automatic { .. } if is_selected => Some(self.chosen_because.clone()),
+            Plan::Automatic { .. } => self.chooser.why_not(row, chosen, now),
+        }
+    }
+
+    /// The same one stays; those behind it may have changed.
+    fn amend(&self, selected: SocketAddr) {
+        let choice = self.automatic_choice(selected);
+        if *self.route.choice() != choice {
+            self.route.amend(choice);
         }
     }
 }

@@ -10,16 +10,7 @@ use crate::forward::{Awaited, DialFailure, Report};
 impl Forwarder {
     /// Takes in what sessions found out about remotes: a failure counts at once.
     pub(super) fn take_reports(&mut self, cx: &mut Cx<'_>) {
-        // Before the failures: it may have waited here for a while, and would make good a failure that came after it.
-        if let Some((remote, at)) = self.route.last_answer()
-            && self.answer_seen != Some(at)
-        {
-            self.answer_seen = Some(at);
-            self.discovery
-                .borrow_mut()
-                .table
-                .live_success(remote, None, at);
-        }
+        self.take_successes();
         let reports: Vec<Report> = self.reports.try_iter().take(REPORTS_A_TURN).collect();
         if reports.len() == REPORTS_A_TURN {
             cx.wake(self.steering);
@@ -35,18 +26,16 @@ impl Forwarder {
                 self.note_error(format!("remote {remote}: {failure}"));
             }
             let mut discovery = self.discovery.borrow_mut();
-            if matches!(failure, DialFailure::Hesitated) {
+            let table = &mut discovery.table;
+            let distrusted = table.is_distrusted(remote);
+            match &failure {
+                DialFailure::Replied(_) => table.live_refusal(remote, started, cx.now),
                 // It may be well and far away, or gone: a probe has the time to find out.
-                discovery.table.probe_soon(remote, cx.now);
-                discovery.wake_prober(cx);
+                DialFailure::Hesitated => table.probe_soon(remote, cx.now),
+                _ => {}
             }
-            let Some(finding) = finding_of(&failure) else {
-                continue;
-            };
-            if let Some(change) =
-                discovery
-                    .table
-                    .live_failure(remote, finding.reason(), started, cx.now)
+            if let Some(finding) = finding_of(&failure)
+                && let Some(change) = table.live_failure(remote, finding.reason(), started, cx.now)
             {
                 log::info!(
                     "peer {remote}: {} ({}) for a client, was {}",
@@ -55,7 +44,33 @@ impl Forwarder {
                     change.from
                 );
             }
+            if !distrusted && table.is_distrusted(remote) {
+                log::info!(
+                    "peer {remote}: failed several clients in a row, comes after all others for now"
+                );
+            }
             discovery.wake_prober(cx);
+        }
+    }
+
+    /// Before the failures: one may have waited here for a while, and would make good a failure that came after it.
+    fn take_successes(&mut self) {
+        let mut discovery = self.discovery.borrow_mut();
+        if let Some(answer) = self.route.last_answer()
+            && self.answer_seen != Some(answer.at)
+        {
+            self.answer_seen = Some(answer.at);
+            discovery
+                .table
+                .live_success(answer.remote, answer.took, answer.at);
+        }
+        if let Some((remote, at)) = self.route.last_served()
+            && self.served_seen != Some(at)
+        {
+            self.served_seen = Some(at);
+            if discovery.table.live_served(remote, at) {
+                log::info!("peer {remote}: served a client, is trusted again");
+            }
         }
     }
 }

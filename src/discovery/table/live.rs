@@ -78,24 +78,59 @@ impl Table {
     /// A request was refused over a connection that was begun at `started`, and nobody is known to have served it. Most
     /// such destinations are down; only many in a row tell about the peer.
     pub fn live_refusal(&mut self, address: SocketAddr, started: Instant, now: Instant) {
-        if let Some(id) = self.find(Key::new(address)) {
-            self.strike(id, Strike::Weak, started, now);
+        let Some(id) = self.find(Key::new(address)) else {
+            return;
+        };
+        if self.no_blame_until.is_some_and(|until| now < until)
+            || !self.strike(id, Strike::Weak, started, now)
+        {
+            return;
+        }
+        // When two are to blame, neither is: it is what clients ask for.
+        let blamed = self.blamed.replace(id).filter(|blamed| *blamed != id);
+        let other = blamed.filter(|blamed| {
+            let merit = self.merits.get(blamed);
+            merit.is_some_and(|merit| merit.trust.is_distrusted())
+        });
+        if let Some(other) = other {
+            self.blamed = None;
+            self.no_blame_until = Some(now + NO_BLAME);
+            let tick = self.tick(now);
+            for id in [id, other] {
+                self.judge(id, tick, |entry, merit| {
+                    merit.trust.served(tick);
+                    if entry.status == Status::Valid {
+                        merit.good(tick);
+                    }
+                });
+            }
         }
     }
 
-    fn strike(&mut self, id: u32, strike: Strike, started: Instant, now: Instant) {
+    /// Whether it comes after all others because it failed several clients in a row.
+    #[must_use]
+    pub fn is_distrusted(&self, address: SocketAddr) -> bool {
+        let entry = self.find(Key::new(address)).and_then(|id| self.entry(id));
+        entry.is_some_and(|entry| entry.distrusted)
+    }
+
+    /// Whether it is distrusted from now on.
+    fn strike(&mut self, id: u32, strike: Strike, started: Instant, now: Instant) -> bool {
         let valid = self
             .entry(id)
             .is_some_and(|entry| entry.status == Status::Valid);
         if !valid {
-            return;
+            return false;
         }
         let (started, tick) = (self.tick(started), self.tick(now));
+        let mut lapsed = false;
         self.judge(id, tick, |_, merit| {
-            if merit.trust.strike(strike, started, tick) {
+            lapsed = merit.trust.strike(strike, started, tick);
+            if lapsed {
                 merit.failed(tick);
             }
         });
+        lapsed
     }
 
     /// Live traffic got an answer through `address`, after `latency` if that is comparable with what probes measure. As good
@@ -165,3 +200,7 @@ impl Table {
         lifted
     }
 }
+
+/// How long refusals tell nothing about peers, after two were refused everything: somebody may go on asking for what is not
+/// there for days.
+const NO_BLAME: Duration = Duration::from_secs(60 * 60);

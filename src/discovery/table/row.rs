@@ -53,6 +53,35 @@ pub struct Row {
     pub preferred: Option<u32>,
 }
 
+/// How far one can be relied on. The lower is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Valid, and nothing speaks against it.
+    Good,
+    /// Valid as far as probes know, but a client met a failure since.
+    Failing,
+    /// Valid as far as probes know, but several clients in a row met failures.
+    Distrusted,
+    /// Not valid, or excluded by the rules.
+    Bad,
+}
+
+impl Row {
+    /// How far it can be relied on. A silent one that may be silent because of our own link is good.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        if self.status != Status::Valid || !self.candidate {
+            Level::Bad
+        } else if self.distrusted_for.is_some() {
+            Level::Distrusted
+        } else if self.failures > 0 && !self.suspect {
+            Level::Failing
+        } else {
+            Level::Good
+        }
+    }
+}
+
 /// A status that changed, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
