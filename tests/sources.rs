@@ -240,9 +240,9 @@ fn admin(request: &str, response: &str) -> Answer {
     )
 }
 
-fn refused(request: &str) -> Answer {
+fn refused(action: &str) -> Answer {
     let text = format!(
-        "{{\n  \"status\": \"error\",\n  \"error\": \"unknown action, try 'list' for help\",\n  \"request\": {request},\n  \"response\": {{}}\n}}\n"
+        "{{\n  \"status\": \"error\",\n  \"error\": \"Unknown action '{action}', try 'list' for help\",\n  \"request\": null,\n  \"response\": null\n}}\n"
     );
     Answer::Last(text.into_bytes())
 }
@@ -265,7 +265,7 @@ fn yggdrasil(request: &str, tree: &str) -> Answer {
             r#"{"peers":[{"address":"200::2","key":"01","port":1,"up":true,"latency":1500000,"remote":"tcp://10.0.0.1:1","cost":1},
                 {"remote":"tls://192.0.2.1:1","up":false,"inbound":false,"last_error":"dial tcp: refused"}]}"#,
         ),
-        what if what == other => refused(request),
+        what if what == other => refused(what),
         "getTree" => admin(
             request,
             r#"{"tree":[{"address":"200::1","key":"00","parent":"00","sequence":1},{"address":"200::2","key":"01","parent":"00","sequence":3},
@@ -317,12 +317,12 @@ fn yggdrasil_names_the_nodes_that_it_knows_in_both_versions() {
 #[test]
 fn yggdrasil_that_refuses_is_quoted() {
     let api = Api::unix(|request| match request.contains("getPeers") {
-        true => refused(request),
+        true => refused("getpeers"),
         false => yggdrasil(request, "getTree"),
     });
     let source = format!("yggdrasil:{}", api.path().display());
     let sockhop = forward(std::slice::from_ref(&source));
-    let cause = wait_error(&sockhop, &source, "unknown action");
+    let cause = wait_error(&sockhop, &source, "Unknown action 'getpeers'");
     assert!(cause.contains("getPeers: "), "{cause}");
 }
 

@@ -98,7 +98,7 @@ impl YggdrasilSource {
         };
         let answer: Answer = json::read(&mut answer, Rest::Ignored).map_err(failed)?;
         Ok(match answer.status.as_str() {
-            "success" => Reply::Success(answer.response),
+            "success" => Reply::Success(answer.response.unwrap_or_default()),
             _ => Reply::Refused(failed(answer.error)),
         })
     }
@@ -144,8 +144,8 @@ struct Answer {
     status: String,
     #[serde(default)]
     error: String,
-    #[serde(default)]
-    response: Response,
+    /// `null` beside an error.
+    response: Option<Response>,
 }
 
 /// Every answer that we ask for; each has one of these.
