@@ -42,7 +42,7 @@ pub struct SourceState {
     pub error: Option<String>,
     /// Whether it is a daemon that was looked for and has not been there so far.
     pub absent: bool,
-    /// Whether it has ever named a peer.
+    /// Whether it named a peer the last time.
     has_named: bool,
     /// How many of its addresses the rules leave out.
     pub left_out: usize,
@@ -272,13 +272,13 @@ impl Discovery {
         let deserted = self.is_deserted();
         while let Ok(update) = self.updates.try_recv() {
             if let Some(state) = self.sources.get_mut(update.source.number()) {
-                let is_first = !state.has_named && !update.peers.is_empty();
-                state.has_named |= is_first;
-                let level = match is_first && state.thread.is_some() {
+                let count = update.peers.len();
+                let is_news = (count > 0) != std::mem::replace(&mut state.has_named, count > 0);
+                let level = match is_news {
                     true => log::Level::Info,
                     false => log::Level::Debug,
                 };
-                log::log!(level, "{}: {} peers", state.name, update.peers.len());
+                log::log!(level, "{} names {count} peers", state.name);
                 state.absent = update.absent && update.peers.is_empty();
                 state.error = update.error;
             }

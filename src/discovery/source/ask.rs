@@ -78,7 +78,10 @@ impl Trouble {
     /// What a refresh comes to with it.
     pub(super) fn refreshed(self, presence: Presence) -> Refreshed {
         match (self, presence) {
-            (Self::Absent(text), Presence::Optional) => Refreshed::Absent(text),
+            (Self::Absent(text), Presence::Optional) => {
+                log::trace!("{text}");
+                Refreshed::Absent("not found on this machine".to_owned())
+            }
             (Self::Absent(text) | Self::Failed(text), _) => Refreshed::Failed(text),
         }
     }
