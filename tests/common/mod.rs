@@ -43,7 +43,7 @@ pub use datagrams::{echo_datagrams, echo_one, is_closed, wait_dropped};
 pub use netns::Netns;
 pub use pattern::{Chunks, End, Pattern, Received};
 pub use peer::{Behaviour, Peer, Step, Unanswering, dead_address};
-pub use program::{Launch, RpcError, Signal, Sockhop};
+pub use program::{BIND_RUN, Launch, RpcError, Signal, Sockhop};
 pub use ssh::Sshd;
 pub use target::Target;
 pub use tools::{Daemon, free_port, need_root, program, success};

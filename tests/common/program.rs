@@ -23,6 +23,10 @@ use super::{SOON, wait_until};
 /// The binary that cargo built for this test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sockhop");
 
+/// A shell's script that replaces `/run` with the directory of its first argument and becomes the program of the others. Under
+/// `ip netns exec`, which has mounts of its own.
+pub const BIND_RUN: &str = "mount --bind \"$0\" /run && exec \"$@\"";
+
 /// A command line of the program, not yet started.
 #[derive(Debug)]
 pub struct Launch {
@@ -30,6 +34,7 @@ pub struct Launch {
     environment: Vec<(OsString, OsString)>,
     open_files: Option<u64>,
     namespace: Option<String>,
+    run_directory: Option<PathBuf>,
     input: Vec<u8>,
     control: Option<Control>,
 }
@@ -73,6 +78,7 @@ impl Launch {
             environment: Vec::new(),
             open_files: None,
             namespace: None,
+            run_directory: None,
             input: Vec::new(),
             control: None,
         }
@@ -110,6 +116,14 @@ impl Launch {
     #[must_use]
     pub fn inside(mut self, namespace: &super::Netns) -> Self {
         self.namespace = Some(namespace.name().to_owned());
+        self
+    }
+
+    /// In a namespace: run with this directory as `/run`, which others don't see.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn run_directory(mut self, path: &Path) -> Self {
+        self.run_directory = Some(path.to_owned());
         self
     }
 
@@ -178,7 +192,11 @@ impl Launch {
             (Some(_), Some(_)) => panic!("a limit of open files in a namespace: no test needs it"),
             (None, Some(namespace)) => {
                 let mut ip = Command::new(program("ip"));
-                ip.args(["netns", "exec", namespace, PROGRAM]);
+                ip.args(["netns", "exec", namespace]);
+                if let Some(path) = &self.run_directory {
+                    ip.args(["sh", "-c", BIND_RUN]).arg(path);
+                }
+                ip.arg(PROGRAM);
                 ip
             }
             (Some(limit), None) => {
