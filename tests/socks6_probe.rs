@@ -227,3 +227,76 @@ fn a_remote_of_socks6_named_by_hand_is_shown_as_one() {
     assert_eq!(row["selected"], json!(true));
     assert_eq!(forwarder.status()["remote"], json!(uri));
 }
+
+#[test]
+fn who_speaks_another_version_is_found_with_its_profile() {
+    let launch = Sockhop::serve(&["--socks6-only", "--socks6-profile", "go212"]);
+    let go = launch.start();
+    let six = Sockhop::serve(&["--socks6-only", "--user", "ada:pass"]).start();
+    let addresses = [&go, &six].map(|server| server.wait_listening(SOON));
+    // Ours understands both.
+    let found = |flags: &[&str]| {
+        let (_, rows) = probe(&addresses, &[&["--probe-socks6"], flags].concat());
+        rows.into_iter()
+            .map(|row| row["reason"].clone())
+            .collect::<Vec<_>>()
+    };
+    let wants = "answered in SOCKS 6, wants authentication";
+    let in_go = "answered in SOCKS 6 as version 212";
+    // They say which it is.
+    assert_eq!(found(&[]), [json!(in_go), json!(wants)]);
+    assert_eq!(
+        found(&["--socks6-profile", "go212"]),
+        [json!(in_go), json!(wants)]
+    );
+
+    // This one does not say it to those who come in SOCKS 5.
+    let only = Speaker212::start();
+    let (code, rows) = probe(&[only], &["--probe-socks6", "--socks6-profile", "go212"]);
+    assert_eq!((code, &rows[0]["reason"]), (Some(0), &json!(in_go)));
+    let (code, rows) = probe(&[only], &["--probe-socks6"]);
+    assert_eq!(
+        (code, &rows[0]["reason"]),
+        (Some(1), &json!("answered 05 FF"))
+    );
+
+    let peer = only.to_string();
+    let forwarder = Sockhop::forward(&["--peer", &peer, "--probe-socks6"])
+        .args(["--socks6-profile", "go212"])
+        .start();
+    let row = forwarder.wait_peer(only, "socks6", SOON);
+    assert_eq!(row["reason"], json!(in_go));
+    // A remote is asked as its URI says.
+    let uri = format!("socks6://{only}?profile=go212");
+    let forwarder = Sockhop::forward(&["--remote", &uri]).start();
+    let row = forwarder.wait_peer(only, "socks6", SOON);
+    assert_eq!(row["reason"], json!(in_go));
+}
+
+/// A peer that knows nothing but version 212.
+struct Speaker212;
+
+impl Speaker212 {
+    fn start() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    let mut first = [0];
+                    stream.read_exact(&mut first)?;
+                    if first == [0xd4] {
+                        stream.read_exact(&mut [0; 11])?;
+                        stream.write_all(b"\xd4\0\0\0\xd4\0\0\0\0\0\0\x01\0\0\0\0")?;
+                    } else {
+                        stream.write_all(&[5, 0xff])?;
+                    }
+                    stream.shutdown(Shutdown::Write)?;
+                    expect_end(&stream, SOON);
+                    io::Result::Ok(())
+                });
+            }
+        });
+        address
+    }
+}

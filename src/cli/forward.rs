@@ -102,6 +102,11 @@ pub(super) struct Forward {
     #[argh(switch)]
     probe_socks6: bool,
 
+    /// NAME: how peers are asked in SOCKS 6: draft12 (the default), draft11,
+    /// go212 or s6m207
+    #[argh(option)]
+    socks6_profile: Option<String>,
+
     /// do not probe until "sockhop probing start"
     #[argh(switch)]
     no_probing: bool,
@@ -211,7 +216,11 @@ impl Forward {
             .unwrap_or(default.probe_timeout),
             probe_target: optional("--probe-target", &self.probe_target, str::parse)?,
             reply_timing: values::reply_timing(self.early_reply),
-            probe_socks6: values::ask_socks6(NAME, self.probe_socks6)?,
+            probe_socks6: values::ask_socks6(
+                NAME,
+                self.probe_socks6,
+                self.socks6_profile.as_deref(),
+            )?,
             probing: !self.no_probing,
             mode: match (self.manual, remotes.is_empty()) {
                 (true, _) => Mode::Manual,
@@ -346,9 +355,20 @@ mod tests {
     #[test]
     fn peers_are_asked_in_socks6_when_told() {
         use crate::discovery::probe::AskSocks6;
+        use crate::wire::socks6::Profile;
         let asks = |line: &str| settings(line).map(|settings| settings.probe_socks6);
         assert_eq!(asks("--manual"), Ok(AskSocks6::No));
-        assert_eq!(asks("--manual --probe-socks6"), Ok(AskSocks6::Yes));
+        let yes = |profile| Ok(AskSocks6::Yes(profile));
+        assert_eq!(asks("--manual --probe-socks6"), yes(Profile::DRAFT_12));
+        let line = "--manual --probe-socks6 --socks6-profile go212";
+        assert_eq!(asks(line), yes(Profile::GO_212));
+        for line in [
+            "--socks6-profile go212",
+            "--probe-socks6 --socks6-profile x",
+        ] {
+            let error = asks(&format!("--manual {line}")).unwrap_err();
+            assert!(error.contains("--socks6-profile"), "{error}");
+        }
     }
 
     #[test]

@@ -48,6 +48,11 @@ pub(super) struct Probe {
     #[argh(switch)]
     probe_socks6: bool,
 
+    /// NAME: how they are asked in SOCKS 6: draft12 (the default), draft11,
+    /// go212 or s6m207
+    #[argh(option)]
+    socks6_profile: Option<String>,
+
     /// print JSON
     #[argh(switch)]
     json: bool,
@@ -98,7 +103,7 @@ impl Probe {
             })?
             .unwrap_or(PROBE_TIMEOUT),
             target: values::optional(NAME, "--target", self.target.as_deref(), str::parse)?,
-            socks6: values::ask_socks6(NAME, self.probe_socks6)?,
+            socks6: values::ask_socks6(NAME, self.probe_socks6, self.socks6_profile.as_deref())?,
         })
     }
 }

@@ -23,8 +23,6 @@ use crate::server::rules::Rule;
 use crate::server::socks6::{Socks6Options, StackPolicy};
 use crate::server::users::User;
 use crate::wire::socks4::UserId;
-#[cfg(feature = "socks6")]
-use crate::wire::socks6::Profile;
 
 /// Be a SOCKS 4, 4a, 5 and 6 server: let others use this machine's network.
 #[derive(FromArgs, ArgsInfo)]
@@ -335,7 +333,7 @@ impl Serve {
     #[cfg(feature = "socks6")]
     fn socks6(&self) -> Result<Option<Socks6Options>, Failure> {
         let options = Socks6Options {
-            profile: optional("--socks6-profile", &self.socks6_profile, profile)?
+            profile: optional("--socks6-profile", &self.socks6_profile, values::profile)?
                 .unwrap_or_default(),
             only: self.socks6_only,
             require_whole_request: self.require_whole_request,
@@ -400,12 +398,6 @@ fn user_id(text: &str) -> Result<UserId, BadText> {
 }
 
 #[cfg(feature = "socks6")]
-fn profile(text: &str) -> Result<Profile, BadText> {
-    text.parse()
-        .map_err(|_| BadText::new(text, "is not draft12, draft11, go212 or s6m207", "draft12"))
-}
-
-#[cfg(feature = "socks6")]
 fn dns(text: &str) -> Result<SocketAddr, BadText> {
     let address = text.parse().or_else(|_| {
         let ip = text.parse::<IpAddr>();
@@ -451,6 +443,8 @@ mod tests {
     use crate::daemon::settings::ControlPath;
     use crate::server::ReplyTiming;
     use crate::server::association::{ASSOCIATIONS_PER_CLIENT, Filter};
+    #[cfg(feature = "socks6")]
+    use crate::wire::socks6::Profile;
 
     fn settings(line: &str) -> Result<ServeSettings, String> {
         let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();

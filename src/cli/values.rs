@@ -55,16 +55,31 @@ pub(super) fn reply_timing(early: bool) -> ReplyTiming {
     }
 }
 
-/// Whether peers are asked in SOCKS 6.
-pub(super) fn ask_socks6(command: &str, asked: bool) -> Result<AskSocks6, Failure> {
-    match asked {
-        false => Ok(AskSocks6::No),
-        true if cfg!(feature = "socks6") => Ok(AskSocks6::Yes),
-        true => Err(Failure::usage(
-            "--probe-socks6: socks6 is not built in: this build is without it",
-            Some(command),
-        )),
+/// Whether peers are asked in SOCKS 6, and how.
+pub(super) fn ask_socks6(
+    command: &'static str,
+    asked: bool,
+    profile: Option<&str>,
+) -> Result<AskSocks6, Failure> {
+    let usage = |text: &str| Err(Failure::usage(text, Some(command)));
+    match (asked, profile) {
+        (false, None) => Ok(AskSocks6::No),
+        (false, Some(_)) => usage("--socks6-profile is for --probe-socks6: give both"),
+        #[cfg(feature = "socks6")]
+        (true, _) => {
+            let profile = optional(command, "--socks6-profile", profile, self::profile)?;
+            Ok(AskSocks6::Yes(profile.unwrap_or_default()))
+        }
+        #[cfg(not(feature = "socks6"))]
+        (true, _) => usage("--probe-socks6: socks6 is not built in: this build is without it"),
     }
+}
+
+/// How SOCKS 6 is spoken.
+#[cfg(feature = "socks6")]
+pub(super) fn profile(text: &str) -> Result<crate::wire::socks6::Profile, BadText> {
+    text.parse()
+        .map_err(|_| BadText::new(text, "is not draft12, draft11, go212 or s6m207", "draft12"))
 }
 
 /// A duration such as `5s`, within a range.

@@ -23,9 +23,10 @@ use crate::handshake::client::Phase as Awaited;
 use crate::handshake::socks6;
 use crate::handshake::{Client, Goal, HandshakeError, Refusal};
 use crate::net::{finish_connect, read_some, start_connect, write_all_now};
+use crate::proxy_uri::ProxyUri;
 use crate::wire::socks5::Method;
 #[cfg(feature = "socks6")]
-use crate::wire::socks6::{Authentication, Command, Profile, Request, VERSION};
+use crate::wire::socks6::{Authentication, Command, Profile, Request};
 use crate::wire::{Address, Credentials};
 
 /// How peers are probed.
@@ -46,7 +47,25 @@ pub enum AskSocks6 {
     #[default]
     No,
     /// It is, with a request for nothing on a second connection, in what is left of the time.
-    Yes,
+    #[cfg(feature = "socks6")]
+    Yes(Profile),
+}
+
+impl AskSocks6 {
+    /// As this proxy is to be spoken to, if that is in SOCKS 6.
+    #[must_use]
+    #[cfg(feature = "socks6")]
+    pub fn like(proxy: &ProxyUri) -> Self {
+        let options = proxy.socks6();
+        options.map_or(Self::No, |options| Self::Yes(options.profile))
+    }
+
+    /// Nobody is spoken to in SOCKS 6 here.
+    #[must_use]
+    #[cfg(not(feature = "socks6"))]
+    pub fn like(_: &ProxyUri) -> Self {
+        Self::No
+    }
 }
 
 /// Called once with what a probe found. Not called when the probe is cancelled.
@@ -69,10 +88,7 @@ pub struct Probe {
 /// What is said to the peer.
 enum Talk {
     /// In SOCKS5, and what to do if that is not what it speaks.
-    Older(
-        Client,
-        #[cfg_attr(not(feature = "socks6"), expect(dead_code, reason = "nothing is"))] AskSocks6,
-    ),
+    Older(Client, AskSocks6),
     /// In SOCKS 6, and what was found before.
     #[cfg(feature = "socks6")]
     Six(Box<socks6::Client>, Finding),
@@ -117,12 +133,15 @@ impl Probe {
         let finding = self.converse(cx)?;
         #[cfg(feature = "socks6")]
         match &self.talk {
-            Talk::Older(_, AskSocks6::Yes) if may_speak_socks6(finding.reason()) => {
+            Talk::Older(_, AskSocks6::Yes(wanted)) => {
+                let Some(profile) = spoken_by(finding.reason(), *wanted) else {
+                    return Some(finding);
+                };
                 // Only such a peer costs a second connection.
                 self.connection = None;
                 let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
                 let request = Request::new(Command::NOOP, nobody.into());
-                let mut client = socks6::Client::new(request, Profile::DRAFT_12);
+                let mut client = socks6::Client::new(request, profile);
                 self.unsent.clear();
                 client.start(&mut self.unsent);
                 self.talk = Talk::Six(Box::new(client), finding);
@@ -195,14 +214,16 @@ impl Talk {
             #[cfg(feature = "socks6")]
             Self::Six(client, _) => {
                 let failed = client.feed(answer).is_err() || answer.is_empty();
-                let said = client.auth_reply().map(|reply| reply.authentication());
+                let reply = client.auth_reply();
+                let said = reply.map(|reply| reply.authentication());
+                let version = client.profile().version;
                 match said {
                     // Also if it does not like the request: it is one.
                     Some(Authentication::Succeeded) => {
                         let done = failed || client.outcome().is_some();
-                        done.then_some(Reason::AnsweredSocks6(0))
+                        done.then_some(Reason::AnsweredSocks6(0, version))
                     }
-                    Some(_) => Some(Reason::AnsweredSocks6(1)),
+                    Some(_) => Some(Reason::AnsweredSocks6(1, version)),
                     None => failed.then_some(Reason::Sent(FirstBytes::new(answer))),
                 }
             }
@@ -221,14 +242,21 @@ impl Talk {
     }
 }
 
-/// Whether one that is no SOCKS5 proxy for us has said something that proxies of SOCKS 6 say to other versions: theirs, which
-/// the draft has them send, or that no method is acceptable.
+/// How to ask one in SOCKS 6 that is no SOCKS5 proxy for us, if it has said something that proxies of SOCKS 6 say to other
+/// versions: theirs, which the draft has them send and which says how to speak to it; or that no method is acceptable.
 #[cfg(feature = "socks6")]
-fn may_speak_socks6(reason: Reason) -> bool {
+fn spoken_by(reason: Reason, wanted: Profile) -> Option<Profile> {
     match reason {
-        Reason::Answered(method) => method == 0xFF,
-        Reason::Sent(first) => first.as_bytes().first() == Some(&VERSION),
-        _ => false,
+        Reason::Answered(0xFF) => Some(wanted),
+        Reason::Sent(first) => {
+            let version = *first.as_bytes().first()?;
+            let mut profiles = Profile::NAMED.map(|(_, profile)| profile).into_iter();
+            match version == wanted.version {
+                true => Some(wanted),
+                false => profiles.find(|profile| profile.version == version),
+            }
+        }
+        _ => None,
     }
 }
 

@@ -82,8 +82,9 @@ pub enum Reason {
     LoginAccepted,
     /// The peer wants a user and a password, and rejected those that there are for it.
     LoginRejected,
-    /// A SOCKS 6 answer to a request for nothing, with this type of authentication reply: 0 accepted, else rejected.
-    AnsweredSocks6(u8),
+    /// A SOCKS 6 answer to a request for nothing, with this type of authentication reply (0 accepted, else rejected) and this
+    /// version byte.
+    AnsweredSocks6(u8, u8),
     /// Other bytes than a SOCKS5 answer.
     Sent(FirstBytes),
     /// The peer closed the connection after this many bytes of an answer (255 for more).
@@ -126,7 +127,7 @@ impl Reason {
         match self {
             Self::Answered(0x00) | Self::LoginAccepted => Status::Valid,
             Self::Answered(0x02 | 0xFF) | Self::LoginRejected => Status::AuthenticationRequired,
-            Self::AnsweredSocks6(_) => Status::Socks6,
+            Self::AnsweredSocks6(..) => Status::Socks6,
             Self::Answered(_)
             | Self::Sent(_)
             | Self::ClosedEarly(_)
@@ -176,8 +177,16 @@ impl fmt::Display for Reason {
             Self::Answered(method) => write!(f, "answered 05 {method:02X}"),
             Self::LoginAccepted => f.write_str("accepted the user and password"),
             Self::LoginRejected => f.write_str("rejected the user and password"),
-            Self::AnsweredSocks6(0) => f.write_str("answered in SOCKS 6"),
-            Self::AnsweredSocks6(_) => f.write_str("answered in SOCKS 6, wants authentication"),
+            Self::AnsweredSocks6(code, version) => {
+                f.write_str("answered in SOCKS 6")?;
+                if version != 6 {
+                    write!(f, " as version {version}")?;
+                }
+                match code {
+                    0 => Ok(()),
+                    _ => f.write_str(", wants authentication"),
+                }
+            }
             Self::Sent(bytes) => write!(f, "sent {bytes}"),
             Self::ClosedEarly(0) => f.write_str("closed without an answer"),
             Self::ClosedEarly(1) => f.write_str("closed after 1 byte"),
@@ -373,13 +382,13 @@ mod tests {
             ),
             (Reason::Answered(1), "answered 05 01", Status::NotAProxy),
             (
-                Reason::AnsweredSocks6(0),
+                Reason::AnsweredSocks6(0, 6),
                 "answered in SOCKS 6",
                 Status::Socks6,
             ),
             (
-                Reason::AnsweredSocks6(1),
-                "answered in SOCKS 6, wants authentication",
+                Reason::AnsweredSocks6(1, 212),
+                "answered in SOCKS 6 as version 212, wants authentication",
                 Status::Socks6,
             ),
             (

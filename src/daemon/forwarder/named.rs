@@ -36,12 +36,15 @@ impl Forwarder {
     fn convert(&mut self, proxies: Vec<ProxyUri>, cx: &mut Cx<'_>) {
         self.converted.clear();
         let own = self.own.borrow().clone();
+        let ask = proxies.first().map(AskSocks6::like);
         for OwnListener(proxy) in self.converter.start(proxies, own) {
             self.tell_of_loop(&proxy);
         }
         self.watch_by_hand(Vec::new(), Vec::new(), cx);
-        // So that it is shown as what it is.
-        self.discovery.borrow_mut().ask_socks6(AskSocks6::Yes);
+        // So that they are shown as what they are.
+        if let Some(ask) = ask {
+            self.discovery.borrow_mut().ask_socks6(ask);
+        }
         self.switch(Choice {
             candidates: Vec::new(),
             patience: Patience::Limited,

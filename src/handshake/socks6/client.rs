@@ -223,6 +223,12 @@ impl Client {
         self.session_id.as_ref()
     }
 
+    /// How it is spoken.
+    #[must_use]
+    pub const fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
     /// What is awaited.
     #[must_use]
     pub const fn phase(&self) -> Phase {
