@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use crate::ProxyUri;
 use crate::bad_text::BadText;
 use crate::peer::Peer;
 #[cfg(feature = "socks6")]
-use crate::proxy_uri::{Fallback, ProxyUri};
+use crate::proxy_uri::Fallback;
 use crate::target::HostPort;
 #[cfg(feature = "socks6")]
 use crate::target::SOCKS_PORT;

@@ -78,7 +78,7 @@ impl Six {
         if !via.is_alone && matches!(options.session, SessionUse::Resume(_)) {
             // There is one, so this changes nothing; but who is asked answers that at once, and can be told from one that does
             // not work while it looks after a destination.
-            options.window = options.window.or(super::window(wanted));
+            options.window = options.window.or_else(|| super::window(wanted));
         }
         let opens_session = options.session == SessionUse::Request;
         let may_be_silent = !opens_session && options.window.is_none() && options.methods.is_none();
