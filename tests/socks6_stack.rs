@@ -459,8 +459,6 @@ fn bind_tells_of_the_port_and_then_of_the_peer() {
         tos(REMOTE, 0x40),
         ttl(REMOTE, 55),
         no_fragmentation(REMOTE, YES),
-        // Fast Open cannot be granted by who listens, and says nothing.
-        tfo(0),
         // Nobody asked for a session.
         backlog(4),
     ];

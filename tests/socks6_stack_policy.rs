@@ -1,4 +1,5 @@
-//! What a server grants of stack options: all that harms nobody, or with `--no-stack-options` nothing. Bytes by hand.
+//! What a server grants of stack options: what the system lets it and harms nobody, or with `--no-stack-options` nothing. Bytes by
+//! hand.
 #![cfg(all(feature = "socks6", target_os = "linux"))]
 
 mod common;
@@ -151,5 +152,75 @@ fn classes_of_network_control_are_not_for_clients() {
         let wishes = [tos(wanted)];
         let (_, told) = ask(address, CONNECT, &block(echo.address()), &wishes, &[]);
         assert_eq!(told, [tos(granted)], "{wanted:02x}");
+    }
+}
+
+/// The counter of connections whose SYN had data that was taken.
+fn taken_from_syns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("counters");
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let mut both = names.split(' ').zip(values.split(' '));
+    let found = both.find(|(name, _)| *name == "TCPFastOpenPassive");
+    found.expect("that counter").1.parse().expect("a number")
+}
+
+#[test]
+#[ignore = "needs root: a network namespace where listeners may take TCP Fast Open"]
+fn ports_take_fast_open_where_the_client_wants_it_and_an_admin_allows_it() {
+    use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
+    use socket2::{Domain, Socket, Type};
+
+    let namespace = common::Netns::new();
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"]).inside(&namespace);
+    let server = server.start();
+    let at = server.wait_listening(SOON);
+    // Which bits of the system's setting, what the client wants, what it is told; and whether data in a SYN are taken.
+    for (allowed, wishes, told, taken) in [
+        ("1", &[TFO, multipath(1)][..], &[multipath(1)][..], 0),
+        // For the cookie, which the next one has.
+        ("3", &[TFO], &[TFO], 0),
+        ("3", &[TFO], &[TFO], 1),
+        ("3", &[tos(0x28)], &[tos(0x28)], 0),
+        ("3", &[TFO, multipath(2)], &[multipath(2)], 0),
+    ] {
+        namespace.set("ipv4/tcp_fastopen", allowed);
+        namespace.inside(|| {
+            let any = [0, 0, 0, 1, 127, 0, 0, 1];
+            let mut stream = connect(at).expect("connect");
+            let mut request = vec![6, BIND, 0, u8::try_from(wishes.len() * 8).expect("short")];
+            request.extend(any);
+            for data in wishes {
+                request.extend([&[0, 1, 0, 8], &data[..]].concat());
+            }
+            stream.write_all(&request).expect("write");
+            let mut reply = [0; 16];
+            stream.read_exact(&mut reply).expect("both replies");
+            assert_eq!(reply[..6], [6, 0, 0, 0, 6, 0], "{wishes:02x?}");
+            let mut options = vec![0; reply[7].into()];
+            stream.read_exact(&mut options).expect("options");
+            let expected: Vec<u8> = told
+                .iter()
+                .flat_map(|data| [&[0, 1, 0, 8], &data[..]].concat())
+                .collect();
+            assert_eq!(options, expected, "{allowed} {wishes:02x?}");
+            let port = u16::from_be_bytes([reply[8], reply[9]]);
+
+            let before = taken_from_syns();
+            let peer = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            setsockopt(&peer, TcpFastOpenConnect, &true).expect("an option of clients");
+            let to = SocketAddr::from(([127, 0, 0, 1], port));
+            peer.connect(&to.into()).expect("connect");
+            assert_eq!(peer.send(b"early").expect("send"), 5);
+            let mut second = [0; 12];
+            stream.read_exact(&mut second).expect("the second reply");
+            assert_eq!(second[..2], [6, 0]);
+            let mut options = vec![0; second[3].into()];
+            stream.read_exact(&mut options).expect("its options");
+            let mut early = [0; 5];
+            stream.read_exact(&mut early).expect("what came in the SYN");
+            assert_eq!(&early, b"early");
+            assert_eq!(taken_from_syns() - before, taken, "{allowed} {wishes:02x?}");
+        });
     }
 }

@@ -11,11 +11,14 @@
 //! | TOS, TTL | yes | yes |
 //! | No Fragmentation | yes | no |
 //! | TCP Fast Open, connecting | yes | no |
-//! | TCP Fast Open, listening | no: no safe crate has TCP_FASTOPEN, and Linux grants it only where an admin allowed it | no |
+//! | TCP Fast Open, listening | where an admin allowed it: bit 2 of `net.ipv4.tcp_fastopen` | no |
 //! | Multipath TCP | yes | no |
 //! | reports of ICMP errors | yes; of a connect from Linux 5.8 on | no |
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::fs;
 use std::io;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::iter;
 use std::net::{IpAddr, SocketAddr};
 
@@ -334,6 +337,45 @@ pub fn set_fast_open(_: &Socket) -> bool {
     false
 }
 
+/// Lets a TCP socket that will listen take data out of the SYNs of so many at once (RFC 7413); returns whether it will.
+#[must_use]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn accept_fast_open(socket: &Socket, backlog: u16) -> bool {
+    use nix::sys::socket::setsockopt;
+    // It can be set in any case, and does nothing unless an admin has switched it on.
+    let allowed = fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen");
+    let allowed = allowed
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
+    if allowed.is_none_or(|allowed| allowed & FAST_OPEN_SERVER == 0) {
+        return false;
+    }
+    let set = setsockopt(socket, fast_open::Listening, &backlog.into());
+    refused("TCP Fast Open for a listener", set.map_err(io::Error::from))
+}
+
+/// Not supported here.
+#[must_use]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn accept_fast_open(_: &Socket, _: u16) -> bool {
+    false
+}
+
+/// An option that nix does not have, made with its means for that.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod fast_open {
+    use nix::{libc, setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// How many connections whose SYN had data may wait to be accepted.
+        Listening,
+        SetOnly,
+        libc::IPPROTO_TCP,
+        libc::TCP_FASTOPEN,
+        usize
+    );
+}
+
 /// A socket of Multipath TCP for a connection to `address`, or for a listener there; non-blocking. `None` where the
 /// system has none. It speaks plain TCP with an end that has no Multipath TCP: see [`is_multipath`].
 #[must_use]
@@ -377,6 +419,10 @@ fn refused(what: &str, set: io::Result<()>) -> bool {
     set.inspect_err(|error| log::debug!("{what} not granted: {error}"))
         .is_ok()
 }
+
+/// The bit of `tcp_fastopen` for servers (Linux, ip-sysctl).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const FAST_OPEN_SERVER: u32 = 2;
 
 /// Whether this system may have Multipath TCP at all.
 pub const HAS_MULTIPATH: bool = cfg!(any(target_os = "linux", target_os = "android"));
@@ -547,7 +593,7 @@ mod tests {
             for family in [Family::V4, Family::V6] {
                 let (tcp, udp) = (socket(Type::STREAM, family), socket(Type::DGRAM, family));
                 // An admin may have switched it off.
-                let enabled = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap();
+                let enabled = fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").unwrap();
                 let enabled = enabled.trim().parse::<u32>().unwrap() & 1 == 1;
                 assert_eq!(set_fast_open(&tcp), enabled);
                 assert!(!set_fast_open(&udp));

@@ -152,13 +152,21 @@ pub(super) fn listen(
         Some(Choice::Yes) => stack::open_multipath(at),
         _ => None,
     };
+    let is_plain = socket.is_none();
     let socket = match socket {
         Some(socket) => socket,
         None => Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?,
     };
+    // How much a SYN may have is not for us to say; as with those we send, not beside Multipath.
+    let wish = wanted.tfo.filter(|_| is_plain);
+    let queue = u16::try_from(backlog).unwrap_or(u16::MAX);
+    let tfo = wish.and_then(|_| stack::accept_fast_open(&socket, queue).then_some(0));
     let ip = IpOptions::of_remote(wanted).apply(&socket, Family::towards(at));
     let (listener, bound) = binding::listen_on(socket, at, backlog)?;
-    let in_force = on_remote(wanted, &listener, ip);
+    let in_force = StackOptions {
+        tfo,
+        ..on_remote(wanted, &listener, ip)
+    };
     Ok((listener, bound, Some(Box::new(in_force))))
 }
 
