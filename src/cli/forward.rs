@@ -171,6 +171,11 @@ pub(super) struct Forward {
     #[argh(option)]
     state: Option<String>,
 
+    /// ADDR where Prometheus may ask for metrics, such as 9150 (of this
+    /// machine alone) or [::]:9150 (default none)
+    #[argh(option)]
+    metrics: Option<String>,
+
     /// copy bytes instead of splicing them in the kernel
     #[argh(switch)]
     no_splice: bool,
@@ -261,6 +266,7 @@ impl Forward {
             control: optional("--control", &self.control, values::control)?
                 .unwrap_or(default.control),
             state: optional("--state", &self.state, values::state)?,
+            metrics: optional("--metrics", &self.metrics, values::metrics)?,
             splice: !self.no_splice,
             listen: default.listen,
             allow: default.allow,
@@ -351,6 +357,15 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn metrics_are_served_where_told() {
+        let at = |line: &str| settings(line).map(|settings| settings.metrics);
+        assert_eq!(at("--manual"), Ok(None));
+        let told = "127.0.0.1:9150".parse().unwrap();
+        assert_eq!(at("--manual --metrics 9150"), Ok(Some(told)));
+    }
+
     #[cfg(feature = "socks6")]
     #[test]
     fn peers_are_asked_in_socks6_when_told() {
@@ -406,6 +421,7 @@ mod tests {
             half_close_timeout: None,
             control: ControlPath::At("h".into()),
             state: Some("i".into()),
+            metrics: Settings::default().metrics,
             splice: false,
         };
         assert_eq!(settings(line), Ok(expected));

@@ -1,6 +1,8 @@
 //! Text of options to typed values, where the type has no text form of its own.
 
 use std::net::IpAddr;
+#[cfg(feature = "metrics")]
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +13,10 @@ use super::Failure;
 use crate::bad_text::BadText;
 use crate::daemon::settings::ControlPath;
 use crate::discovery::probe::AskSocks6;
+use crate::listen_address::ListenAddress;
 use crate::server::ReplyTiming;
+#[cfg(feature = "metrics")]
+use crate::target::parse_port_or_any;
 
 /// The value of an option, where the error names the option: `--listen: "x" is …`.
 pub(super) fn option<T>(
@@ -173,6 +178,34 @@ pub(super) fn state(text: &str) -> Result<PathBuf, BadText> {
     }
 }
 
+/// Where metrics are served: this machine alone, unless an address says otherwise.
+#[cfg(feature = "metrics")]
+pub(super) fn metrics(text: &str) -> Result<ListenAddress, BadText> {
+    const EXAMPLE: &str = "9150, 127.0.0.1:9150, [::]:9150 or unix:/run/sockhop-metrics.sock";
+    if let Some(port) = parse_port_or_any(text) {
+        return Ok(ListenAddress::Tcp((Ipv4Addr::LOCALHOST, port).into()));
+    }
+    let alone = text.trim_start_matches('[').trim_end_matches(']');
+    if alone.parse::<IpAddr>().is_ok() {
+        return Err(BadText::new(text, "has no port", EXAMPLE));
+    }
+    let example = |bad| BadText {
+        example: EXAMPLE,
+        ..bad
+    };
+    text.parse().map_err(example)
+}
+
+/// This build has none.
+#[cfg(not(feature = "metrics"))]
+pub(super) fn metrics(text: &str) -> Result<ListenAddress, BadText> {
+    Err(BadText::new(
+        text,
+        "cannot be listened on: this build is without metrics",
+        "no --metrics",
+    ))
+}
+
 fn is_zero(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte == b'0')
 }
@@ -184,6 +217,24 @@ mod tests {
     use super::*;
 
     const RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn metrics_are_for_this_machine_unless_told() {
+        for (text, address) in [
+            ("9150", "127.0.0.1:9150"),
+            ("0", "127.0.0.1:0"),
+            ("[::]:9150", "[::]:9150"),
+            ("10.0.0.1:9150", "10.0.0.1:9150"),
+            ("unix:/x", "unix:/x"),
+        ] {
+            assert_eq!(metrics(text).expect(text).to_string(), address);
+        }
+        for text in ["", "::1", "[::1]", "10.0.0.1", "x", "65536", "localhost:1"] {
+            let error = metrics(text).expect_err(text).to_string();
+            assert!(error.contains("127.0.0.1:9150"), "{error}");
+        }
+    }
 
     #[test]
     fn durations_have_units_and_limits() {

@@ -49,7 +49,7 @@ pub(super) struct Forwarder {
     pub(super) converter: Converter,
     last_error: Option<LastError>,
     serve: Serve,
-    own: Shared<OwnListeners>,
+    pub(super) own: Shared<OwnListeners>,
     resolver: Resolver,
     /// The table's source for remotes that were named by hand, so that they are watched like any peer.
     by_hand: SourceId,

@@ -4,6 +4,8 @@ pub(crate) mod answers;
 mod converter;
 mod explicit;
 mod forwarder;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod requests;
 mod runtime;
 mod server;

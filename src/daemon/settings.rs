@@ -75,6 +75,8 @@ pub struct Settings {
     pub control: ControlPath,
     /// Where addresses of proxies outlive a restart. `None`: they don't.
     pub state: Option<PathBuf>,
+    /// Where Prometheus may ask for metrics. `None`: nowhere.
+    pub metrics: Option<ListenAddress>,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
 }
@@ -206,6 +208,7 @@ impl Default for Settings {
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
             state: None,
+            metrics: None,
             splice: true,
         }
     }

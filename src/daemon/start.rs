@@ -11,6 +11,8 @@ use crossbeam_channel::unbounded;
 
 use super::converter::Converter;
 use super::forwarder::{Forwarder, Parts, Steering};
+#[cfg(feature = "metrics")]
+use super::metrics::{self, MetricsServer};
 use super::requests;
 use super::runtime::{Means, StartError, catch_signals, limits, own_listeners, pipes};
 use super::settings::Settings;
@@ -27,6 +29,8 @@ use crate::discovery::{Discovery, Prober};
 use crate::engine::{Cx, Shared, TaskId};
 use crate::forward::{ForwardSession, ForwardSettings, Route};
 use crate::listen::{Admission, Intake, IntakeStats, Serve};
+#[cfg(feature = "metrics")]
+use crate::listen::{Bound, Listener};
 use crate::net::{DescriptorBudget, OwnListeners};
 use crate::peer::Peer;
 use crate::relay::RelaySettings;
@@ -95,6 +99,8 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
         reload.borrow().refresh_sources();
     })?;
 
+    #[cfg(feature = "metrics")]
+    serve_metrics(&forwarder, cx)?;
     forwarder
         .borrow_mut()
         .start(&remembered, cx)
@@ -113,6 +119,28 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
         });
         cx.spawn(Box::new(ControlServer::new(socket, handler)));
     }
+    Ok(())
+}
+
+#[cfg(feature = "metrics")]
+fn serve_metrics(forwarder: &Shared<Forwarder>, cx: &mut Cx<'_>) -> Result<(), StartError> {
+    let this = forwarder.borrow();
+    let Some(address) = &this.settings.metrics else {
+        return Ok(());
+    };
+    let listener = Listener::bind(address).map_err(StartError::Bind)?;
+    if let Bound::Tcp(address) = listener.bound() {
+        this.own.borrow_mut().insert(*address);
+    }
+    log::info!("metrics on {}", listener.bound());
+    if address.is_exposed() {
+        log::warn!(
+            "other machines can reach {address}: whoever --allow lets in may read the metrics"
+        );
+    }
+    let admission = Rc::clone(&this.intake.admission);
+    let render = Rc::new(metrics::render(Shared::clone(forwarder)));
+    cx.spawn(Box::new(MetricsServer::new(listener, admission, render)));
     Ok(())
 }
 

@@ -24,6 +24,8 @@ pub struct Discovery {
     most_probes: usize,
     running: bool,
     probes: HashMap<SocketAddr, TaskId>,
+    /// Probes that have ended, by the place of their result in [`Status::ALL`].
+    ended: [u64; Status::ALL.len()],
     is_own: Box<dyn Fn(SocketAddr) -> bool>,
     prober: Option<TaskId>,
     observer: Option<TaskId>,
@@ -69,6 +71,7 @@ impl Discovery {
             most_probes: most_probes.max(1),
             running: false,
             probes: HashMap::new(),
+            ended: [0; Status::ALL.len()],
             is_own,
             prober: None,
             observer: None,
@@ -232,6 +235,11 @@ impl Discovery {
         self.table.cancel_all();
     }
 
+    /// How many probes have ended, by what they found; those that our own side stopped are `unknown`.
+    pub fn probes_by_result(&self) -> impl Iterator<Item = (Status, u64)> {
+        Status::ALL.into_iter().zip(self.ended)
+    }
+
     /// Has the prober look at the table again, because something became due.
     pub fn wake_prober(&self, cx: &mut Cx<'_>) {
         if let Some(prober) = self.prober {
@@ -241,6 +249,9 @@ impl Discovery {
 
     /// Takes in what a probe found out, whoever made it.
     pub fn record(&mut self, address: SocketAddr, finding: Finding, cx: &mut Cx<'_>) {
+        if let Some(ended) = self.ended.get_mut(finding.status() as usize) {
+            *ended += 1;
+        }
         let before = self.table.generation();
         if let Some(change) = self.table.record(address, finding, cx.now) {
             // A proxy that comes or goes is news. Of a network with a thousand peers most never are one.

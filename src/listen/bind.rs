@@ -62,7 +62,7 @@ impl Listener {
         &self.bound
     }
 
-    pub(super) fn socket(&self) -> &Socket {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 }

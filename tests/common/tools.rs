@@ -36,11 +36,12 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// Debian's package, where it has another name than the program.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("danted", "dante-server"),
     ("ip", "iproute2"),
     ("nc.openbsd", "netcat-openbsd"),
     ("nft", "nftables"),
+    ("promtool", "prometheus"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
