@@ -2,10 +2,12 @@
 
 mod accept;
 mod connect;
+mod datagrams;
 mod descriptors;
 #[cfg(feature = "socks6")]
 pub mod icmp;
 mod local_address;
+mod near;
 mod options;
 mod own_listeners;
 #[cfg(feature = "socks6")]
@@ -14,8 +16,10 @@ mod transfer;
 
 pub use accept::accept;
 pub use connect::{ConnectFailure, finish_connect, start_connect};
+pub use datagrams::{open_datagrams, receive_datagram, send_parts, send_parts_again, unmapped};
 pub use descriptors::{DescriptorBudget, is_shortage, raise_descriptor_limit};
 pub use local_address::{canonical, is_local, source_towards};
+pub use near::Near;
 pub use options::tune;
 pub use own_listeners::OwnListeners;
 pub use transfer::{read_some, until_done, write_all_now};

@@ -359,7 +359,7 @@ impl Style {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = super::sockets::open(towards)?;
+        let socket = crate::net::open_datagrams(towards)?;
         let bind = |port| socket.bind(&SocketAddr::new(any, port).into());
         bind(port).or_else(|_| bind(0))?;
         let (_, reports) = self.apply(&socket, towards);

@@ -15,7 +15,7 @@ use super::super::dropped::Dropped;
 use super::super::sockets;
 use super::{Family, Lost, Received};
 use crate::engine::{Interests, Key, TurnContext, Want};
-use crate::net::{canonical, until_done};
+use crate::net::{canonical, open_datagrams, send_parts_again, unmapped, until_done};
 use crate::proxy_uri::Resolution;
 use crate::wire::Address;
 use crate::wire::socks5::DatagramHeader;
@@ -39,7 +39,7 @@ impl RelayPort {
     ) -> io::Result<Self> {
         let relay = canonical(relay);
         let known_by = proxy.local_addr()?.as_socket();
-        let socket = sockets::open(relay)?;
+        let socket = open_datagrams(relay)?;
         socket.bind(&source(known_by, relay).into())?;
         socket.connect(&relay.into())?;
         Ok(Self {
@@ -61,7 +61,7 @@ impl RelayPort {
             address: to,
         };
         header.encode(&mut self.header);
-        sockets::send_twice(&self.socket, &self.header, payload, None)
+        sockets::sent(send_parts_again(&self.socket, &self.header, payload, None))
     }
 
     pub(super) fn receive<'b>(&self, cx: &'b mut TurnContext<'_>) -> Received<'b> {
@@ -103,7 +103,7 @@ impl RelayPort {
 /// Where to send from: the address that the proxy knows us by, which is all that it has to tell us from others. A relay of the
 /// other family knows us by none.
 fn source(known_by: Option<SocketAddr>, relay: SocketAddr) -> SocketAddr {
-    if let Some(mut known_by) = known_by.map(sockets::unmapped)
+    if let Some(mut known_by) = known_by.map(unmapped)
         && known_by.is_ipv4() == relay.is_ipv4()
     {
         // With the scope of a link-local address.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socket2::Socket;
 
-use super::super::sockets;
+use crate::net::open_datagrams;
 use crate::wire::socks6::{Parity, PortParity, Reserve, SessionId};
 
 /// The reserved ports of one server. Clones are the same.
@@ -204,7 +204,7 @@ impl Drop for Reservation {
 }
 
 fn open(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
-    let socket = sockets::open(at)?;
+    let socket = open_datagrams(at)?;
     socket.bind(&at.into())?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(at);
     Ok((socket, bound))

@@ -17,7 +17,7 @@ use super::super::dropped::Dropped;
 use super::super::sockets;
 use super::bell::Bell;
 use crate::engine::{BUFFER, Cx, Mailbox, Next, Task, TaskId, Want};
-use crate::net::canonical;
+use crate::net::{canonical, open_datagrams, receive_datagram, send_parts, unmapped};
 use crate::server::settings::ServerStats;
 use crate::wire::socks6::{AssociationId, Decoded, Profile, UdpHeader};
 
@@ -93,7 +93,7 @@ impl Relays {
             bell: Bell::new()?,
             waiting: Arc::clone(&self.shared.waiting),
         });
-        let relay = self.relay(sockets::unmapped(local))?;
+        let relay = self.relay(unmapped(local))?;
         // The same id twice is not to be expected in the life of a machine; the second association goes without.
         if lock(&relay.inboxes).contains_key(&id) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -161,7 +161,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Relay {
     fn bind(at: SocketAddr, attempts: usize) -> io::Result<Self> {
-        let socket = sockets::open(at)?;
+        let socket = open_datagrams(at)?;
         for attempt in 1.. {
             match socket.bind(&at.into()) {
                 Ok(()) => break,
@@ -180,7 +180,7 @@ impl Relay {
     /// Puts what has come into the inboxes; whether nothing is left.
     fn deliver(&self, buffer: &mut [u8], stats: &ServerStats) -> bool {
         for _ in 0..DATAGRAMS_A_TURN {
-            let (count, from) = match sockets::receive(&self.socket, buffer) {
+            let (count, from) = match receive_datagram(&self.socket, buffer) {
                 Ok(Some(received)) => received,
                 Ok(None) => return true,
                 // What came of a datagram to one of the clients, whose port is closed.
@@ -277,12 +277,7 @@ impl Place {
         payload: &[u8],
         to: SocketAddr,
     ) -> Result<(), Dropped> {
-        sockets::sent(sockets::send_parts(
-            &self.relay.socket,
-            header,
-            payload,
-            Some(to),
-        ))
+        sockets::sent(send_parts(&self.relay.socket, header, payload, Some(to)))
     }
 
     /// Readable when something has come.

@@ -1,0 +1,88 @@
+//! UDP sockets that never block.
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, UdpSocket};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::local_address::canonical;
+use super::transfer::until_done;
+
+/// Datagrams only, non-blocking, of one family. Never to broadcast addresses: that would take an option.
+///
+/// # Errors
+/// No descriptor, no memory, no such family.
+pub fn open_datagrams(family: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(family),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_nonblocking(true)?;
+    if family.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// The next datagram and who sent it; `None` when there is none now.
+///
+/// # Errors
+/// What came of an earlier one that was sent.
+pub fn receive_datagram(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+) -> io::Result<Option<(usize, SocketAddr)>> {
+    let mut from = None;
+    let count = until_done(|| {
+        let (count, address) = socket.recv_from(buffer)?;
+        from = Some(address);
+        Ok(count)
+    })?;
+    Ok(count.zip(from))
+}
+
+/// Sends a datagram that has two parts, there or where the socket is connected to; `None` when there is no room for it now.
+///
+/// # Errors
+/// The system refuses, or tells what came of an earlier one (ICMP).
+pub fn send_parts(
+    socket: &UdpSocket,
+    header: &[u8],
+    payload: &[u8],
+    to: Option<SocketAddr>,
+) -> io::Result<Option<usize>> {
+    let socket = SockRef::from(socket);
+    let parts = [IoSlice::new(header), IoSlice::new(payload)];
+    until_done(|| match to {
+        Some(to) => socket.send_to_vectored(&parts, &to.into()),
+        None => socket.send_vectored(&parts),
+    })
+}
+
+/// The same, once more if what came of an earlier one is in the way: that says nothing about this one.
+///
+/// # Errors
+/// The system refuses.
+pub fn send_parts_again(
+    socket: &UdpSocket,
+    header: &[u8],
+    payload: &[u8],
+    to: Option<SocketAddr>,
+) -> io::Result<Option<usize>> {
+    match send_parts(socket, header, payload, to) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            send_parts(socket, header, payload, to)
+        }
+        other => other,
+    }
+}
+
+/// An IPv4-mapped address as IPv4; others keep their scope, which a link-local one needs.
+#[must_use]
+pub fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => canonical(address),
+        other => other,
+    }
+}
