@@ -7,6 +7,7 @@
 //!
 //! The end of a stream is passed on after everything before it (half-close), a reset becomes a reset.
 
+mod control;
 mod direction;
 mod duplex;
 mod pipes;
@@ -15,5 +16,6 @@ mod splice;
 #[cfg(test)]
 mod tests;
 
+pub use control::{Control, Gone};
 pub use duplex::{Ended, Moved, Relay, RelaySettings};
 pub use pipes::Pipes;

@@ -15,7 +15,6 @@
 //! - Nothing is fragmented or put together here; the kernel does that with packets.
 
 mod contacts;
-mod control;
 mod dropped;
 mod exit;
 mod far_side;
@@ -39,7 +38,6 @@ pub use settings::{
     ASSOCIATIONS_PER_CLIENT, FIRST_DATAGRAM, Filter, IDLE, PortRange, UdpOptions, UdpSettings,
 };
 
-use self::control::{Control, Gone};
 use self::dropped::Dropped;
 use self::exit::Lost;
 #[cfg(feature = "socks6")]
@@ -51,7 +49,7 @@ use super::settings::ServerSettings;
 use super::{CLIENT, OTHERS};
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext, Want};
 use crate::listen::Slot;
-use crate::relay::Moved;
+use crate::relay::{Control, Gone, Moved};
 use crate::wire::socks5::ReplyCode;
 use crate::wire::{Address, Host};
 
@@ -194,7 +192,7 @@ impl Association {
         now: Instant,
     ) -> Self {
         Self {
-            control: Control::new(client, CLIENT, unsent),
+            control: Control::new(CLIENT, client, unsent),
             port: prepared.port,
             far: FarSide::new(exit, now),
             ended: None,

@@ -10,13 +10,13 @@ use std::os::fd::AsFd as _;
 
 use socket2::Socket;
 
-use super::super::control::{Control, Gone};
 use super::super::dropped::Dropped;
 use super::super::sockets;
 use super::{Family, Lost, Received};
 use crate::engine::{Interests, Key, TurnContext, Want};
 use crate::net::{canonical, open_datagrams, send_parts_again, unmapped, until_done};
 use crate::proxy_uri::Resolution;
+use crate::relay::{Control, Gone};
 use crate::wire::Address;
 use crate::wire::socks5::DatagramHeader;
 
@@ -43,7 +43,7 @@ impl RelayPort {
         socket.bind(&source(known_by, relay).into())?;
         socket.connect(&relay.into())?;
         Ok(Self {
-            control: Control::new(proxy, CONNECTION, Vec::new()),
+            control: Control::new(CONNECTION, proxy, Vec::new()),
             socket: socket.into(),
             resolution,
             header: Vec::new(),

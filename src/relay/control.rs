@@ -1,5 +1,4 @@
-//! The TCP connection of an association of SOCKS 5, to the client or to a proxy: nothing is said on it, but its end is the
-//! association's.
+//! A TCP connection of an association of SOCKS 5: nothing is said on it, but its end is the association's.
 
 use std::os::fd::AsFd as _;
 
@@ -8,17 +7,17 @@ use socket2::Socket;
 use crate::engine::{Interests, Key, TurnContext, Want};
 use crate::net::{read_some, write_all_now};
 
-/// The connection that the request was made on.
-pub(super) struct Control {
-    socket: Socket,
+/// The connection on which there was a request.
+pub struct Control {
     key: Key,
-    /// What of the reply could not be sent yet.
+    socket: Socket,
+    /// What of a reply could not be sent yet.
     unsent: Vec<u8>,
 }
 
 /// Why it is over.
-#[derive(Clone, Copy)]
-pub(super) enum Gone {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
     /// The other side closed.
     Closed,
     /// The connection broke.
@@ -26,17 +25,21 @@ pub(super) enum Gone {
 }
 
 impl Control {
-    /// It has this key. `unsent` is the reply, where it is ours to send.
-    pub(super) const fn new(socket: Socket, key: Key, unsent: Vec<u8>) -> Self {
+    /// A connection with this key among its session's descriptors; `unsent` is the reply, if that is ours to send.
+    #[must_use]
+    pub const fn new(key: Key, socket: Socket, unsent: Vec<u8>) -> Self {
         Self {
-            socket,
             key,
+            socket,
             unsent,
         }
     }
 
     /// Drops what the other side says; whether nothing is left to read.
-    pub(super) fn turn(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, Gone> {
+    ///
+    /// # Errors
+    /// It is over, which ends the association.
+    pub fn turn(&mut self, cx: &mut TurnContext<'_>) -> Result<bool, Gone> {
         if !cx.ready.has(self.key) {
             return Ok(true);
         }
@@ -56,7 +59,8 @@ impl Control {
         Ok(false)
     }
 
-    pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+    /// The descriptor.
+    pub fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         let want = Want {
             read: true,
             write: !self.unsent.is_empty(),
