@@ -12,7 +12,7 @@ use super::login::Login;
 use super::settings::ServerSettings;
 use super::users::Verdict;
 use crate::engine::{Interests, TurnContext, Want};
-use crate::handshake::{Event, Request, Server, ServerError};
+use crate::handshake::{Event, Methods, Policy, Request, Server, ServerError};
 use crate::net::{read_some, write_all_now};
 use crate::wire::socks4::UserId;
 #[cfg(feature = "socks6")]
@@ -28,6 +28,8 @@ pub(super) struct Opening {
     pub(super) address: Option<SocketAddr>,
     pub(super) until: Instant,
     held: Option<Hold>,
+    /// What the client has been told already, by somebody else, of what it is told here.
+    heard: Vec<u8>,
 }
 
 /// The client has to wait until then.
@@ -73,7 +75,43 @@ impl Opening {
                 until: now + delay,
                 verdict: None,
             }),
+            heard: Vec::new(),
         }
+    }
+
+    /// A client that has said this to somebody who was to serve it, and has heard that from them. Of the methods to authenticate the
+    /// one that it was told is meant; any user and password are right, since they were for somebody else.
+    pub(super) fn resumed(
+        client: Socket,
+        address: Option<SocketAddr>,
+        said: Vec<u8>,
+        heard: Vec<u8>,
+        settings: &ServerSettings,
+        now: Instant,
+    ) -> Self {
+        let methods = match heard.as_slice() {
+            [_, 2, ..] => Methods::UserPassword,
+            _ => Methods::Either,
+        };
+        let policy = Policy {
+            methods,
+            ..settings.policy()
+        };
+        Self {
+            server: Server::new(policy),
+            unread: said,
+            heard,
+            held: None,
+            ..Self::new(client, address, settings, now)
+        }
+    }
+
+    /// Leaves out what the client has heard; whether it heard the same.
+    fn leave_out(&mut self) -> bool {
+        let count = self.heard.len().min(self.unsent.len());
+        let is_same = self.heard.get(..count) == self.unsent.get(..count);
+        drop((self.heard.drain(..count), self.unsent.drain(..count)));
+        is_same
     }
 
     /// Goes on with the handshake. A user who turned out to be one goes into `user`.
@@ -116,6 +154,9 @@ impl Opening {
                 Ok(taken) => drop(self.unread.drain(..taken)),
                 Err(error) => return Opened::Failed(error),
             }
+            if !self.leave_out() {
+                return Opened::Left;
+            }
             match self.server.event() {
                 Some(Event::Request(request)) => {
                     // What can't be sent now is sent with the reply.
@@ -125,7 +166,8 @@ impl Opening {
                 Some(Event::Credentials(credentials)) => {
                     let ip = self.address.map(|address| address.ip().to_canonical());
                     let Some(users) = &settings.users else {
-                        self.pronounce(Verdict::Wrong, settings, user);
+                        // Nobody is asked; it is for somebody else.
+                        self.server.accept(&mut self.unsent);
                         continue;
                     };
                     let judgement = users.judge(credentials, ip, cx.now);

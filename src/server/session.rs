@@ -117,17 +117,45 @@ impl ServerSession {
     /// Serves a client.
     #[must_use]
     pub fn new(client: Client, settings: Arc<ServerSettings>, now: Instant) -> Self {
-        let opening = Opening::new(client.socket, client.address, &settings, now);
+        let Client {
+            socket,
+            address,
+            slot,
+        } = client;
+        let opening = Opening::new(socket, address, &settings, now);
+        Self::begun(opening, slot, settings, now)
+    }
+
+    /// Serves a client that has `said` something in SOCKS 4, 4a or 5 to somebody who could not serve it, and has `heard` that from
+    /// them: at most the answers to its greeting, and to its user and password.
+    #[must_use]
+    pub fn resumed(
+        client: Client,
+        said: Vec<u8>,
+        heard: Vec<u8>,
+        settings: Arc<ServerSettings>,
+        now: Instant,
+    ) -> Self {
+        let Client {
+            socket,
+            address,
+            slot,
+        } = client;
+        let opening = Opening::resumed(socket, address, said, heard, &settings, now);
+        Self::begun(opening, slot, settings, now)
+    }
+
+    fn begun(opening: Opening, slot: Slot, settings: Arc<ServerSettings>, now: Instant) -> Self {
         Self {
-            stage: Stage::Opening(Box::new(opening)),
             story: Story {
-                client: client.address,
+                client: opening.address,
                 user: None,
                 target: None,
                 since: now,
             },
+            stage: Stage::Opening(Box::new(opening)),
             settings,
-            slot: client.slot,
+            slot,
         }
     }
 
