@@ -40,6 +40,41 @@ pub enum OnSwitch {
     Cut,
 }
 
+/// What becomes of clients that no remote can be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fallback {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// Those that speak SOCKS are served from this machine's own connection.
+    Direct,
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "refuse",
+            Self::Direct => "direct",
+        })
+    }
+}
+
+impl FromStr for Fallback {
+    type Err = BadText;
+
+    fn from_str(text: &str) -> Result<Self, BadText> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "direct" => Ok(Self::Direct),
+            _ => Err(BadText::new(
+                text,
+                "is not what can be done without a remote",
+                "direct or refuse",
+            )),
+        }
+    }
+}
+
 impl fmt::Display for OnSwitch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

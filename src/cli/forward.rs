@@ -9,12 +9,13 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::{Failure, link, values};
 use crate::bad_text::BadText;
-use crate::choice::Mode;
+use crate::choice::{Fallback, Mode};
 use crate::daemon::settings::{
     CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, Settings, TIMEOUTS, WORKERS,
 };
 use crate::peer::Peer;
 use crate::remote::Remote;
+use crate::server::rules::Rule;
 
 /// Find a proxy and forward a local port to it (the main job).
 #[derive(FromArgs, ArgsInfo)]
@@ -125,6 +126,25 @@ pub(super) struct Forward {
     #[argh(option)]
     on_switch: Option<String>,
 
+    /// direct or refuse: whether SOCKS clients are served from this machine's
+    /// own connection while no proxy can be used (default refuse)
+    #[argh(option)]
+    fallback: Option<String>,
+
+    /// DEST, repeatable: where clients may go with --fallback direct, besides
+    /// public addresses
+    #[argh(option)]
+    allow_dest: Vec<String>,
+
+    /// DEST, repeatable: where clients may not go with --fallback direct
+    #[argh(option)]
+    deny_dest: Vec<String>,
+
+    /// leave datagrams to clients and proxy: tell clients what the proxy says
+    /// about where to send them
+    #[argh(switch)]
+    no_udp: bool,
+
     /// NUMBER of clients at the same time (default as many as the limit of
     /// descriptors allows)
     #[argh(option)]
@@ -234,6 +254,10 @@ impl Forward {
             },
             on_switch: optional("--on-switch", &self.on_switch, str::parse)?
                 .unwrap_or(default.on_switch),
+            fallback: optional("--fallback", &self.fallback, str::parse)?
+                .unwrap_or(default.fallback),
+            fallback_rules: values::options(NAME, "--allow-dest", &self.allow_dest, Rule::allow)?,
+            udp: !self.no_udp,
             max_connections: optional("--max-connections", &self.max_connections, |text| {
                 values::number(text, &CONNECTIONS)
             })?,
@@ -277,6 +301,8 @@ impl Forward {
         if !self.allow.is_empty() {
             settings.allow = Some(values::options(NAME, "--allow", &self.allow, values::cidr)?);
         }
+        let denied = values::options(NAME, "--deny-dest", &self.deny_dest, Rule::deny)?;
+        settings.fallback_rules.extend(denied);
         check(&settings)?;
         Ok(settings)
     }
@@ -292,6 +318,15 @@ fn check(settings: &Settings) -> Result<(), Failure> {
         return usage(
             "--remote: some are socks6 proxies and some are not; clients are converted for all of them or for none",
         );
+    }
+    if settings.fallback == Fallback::Refuse && !settings.fallback_rules.is_empty() {
+        return usage(
+            "--allow-dest and --deny-dest are for clients that are served without a proxy: add --fallback direct",
+        );
+    }
+    let converted = settings.remotes.iter().any(Remote::is_converted);
+    if settings.fallback == Fallback::Direct && converted {
+        return usage("--fallback: not with a socks6 proxy, whose clients are never passed on");
     }
     let deaf = settings.control == ControlPath::None;
     match settings.mode {
@@ -390,7 +425,7 @@ mod tests {
     fn every_option_reaches_its_setting() {
         let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --peers routes --listen 1 \
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
-             --probe-target g:443 --no-probing --manual --on-switch cut --early-reply --max-connections 10 \
+             --probe-target g:443 --no-probing --manual --on-switch cut --fallback direct --deny-dest 10.0.0.0/8 --allow-dest j --no-udp --early-reply --max-connections 10 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
              --half-close-timeout 0 --control h --state i --no-splice";
         let expected = Settings {
@@ -411,6 +446,9 @@ mod tests {
             mode: Mode::Manual,
             reply_timing: ReplyTiming::AtOnce,
             on_switch: OnSwitch::Cut,
+            fallback: Fallback::Direct,
+            fallback_rules: vec![Rule::allow("j").unwrap(), Rule::deny("10.0.0.0/8").unwrap()],
+            udp: false,
             max_connections: Some(10),
             max_per_client: Some(2),
             workers: 3,
@@ -448,6 +486,7 @@ mod tests {
                 "--no-probing with --control none",
             ),
             ("--manual --control none", "--manual with --control none"),
+            ("--peer a --deny-dest 10.0.0.0/8", "add --fallback direct"),
         ] {
             let error = settings(line).expect_err(line);
             assert!(error.contains(message), "{line}: {error}");
@@ -467,6 +506,7 @@ mod tests {
         for (name, value) in [
             ("--listen", ListenAddress::DEFAULT.to_string()),
             ("--on-switch", default.on_switch.to_string()),
+            ("--fallback", default.fallback.to_string()),
             ("--workers", default.workers.to_string()),
         ] {
             assert_eq!(shown(name), value, "{name}");

@@ -115,6 +115,9 @@ fn text(status: &Answer) -> String {
             ),
         );
     }
+    if let Some(count) = status.served_directly {
+        lines.push(("fallback", format!("{count} clients served directly")));
+    }
     if let Some(error) = &status.last_error {
         lines.push(("last error", format!("{} {}", error.at, error.what)));
     }
@@ -321,6 +324,7 @@ mod tests {
                 at: "2026-01-01T00:00:00Z".to_owned(),
                 what: "bad \u{1b}".to_owned(),
             }),
+            served_directly: Some(7),
         };
         assert_eq!(
             text(&status),
@@ -335,6 +339,7 @@ mod tests {
              connections  3 active (2 parked), 120 in total, 5 refused (limit 1, peer 4)\n\
              bytes        1.5 KiB up, 3.0 GiB down\n\
              running for  1h 2m 5s\n\
+             fallback     7 clients served directly\n\
              last error   2026-01-01T00:00:00Z bad \\u{1b}\n"
         );
     }

@@ -448,6 +448,9 @@ pub struct Status {
     pub uptime_s: f64,
     /// The last thing that an admin should have seen in the log.
     pub last_error: Option<LastError>,
+    /// Clients that were served from this machine's own connection, because no remote could be used. `None`: none ever are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_directly: Option<u64>,
 }
 
 /// What a server does now. Fields are only ever added.

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
+use super::fallback::Direct;
 use super::forwarder::Forwarder;
 use crate::control::messages::{
     Bytes, Candidates, Connections, PeerStatus, ProxyEntry, RemoteStreams, SourceState, Status,
@@ -15,6 +16,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
     let discovery = forwarder.discovery.borrow();
     let stats = *forwarder.intake.stats.borrow();
     let totals = forwarder.route.totals();
+    // With those that were served directly.
     let converted = forwarder.converter.counts();
     let count = |status| discovery.table.count(status) as u64;
     let refused_by_reason = [
@@ -63,6 +65,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
         streams: streams(forwarder, cx.now),
         uptime_s: seconds(cx.now.saturating_duration_since(forwarder.started)),
         last_error: forwarder.last_error(),
+        served_directly: forwarder.fallback.as_ref().map(Direct::served),
     }
 }
 

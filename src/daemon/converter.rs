@@ -162,6 +162,11 @@ impl Converter {
         live.filter(|(_, live)| *live > 0).collect()
     }
 
+    /// Where what happens is counted.
+    pub(super) fn stats(&self) -> ServerStats {
+        self.stats.clone()
+    }
+
     /// What was carried and refused so far.
     pub(super) fn counts(&self) -> ServerCounts {
         self.stats.counts()

@@ -21,6 +21,7 @@ use self::choosing::LOOK_FIRST;
 use self::draining::Drains;
 use super::converter::Converter;
 use super::explicit::Explicit;
+use super::fallback::Direct;
 use super::runtime::warn_of_exposure;
 use super::settings::Settings;
 use crate::choice::{Mode, OnSwitch};
@@ -47,6 +48,7 @@ pub(super) struct Forwarder {
     pub(super) started: Instant,
     pub(super) mode: Mode,
     pub(super) converter: Converter,
+    pub(super) fallback: Option<Direct>,
     last_error: Option<LastError>,
     serve: Serve,
     pub(super) own: Shared<OwnListeners>,
@@ -73,6 +75,8 @@ pub(super) struct Forwarder {
     looping: Vec<SocketAddr>,
     /// A listener that could not be bound when a peer became valid is tried again then.
     next_bind: Option<Instant>,
+    /// With nobody valid yet: when clients need not wait for somebody any more, but are served without a remote.
+    first_answers: Option<Instant>,
     /// While nobody is valid: when those that were are asked again.
     next_look: Option<Instant>,
     look_pause: Duration,
@@ -104,6 +108,7 @@ pub(super) struct Parts {
     pub(super) intake: Intake,
     pub(super) serve: Serve,
     pub(super) converter: Converter,
+    pub(super) fallback: Option<Direct>,
     pub(super) own: Shared<OwnListeners>,
     pub(super) resolver: Resolver,
     pub(super) by_hand: SourceId,
@@ -125,6 +130,7 @@ impl Forwarder {
             started: now,
             last_error: None,
             converter: parts.converter,
+            fallback: parts.fallback,
             serve: parts.serve,
             own: parts.own,
             resolver: parts.resolver,
@@ -141,6 +147,7 @@ impl Forwarder {
             last_good: None,
             looping: Vec::new(),
             next_bind: None,
+            first_answers: None,
             next_look: None,
             look_pause: LOOK_FIRST,
             told_of_desertion: false,
@@ -261,7 +268,17 @@ impl Forwarder {
                     self.last_good = Some(last_good);
                     self.select(last_good, "the last good one before the start", cx);
                 }
-                None => drop(self.bind_all()?),
+                None if self.fallback.is_none() => drop(self.bind_all()?),
+                // Clients need not wait for a peer, but for the answers of the first probes.
+                None => {
+                    self.listen(cx)?;
+                    let patience = self.settings.probe_timeout + SOURCES_PATIENCE;
+                    self.first_answers = self.settings.probing.then(|| cx.now + patience);
+                    self.route.set(Choice {
+                        is_awaited: self.first_answers.is_some(),
+                        ..Choice::nobody()
+                    });
+                }
             },
             Mode::Manual => {}
         }
@@ -500,12 +517,14 @@ impl Task for Steering {
             forwarder.apply_explicit(cx);
         }
         forwarder.follow_table(cx);
+        forwarder.end_first_wait(cx.now);
         forwarder.advance_drains(cx.now);
         let tick = cx.now + forwarder.settings.probe_interval / 4;
         Next::Wait(
             next.into_iter()
                 .chain(forwarder.next_bind)
                 .chain(forwarder.next_look)
+                .chain(forwarder.first_answers.map(|_| cx.now + FIRST_LOOKS))
                 .chain(forwarder.drains.next())
                 .chain(forwarder.chooser.next())
                 .chain([tick])
@@ -513,6 +532,12 @@ impl Task for Steering {
         )
     }
 }
+
+/// For sources to name the first peers, before clients are served without one.
+const SOURCES_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether they have all been asked: not all of their answers wake somebody.
+const FIRST_LOOKS: Duration = Duration::from_millis(100);
 
 const DESERTED: &str = "nobody to forward to yet: no overlay daemon (Mycelium, Yggdrasil, Tailscale) answers on this machine";
 

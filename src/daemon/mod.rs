@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 mod converter;
 mod explicit;
+mod fallback;
 mod forwarder;
 #[cfg(feature = "metrics")]
 mod metrics;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::ProxyUri;
-use crate::choice::{Mode, OnSwitch};
+use crate::choice::{Fallback, Mode, OnSwitch};
 use crate::discovery::probe::AskSocks6;
 use crate::listen_address::ListenAddress;
 use crate::peer::Peer;
@@ -52,6 +52,12 @@ pub struct Settings {
     pub mode: Mode,
     /// What happens to live streams when the remote changes.
     pub on_switch: OnSwitch,
+    /// What becomes of clients that no remote can be used for.
+    pub fallback: Fallback,
+    /// Where clients may go that are served from here then.
+    pub fallback_rules: Vec<Rule>,
+    /// Whether datagrams of clients pass through here. If not, clients are told what the remote says.
+    pub udp: bool,
     /// When clients have their replies, where they are converted.
     pub reply_timing: ReplyTiming,
     /// Clients at the same time, within [`CONNECTIONS`]. `None`: as many as the descriptor limit allows.
@@ -197,6 +203,9 @@ impl Default for Settings {
             probing: true,
             mode: Mode::Automatic,
             on_switch: OnSwitch::Keep,
+            fallback: Fallback::Refuse,
+            fallback_rules: Vec::new(),
+            udp: true,
             reply_timing: ReplyTiming::default(),
             max_connections: None,
             max_per_client: None,

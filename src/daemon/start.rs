@@ -10,6 +10,7 @@ use std::time::Instant;
 use crossbeam_channel::unbounded;
 
 use super::converter::Converter;
+use super::fallback::Direct;
 use super::forwarder::{Forwarder, Parts, Steering};
 #[cfg(feature = "metrics")]
 use super::metrics::{self, MetricsServer};
@@ -65,14 +66,31 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
     let converter = Converter::new(
         &settings,
         Arc::clone(&relay),
-        associations,
+        associations.clone(),
         resolver.clone(),
     );
+    let fallback = Direct::new(
+        &settings,
+        Arc::clone(&relay),
+        associations.clone(),
+        resolver.clone(),
+        own.borrow().clone(),
+        converter.stats(),
+    );
+    let forward = ForwardSettings {
+        connect_timeout: settings.connect_timeout,
+        stagger: settings.stagger,
+        retry: settings.retry,
+        relay,
+        associations: settings.udp.then_some(associations),
+        fallback: fallback.clone().map(|direct| Box::new(direct) as _),
+    };
     let forwarder = Forwarder::new(
         Parts {
             intake: intake(&settings, budget, &discovery, cx),
-            serve: serve(&settings, relay, &route, &converter),
+            serve: serve(forward, &route, &converter),
             converter,
+            fallback,
             settings,
             discovery: Shared::clone(&discovery),
             route,
@@ -261,18 +279,8 @@ fn relay(settings: &Settings, budget: DescriptorBudget) -> Arc<RelaySettings> {
 }
 
 /// Clients are passed on, or converted while the remote is one that this is done for.
-fn serve(
-    settings: &Settings,
-    relay: Arc<RelaySettings>,
-    route: &Route,
-    converter: &Converter,
-) -> Serve {
-    let forward = Arc::new(ForwardSettings {
-        connect_timeout: settings.connect_timeout,
-        stagger: settings.stagger,
-        retry: settings.retry,
-        relay,
-    });
+fn serve(forward: ForwardSettings, route: &Route, converter: &Converter) -> Serve {
+    let forward = Arc::new(forward);
     let (route, converter) = (route.clone(), converter.clone());
     Rc::new(move |client| match converter.serve(client, &route) {
         Ok(converting) => Box::new(converting),

@@ -43,8 +43,10 @@ impl Decline {
             until: now + REQUEST_LIMIT,
         };
         match refusal {
-            Refusal::Reply(code) => {
-                decline.code = code;
+            Refusal::Reply(_) | Refusal::Nobody => {
+                if let Refusal::Reply(code) = refusal {
+                    decline.code = code;
+                }
                 decline.feed(already_read, now);
                 decline.unsent.drain(..heard.min(decline.unsent.len()));
             }

@@ -129,6 +129,8 @@ pub(super) enum Refusal {
     Reply(ReplyCode),
     /// As every remote did: by accepting none of its methods.
     Method,
+    /// As no remote did: none could be used. With a general failure, unless somebody else serves it.
+    Nobody,
 }
 
 #[expect(clippy::large_enum_variant, reason = "nobody keeps one")]
@@ -166,12 +168,13 @@ impl Dial {
         &self.kept
     }
 
-    /// How much of the answers the client has heard.
-    pub(super) fn heard(&self) -> usize {
-        match self.told {
+    /// What of the answers the client has heard.
+    pub(super) fn heard(&self) -> &'static [u8] {
+        let count = match self.told {
             Told::Nothing => 0,
             Told::NoAuthentication => NO_AUTHENTICATION.len().saturating_sub(self.unsaid.len()),
-        }
+        };
+        NO_AUTHENTICATION.get(..count).unwrap_or_default()
     }
 
     pub(super) fn tried(&self) -> usize {
@@ -196,7 +199,7 @@ impl Dial {
     ) -> Verdict {
         let verdict = self.go_on(client, serving, cx);
         if self.attempts.len() <= 1 {
-            serving.slot.narrow();
+            serving.narrow();
         }
         verdict
     }
@@ -554,7 +557,7 @@ impl Dial {
             remote: attempt.remote,
             since: attempt.since,
             up: attempt.carried(),
-            down: self.heard() as u64,
+            down: self.heard().len() as u64,
             answer: std::mem::take(&mut self.unsaid),
             unsent: self.kept.get(attempt.sent..).unwrap_or_default().to_vec(),
             socket: attempt.socket,
@@ -603,7 +606,7 @@ impl Dial {
         match best {
             Some(code) => Refusal::Reply(code),
             None if self.is_method_refused => Refusal::Method,
-            None => Refusal::Reply(ReplyCode::GENERAL_FAILURE),
+            None => Refusal::Nobody,
         }
     }
 
@@ -659,7 +662,7 @@ impl Dial {
             };
             let remote = candidate.address;
             let is_beside = !self.attempts.is_empty();
-            if is_beside && !serving.slot.widen() {
+            if is_beside && !serving.widen() {
                 self.beside_after = Some(now + SHORTAGE_RETRY);
                 return false;
             }

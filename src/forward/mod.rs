@@ -8,8 +8,10 @@ mod route;
 mod said;
 mod serving;
 mod session;
+mod stranded;
 
 pub use books::{Answer, MOST_REMOTES, RemoteCounts, Totals};
 pub use route::{Awaited, Candidate, Choice, DialFailure, Epoch, Patience, Report, Route};
 pub use serving::ForwardSettings;
 pub use session::ForwardSession;
+pub use stranded::{Stranded, WithoutRemote};

@@ -32,6 +32,16 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Leads nowhere.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self {
+            candidates: Vec::new(),
+            patience: Patience::Limited,
+            is_awaited: false,
+        }
+    }
+
     /// Whether the remote with this address is a candidate.
     #[must_use]
     pub fn has(&self, address: SocketAddr) -> bool {
@@ -186,11 +196,7 @@ impl Route {
     pub fn new(reports: Sender<Report>, mailbox: Mailbox, reader: TaskId) -> Self {
         Self {
             shared: Arc::new(Shared {
-                choice: Mutex::new(Arc::new(Choice {
-                    candidates: Vec::new(),
-                    patience: Patience::Limited,
-                    is_awaited: false,
-                })),
+                choice: Mutex::new(Arc::new(Choice::nobody())),
                 epoch: AtomicUsize::new(1),
                 cut_before: AtomicUsize::new(0),
                 drained_before: AtomicUsize::new(0),
@@ -240,11 +246,7 @@ impl Route {
 
     /// Leads nowhere from here on, and ends every connection, also those that are still being made.
     pub fn close(&self) {
-        self.set(Choice {
-            candidates: Vec::new(),
-            patience: Patience::Limited,
-            is_awaited: false,
-        });
+        self.set(Choice::nobody());
         self.shared
             .closed_before
             .store(self.epoch(), Ordering::SeqCst);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::route::{DialFailure, Epoch, Report, Route};
-use crate::listen::Slot;
+use super::stranded::WithoutRemote;
+use crate::listen::{Limits, Slot};
 use crate::relay::RelaySettings;
 
 /// What the sessions of one forwarder have in common.
@@ -19,6 +20,10 @@ pub struct ForwardSettings {
     pub retry: bool,
     /// For the relays.
     pub relay: Arc<RelaySettings>,
+    /// Counts clients whose datagrams are carried. `None`: none are, clients are told what the remote says.
+    pub associations: Option<Limits>,
+    /// Serves SOCKS clients that no remote can be used for. `None`: they are refused.
+    pub fallback: Option<Box<dyn WithoutRemote>>,
 }
 
 /// What all stages of a session need.
@@ -28,10 +33,28 @@ pub(super) struct Serving {
     pub(super) epoch: Epoch,
     pub(super) route: Route,
     pub(super) settings: Arc<ForwardSettings>,
-    pub(super) slot: Slot,
+    /// `None` once another session has it.
+    pub(super) slot: Option<Slot>,
 }
 
 impl Serving {
+    /// Whether SOCKS clients are served that no remote can be used for.
+    pub(super) fn has_fallback(&self) -> bool {
+        self.settings.fallback.is_some()
+    }
+
+    /// Takes the place of a connection with four descriptors, if there is one.
+    pub(super) fn widen(&mut self) -> bool {
+        self.slot.as_mut().is_some_and(Slot::widen)
+    }
+
+    /// Gives it back.
+    pub(super) fn narrow(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.narrow();
+        }
+    }
+
     /// Tells the log, and whoever chooses, what a remote did.
     pub(super) fn failed(&self, remote: SocketAddr, started: Instant, failure: DialFailure) {
         log::debug!("{}: remote {remote}: {failure}", self.client);

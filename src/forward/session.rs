@@ -23,6 +23,7 @@ use super::dialling::{Dial, FIRST_BYTES_LIMIT, Refusal, Verdict, Won};
 use super::route::{Ride, Route};
 use super::said::KEPT;
 use super::serving::{ForwardSettings, Name, Serving};
+use super::stranded::Stranded;
 use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::Client;
 use crate::net::read_some;
@@ -48,6 +49,8 @@ enum Stage {
         decline: Box<Decline>,
     },
     Relaying(Box<Established>),
+    /// Served without a remote.
+    Stranded(Box<dyn Session>),
     Over,
 }
 
@@ -80,7 +83,7 @@ impl ForwardSession {
                 epoch: route.epoch(),
                 route,
                 settings,
-                slot: client.slot,
+                slot: Some(client.slot),
             },
         }
     }
@@ -141,19 +144,46 @@ impl ForwardSession {
     }
 
     /// The stage after every remote has failed: a SOCKS client is told.
-    fn decline(&self, client: Socket, dial: &Dial, refusal: Refusal, now: Instant) -> Stage {
+    fn decline(&mut self, client: Socket, dial: &Dial, refusal: Refusal, now: Instant) -> Stage {
         log::debug!(
             "{}: no remote could be used, {} tried",
             self.serving.client,
             dial.tried()
         );
         match dial.kept().first() {
+            Some(4 | 5) if refusal == Refusal::Nobody && self.serving.has_fallback() => {
+                self.strand(client, dial, now)
+            }
             Some(4 | 5) => Stage::Declining {
                 client,
-                decline: Box::new(Decline::new(dial.kept(), dial.heard(), refusal, now)),
+                decline: Box::new(Decline::new(dial.kept(), dial.heard().len(), refusal, now)),
             },
             _ => Stage::Over,
         }
+    }
+
+    /// Hands a SOCKS client to whoever serves it without a remote.
+    fn strand(&mut self, client: Socket, dial: &Dial, now: Instant) -> Stage {
+        let Serving {
+            client: name,
+            settings,
+            slot,
+            ..
+        } = &mut self.serving;
+        let (Some(fallback), Some(slot)) = (&settings.fallback, slot.take()) else {
+            return Stage::Over;
+        };
+        let client = Client {
+            socket: client,
+            address: name.0,
+            slot,
+        };
+        let stranded = Stranded {
+            client,
+            said: dial.kept().to_vec(),
+            heard: dial.heard().to_vec(),
+        };
+        Stage::Stranded(fallback.serve(stranded, now))
     }
 
     fn establish(&self, client: Socket, won: Won, now: Instant) -> Stage {
@@ -217,6 +247,10 @@ impl Session for ForwardSession {
                     turn => Step::Stay(Stage::Declining { client, decline }, turn),
                 },
                 Stage::Relaying(established) => self.relay(established, cx),
+                Stage::Stranded(mut session) => match session.turn(cx) {
+                    Turn::Done => Step::Next(Stage::Over),
+                    turn => Step::Stay(Stage::Stranded(session), turn),
+                },
                 Stage::Over => return Turn::Done,
             };
             if let Some(turn) = step.settle(&mut self.stage, cx) {
@@ -235,6 +269,7 @@ impl Session for ForwardSession {
                 interests.watch(CLIENT, client.as_fd(), decline.want())
             }
             Stage::Relaying(established) => established.relay.interests(interests),
+            Stage::Stranded(session) => session.interests(interests),
             Stage::Over => {}
         }
     }
@@ -245,7 +280,7 @@ impl Session for ForwardSession {
             return Standing::Cut;
         }
         match &self.stage {
-            Stage::Relaying(_) if route.is_cut(*epoch) => Standing::Cut,
+            Stage::Relaying(_) | Stage::Stranded(_) if route.is_cut(*epoch) => Standing::Cut,
             Stage::Relaying(established) if route.is_drained(*epoch, Some(established.remote)) => {
                 Standing::Cut
             }
@@ -318,6 +353,8 @@ mod tests {
                 half_closed_idle: None,
                 pipes: Pipes::new(0),
             }),
+            associations: None,
+            fallback: None,
         });
         let now = Instant::now();
         let mut session = ForwardSession::new(client, route.clone(), settings, now);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Forwarder, Plan, chain};
 use crate::choice::Mode;
 use crate::discovery::Why;
-use crate::discovery::status::Reason;
+use crate::discovery::status::{Reason, Status};
 use crate::discovery::table::{Row, Table};
 use crate::engine::{Cx, Shared};
 use crate::forward::{Candidate, Choice, Patience};
@@ -74,10 +74,18 @@ impl Forwarder {
         };
         let mut candidates: Vec<Candidate> = others.take(STAND_INS).map(candidate).collect();
         let place = self.place_of(selected, &candidates, &discovery.table);
-        candidates.insert(place, candidate(selected));
+        // Who can do without a remote need not wait for one that does not answer.
+        let only_valid = self.fallback.is_some();
+        let is_valid = |peer| {
+            let row = discovery.table.get(peer, Instant::now());
+            row.is_some_and(|row| row.status == Status::Valid)
+        };
+        if !only_valid || self.last_good == Some(selected) || is_valid(selected) {
+            candidates.insert(place, candidate(selected));
+        }
         // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
         let missing = FEW.saturating_sub(candidates.len());
-        if missing > 0 {
+        if missing > 0 && !only_valid {
             let lost = discovery.table.lost_latest_first(FEW);
             let lost = lost
                 .into_iter()
@@ -124,6 +132,24 @@ impl Forwarder {
         }
         self.next_look = Some(cx.now + self.look_pause);
         self.look_pause = (self.look_pause * 2).min(self.settings.probe_interval);
+    }
+
+    /// Has clients served without a remote, once the first probes had their time and nobody turned out to be valid.
+    pub(super) fn end_first_wait(&mut self, now: Instant) {
+        if !matches!(self.plan, Plan::Idle) || self.mode != Mode::Automatic {
+            self.first_answers = None;
+            return;
+        }
+        let Some(at) = self.first_answers else {
+            return;
+        };
+        let discovery = self.discovery.borrow();
+        let unknown = discovery.table.count(Status::Unknown);
+        let all_asked = unknown == 0 && !discovery.table.is_empty();
+        if all_asked || now >= at {
+            self.first_answers = None;
+            self.route.set(Choice::nobody());
+        }
     }
 
     /// Follows the table in automatic mode.
