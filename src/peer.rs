@@ -40,19 +40,26 @@ impl Peer {
     }
 
     fn from_uri(text: &str) -> Result<Self, BadText> {
-        let bad = |problem: String| BadText::new("proxy URI", problem, EXAMPLE);
+        let bad = |problem: &str| {
+            // The example stands behind it.
+            let problem = problem.split(", use ").next().unwrap_or_default();
+            let problem = problem.split(", as in ").next().unwrap_or_default();
+            BadText::new("socks5://…", format!("is no proxy: {problem}"), EXAMPLE)
+        };
+        let other = |scheme: &dyn fmt::Display| {
+            let problem = "is not a kind of proxy that this version forwards to";
+            BadText::new(format!("{scheme}://"), problem, EXAMPLE)
+        };
         let uri: ProxyUri = text.parse().map_err(|error| match error {
+            ProxyUriError::Scheme(scheme) => other(&scheme),
             // Perhaps it is user and password, and the host was forgotten.
             ProxyUriError::Address(part, error) if part.contains(':') => {
-                bad(format!("has a bad address: {error}"))
+                bad(&format!("bad address: {error}"))
             }
-            error => bad(error.to_string()),
+            error => bad(&error.to_string()),
         })?;
         if !matches!(uri.scheme(), Scheme::Socks5 | Scheme::Socks5h) {
-            return Err(bad(format!(
-                "has the scheme {}, which this version does not forward to",
-                uri.scheme()
-            )));
+            return Err(other(&uri.scheme()));
         }
         Ok(Self {
             address: HostPort::parse_or_port(&uri.address().to_string(), SOCKS_PORT)?,

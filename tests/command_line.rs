@@ -238,8 +238,8 @@ fn malformed_values_are_quoted_beside_a_right_one() {
             "socks5://",
         ),
         (
-            "forward --remote=socks5://u:secret@a",
-            "user and password",
+            "forward --remote=socks5://u:secret@a/b",
+            "has no path",
             "socks5://",
         ),
         (

@@ -39,12 +39,13 @@ order instead, unprobed; peers are then only watched. With --manual nothing is
 used and no port opened until \"sockhop connect\", which without an address
 tries the proxies of --remote in their order, or else races the valid peers.
 
-Clients speak SOCKS to the proxy through the forwarder, so they also
-authenticate to it by themselves where it wants that. For a socks6 proxy the
-forwarder speaks to both: what clients ask for in SOCKS 4, 4a and 5, it asks
-for in SOCKS 6, with the user and password of --remote. Others on this machine
-can see those: better is the variable SOCKHOP_REMOTE, for when there is no
---remote.
+Clients speak SOCKS to the proxy through the forwarder, so they can also
+authenticate to it by themselves where it wants that. With a user and password
+in --remote, --peer or a line of --peers the forwarder does it for those
+that don't. For a socks6 proxy the forwarder speaks to both: what clients ask
+for in SOCKS 4, 4a and 5, it asks for in SOCKS 6. Others on this machine can
+see passwords of the command line: better are files and the variable
+SOCKHOP_REMOTE, for when there is no --remote.
 
 Give --allow once for each range of clients, for example --allow 10.0.0.0/8
 --allow fd00::/8; it replaces the default. This machine may always connect.
@@ -56,14 +57,14 @@ that address.
 )]
 pub(super) struct Forward {
     /// ADDR, repeatable: a proxy to use, as HOST, HOST:PORT, [V6]:PORT or
-    /// socks5://HOST:PORT, the preferred one first; or all of them
-    /// socks6://[USER:PASSWORD@]HOST:PORT, which clients of SOCKS 4, 4a and 5
-    /// are converted for
+    /// socks5://[USER:PASSWORD@]HOST[:PORT][?timeout=TIME], the preferred one
+    /// first; or all of them socks6://[USER:PASSWORD@]HOST[:PORT], which
+    /// clients of SOCKS 4, 4a and 5 are converted for
     #[argh(option)]
     remote: Vec<String>,
 
-    /// ADDR, repeatable: a peer to probe, as HOST, HOST:PORT or [V6]:PORT
-    /// (port 1080)
+    /// ADDR, repeatable: a peer to probe, as HOST, HOST:PORT, [V6]:PORT or
+    /// socks5://[USER:PASSWORD@]HOST (port 1080)
     #[argh(option)]
     peer: Vec<String>,
 
