@@ -91,6 +91,8 @@ fn finding_of(failure: &DialFailure) -> Option<Finding> {
         DialFailure::Silent(_) => Finding::timed_out(Phase::Greeting),
         DialFailure::NoProxy(answer) => {
             let reason = match answer.as_slice() {
+                // Without having been offered it: see the probe.
+                [5, 0, ..] => Reason::Sent(FirstBytes::new(answer)),
                 [5, method, ..] => Reason::Answered(*method),
                 other => Reason::Sent(FirstBytes::new(other)),
             };
