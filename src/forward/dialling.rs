@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::announced::without_announcement;
 use super::attempt::{Advance, Attempt};
 use super::route::{Awaited, Candidate, Choice, DialFailure, Epoch, Patience};
 use super::said::{Hold, KEPT, Said, Told};
@@ -31,6 +32,8 @@ use crate::wire::socks5::{Command, Method, Reply, ReplyCode};
 /// A client for which a remote is being found.
 pub(super) struct Dial {
     kept: Vec<u8>,
+    /// Of a request that has to be whole before a remote hears of it, as it came behind what is kept.
+    held: Vec<u8>,
     told: Told,
     /// What the client is told and has not taken yet.
     unsaid: Vec<u8>,
@@ -101,10 +104,6 @@ pub(super) struct Won {
 pub(super) struct Associated {
     /// Its `answer` is what the client has to hear before the reply.
     pub(super) won: Won,
-    #[expect(
-        dead_code,
-        reason = "the reply is passed on as it came; whoever rewrites it needs the address in it"
-    )]
     pub(super) reply: Reply,
     /// The reply as it came.
     pub(super) bytes: Vec<u8>,
@@ -143,8 +142,13 @@ enum Heard {
 impl Dial {
     /// For a client that said `kept`, neither nothing nor more than [`KEPT`] bytes.
     pub(super) fn new(kept: Vec<u8>, serving: &Serving, now: Instant) -> Self {
+        let (kept, held) = match serving.carries_datagrams() {
+            true => without_announcement(kept),
+            false => (kept, Vec::new()),
+        };
         Self {
             kept,
+            held,
             told: Told::Nothing,
             unsaid: Vec::new(),
             choice: serving.route.choice(),
@@ -164,8 +168,9 @@ impl Dial {
         }
     }
 
-    pub(super) fn kept(&self) -> &[u8] {
-        &self.kept
+    /// All that the client said, for somebody else than a remote.
+    pub(super) fn said_so_far(&self) -> Vec<u8> {
+        [self.kept.as_slice(), &self.held].concat()
     }
 
     /// What of the answers the client has heard.
@@ -240,6 +245,15 @@ impl Dial {
                 Heard::Nothing => return Verdict::Wait(self.until(serving)),
                 Heard::Verdict(verdict) => return verdict,
             }
+        }
+    }
+
+    /// Takes in what more the client said.
+    fn keep(&mut self, bytes: &[u8], serving: &Serving) {
+        self.held.extend_from_slice(bytes);
+        self.kept.append(&mut self.held);
+        if !self.is_asked && serving.carries_datagrams() {
+            (self.kept, self.held) = without_announcement(std::mem::take(&mut self.kept));
         }
     }
 
@@ -729,14 +743,15 @@ impl Dial {
         }
         match read_some(
             client,
-            cx.buffer_up_to(KEPT.saturating_sub(self.kept.len())),
+            cx.buffer_up_to(KEPT.saturating_sub(self.kept.len() + self.held.len())),
         ) {
             Ok(None) => Heard::Nothing,
             Ok(Some([])) if self.told != Told::Nothing => Heard::Verdict(self.half_closed(serving)),
             // A SOCKS client does not end its side before it has an answer.
             Ok(Some([])) | Err(_) => Heard::Verdict(self.client_left(serving)),
             Ok(Some(bytes)) => {
-                self.kept.extend_from_slice(bytes);
+                let bytes = bytes.to_vec();
+                self.keep(&bytes, serving);
                 if !self.is_asked && matches!(self.said(serving).asked(), Asked::For { .. }) {
                     self.is_asked = true;
                     self.give_up = cx.now + serving.settings.connect_timeout * DIALS;

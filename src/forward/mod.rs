@@ -1,7 +1,9 @@
 //! Forwarding a client's bytes to a remote proxy, and to the next one when it fails.
 
+mod announced;
 mod attempt;
 mod books;
+mod datagrams;
 mod decline;
 mod dialling;
 mod route;

@@ -43,6 +43,11 @@ impl Serving {
         self.settings.fallback.is_some()
     }
 
+    /// Whether the client's datagrams are carried, if a remote grants that: it needs an address by which they are known.
+    pub(super) fn carries_datagrams(&self) -> bool {
+        self.settings.associations.is_some() && self.client.0.is_some()
+    }
+
     /// Takes the place of a connection with four descriptors, if there is one.
     pub(super) fn widen(&mut self) -> bool {
         self.slot.as_mut().is_some_and(Slot::widen)

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! AwaitFirstBytes ──▶ Dialling ──a remote serves it──▶ Relaying
-//!                       └─ nobody left ──▶ Declining (a SOCKS client) or close
+//!                       ├─ one carries its datagrams ──▶ Associated
+//!                       └─ nobody left ──▶ Declining, or Stranded (a SOCKS client), or close
 //! ```
 //!
 //! The remote is dialled when the client's first bytes arrive: SOCKS clients always speak first, so a port scan costs
@@ -18,8 +19,9 @@ use std::time::Instant;
 
 use socket2::Socket;
 
+use super::datagrams::{Datagrams, Ports};
 use super::decline::Decline;
-use super::dialling::{Dial, FIRST_BYTES_LIMIT, Refusal, Verdict, Won};
+use super::dialling::{Associated, Dial, FIRST_BYTES_LIMIT, Refusal, Verdict, Won};
 use super::route::{Ride, Route};
 use super::said::KEPT;
 use super::serving::{ForwardSettings, Name, Serving};
@@ -28,6 +30,7 @@ use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, 
 use crate::listen::Client;
 use crate::net::read_some;
 use crate::relay::{Moved, Relay};
+use crate::wire::socks5::{Reply, ReplyCode};
 
 /// One client of a forwarder.
 pub struct ForwardSession {
@@ -49,6 +52,7 @@ enum Stage {
         decline: Box<Decline>,
     },
     Relaying(Box<Established>),
+    Associated(Box<Carried>),
     /// Served without a remote.
     Stranded(Box<dyn Session>),
     Over,
@@ -64,6 +68,15 @@ struct Established {
     before: Moved,
     /// What the route's totals know of.
     counted: Moved,
+    since: Instant,
+}
+
+/// A client whose datagrams a remote carries.
+struct Carried {
+    datagrams: Datagrams,
+    remote: SocketAddr,
+    /// Where its bytes are counted.
+    ride: Ride,
     since: Instant,
 }
 
@@ -131,7 +144,7 @@ impl ForwardSession {
             }
             Verdict::Relay(won) => Step::Next(self.establish(client, won, cx.now)),
             Verdict::Associated(associated) => {
-                Step::Next(self.establish(client, associated.untouched(), cx.now))
+                Step::Next(self.associate(client, &dial, associated, cx.now))
             }
             Verdict::Decline(refusal) => Step::Next(self.decline(client, &dial, refusal, cx.now)),
             Verdict::Reset => {
@@ -150,13 +163,14 @@ impl ForwardSession {
             self.serving.client,
             dial.tried()
         );
-        match dial.kept().first() {
+        let said = dial.said_so_far();
+        match said.first() {
             Some(4 | 5) if refusal == Refusal::Nobody && self.serving.has_fallback() => {
                 self.strand(client, dial, now)
             }
             Some(4 | 5) => Stage::Declining {
                 client,
-                decline: Box::new(Decline::new(dial.kept(), dial.heard().len(), refusal, now)),
+                decline: Box::new(Decline::new(&said, dial.heard().len(), refusal, now)),
             },
             _ => Stage::Over,
         }
@@ -180,10 +194,60 @@ impl ForwardSession {
         };
         let stranded = Stranded {
             client,
-            said: dial.kept().to_vec(),
+            said: dial.said_so_far(),
             heard: dial.heard().to_vec(),
         };
         Stage::Stranded(fallback.serve(stranded, now))
+    }
+
+    /// The stage after a remote has granted an association.
+    fn associate(
+        &mut self,
+        client: Socket,
+        dial: &Dial,
+        associated: Associated,
+        now: Instant,
+    ) -> Stage {
+        let Serving {
+            client: name,
+            settings,
+            slot,
+            ..
+        } = &mut self.serving;
+        let (Some(associations), Some(address), Some(slot)) =
+            (&settings.associations, name.0, slot.as_mut())
+        else {
+            return self.establish(client, associated.untouched(), now);
+        };
+        let Associated { won, reply, .. } = associated;
+        let remote = won.remote;
+        let ports = Ports::open(&client, address, remote, &reply.bound, slot, associations);
+        let ports = match ports {
+            Ok(ports) => ports,
+            Err(why) => {
+                log::debug!("{name}: no association via {remote}: {why}");
+                let heard = usize::try_from(won.down).unwrap_or(0);
+                let refusal = Refusal::Reply(ReplyCode::GENERAL_FAILURE);
+                let decline = Decline::new(&dial.said_so_far(), heard, refusal, now);
+                let decline = Box::new(decline);
+                return Stage::Declining { client, decline };
+            }
+        };
+        let mut unsent = won.answer;
+        let bound = ports.bound().into();
+        Reply { bound, ..reply }.encode(&mut unsent);
+        let before = Moved {
+            up: won.up,
+            down: won.down + unsent.len() as u64,
+        };
+        let ride = self.serving.route.began(remote);
+        ride.count(before.up, before.down);
+        Stage::Associated(Box::new(Carried {
+            datagrams: Datagrams::new(client, won.socket, unsent, ports, now),
+            remote,
+            ride,
+            since: won.since,
+        }))
     }
 
     fn establish(&self, client: Socket, won: Won, now: Instant) -> Stage {
@@ -231,6 +295,28 @@ impl ForwardSession {
     }
 }
 
+impl ForwardSession {
+    fn carry(&self, mut carried: Box<Carried>, cx: &mut TurnContext<'_>) -> Step {
+        let counted = carried.datagrams.moved();
+        let turn = carried.datagrams.turn(cx);
+        let moved = carried.datagrams.moved();
+        if moved != counted {
+            let (up, down) = (moved.up - counted.up, moved.down - counted.down);
+            carried.ride.count(up, down);
+        }
+        if turn != Turn::Done {
+            return Step::Stay(Stage::Associated(carried), turn);
+        }
+        let lasted = cx.now.saturating_duration_since(carried.since);
+        let Carried {
+            datagrams, remote, ..
+        } = &*carried;
+        let client = self.serving.client;
+        log::debug!("{client} via {remote}: {datagrams} in {lasted:.1?}");
+        Step::Next(Stage::Over)
+    }
+}
+
 impl Session for ForwardSession {
     fn turn(&mut self, cx: &mut TurnContext<'_>) -> Turn {
         loop {
@@ -247,6 +333,7 @@ impl Session for ForwardSession {
                     turn => Step::Stay(Stage::Declining { client, decline }, turn),
                 },
                 Stage::Relaying(established) => self.relay(established, cx),
+                Stage::Associated(carried) => self.carry(carried, cx),
                 Stage::Stranded(mut session) => match session.turn(cx) {
                     Turn::Done => Step::Next(Stage::Over),
                     turn => Step::Stay(Stage::Stranded(session), turn),
@@ -269,6 +356,7 @@ impl Session for ForwardSession {
                 interests.watch(CLIENT, client.as_fd(), decline.want())
             }
             Stage::Relaying(established) => established.relay.interests(interests),
+            Stage::Associated(carried) => carried.datagrams.interests(interests),
             Stage::Stranded(session) => session.interests(interests),
             Stage::Over => {}
         }
@@ -280,8 +368,15 @@ impl Session for ForwardSession {
             return Standing::Cut;
         }
         match &self.stage {
-            Stage::Relaying(_) | Stage::Stranded(_) if route.is_cut(*epoch) => Standing::Cut,
+            Stage::Relaying(_) | Stage::Associated(_) | Stage::Stranded(_)
+                if route.is_cut(*epoch) =>
+            {
+                Standing::Cut
+            }
             Stage::Relaying(established) if route.is_drained(*epoch, Some(established.remote)) => {
+                Standing::Cut
+            }
+            Stage::Associated(carried) if route.is_drained(*epoch, Some(carried.remote)) => {
                 Standing::Cut
             }
             Stage::Dialling { dial, .. } if dial.is_behind(&self.serving) => Standing::Wake,
