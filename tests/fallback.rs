@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{
-    Behaviour, Observed, Peer, SOON, Sockhop, Target, connect, dead_address, exchange, expect_end,
-    observe, socks5_connect,
+    Behaviour, Observed, Peer, SOON, Sockhop, Step, Target, connect, dead_address, exchange,
+    expect_end, observe, socks5_connect,
 };
 use serde_json::json;
 
@@ -152,4 +152,44 @@ fn disconnect_ends_those_too() {
         expect_end(&stream, SOON),
         Observed::Eof | Observed::Reset
     ));
+}
+
+/// Two remotes that do these steps, and a forwarder that knows no others.
+fn both(steps: Vec<Step>) -> (Sockhop, SocketAddr, [Peer; 2]) {
+    let peers = [Peer::scripted(steps.clone()), Peer::scripted(steps)];
+    let addresses = peers.each_ref().map(|peer| peer.address().to_string());
+    let [first, second] = addresses.each_ref().map(String::as_str);
+    let (sockhop, forwarder) = direct(&["--remote", first, "--remote", second, "--no-probing"]);
+    (sockhop, forwarder, peers)
+}
+
+#[test]
+fn client_that_heard_the_answer_to_its_greeting_hears_it_once() {
+    let echo = Target::echo();
+    let greeted = [Step::Read(3), Step::Send(vec![5, 0])];
+    let dies = [&greeted[..], &[Step::Read(10), Step::Close]].concat();
+    let (sockhop, forwarder, peers) = both(dies);
+    let stream = socks5_connect(forwarder, echo.address()).expect("from here");
+    assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
+    assert_eq!(served(&sockhop), 1);
+    assert_eq!(peers.map(|peer| peer.accepted()), [1, 1]);
+}
+
+#[test]
+fn what_working_remotes_answer_is_the_answer() {
+    let echo = Target::echo();
+    for code in [1, 4, 5] {
+        let refuses = vec![
+            Step::Read(3),
+            Step::Send(vec![5, 0]),
+            Step::Read(10),
+            Step::Send(vec![5, code, 0, 1, 0, 0, 0, 0, 0, 0]),
+        ];
+        let (sockhop, forwarder, _peers) = both(refuses);
+        let error = socks5_connect(forwarder, echo.address()).unwrap_err();
+        let expected = format!("[05, {code:02x}, 00, 01]");
+        assert!(error.to_string().contains(&expected), "{error}");
+        assert_eq!(served(&sockhop), 0);
+    }
+    assert_eq!(echo.accepted(), 0);
 }
