@@ -1,6 +1,7 @@
 //! A proxy of SOCKS 5 as people write it: where it is, as whom, and how long connecting to it may take.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub struct Peer {
     pub address: HostPort,
     /// As whom clients are taken to it that do not authenticate by themselves. Shared, since it may have many addresses.
     pub credentials: Option<Arc<Credentials>>,
-    /// For one connection to it to be made; never zero.
+    /// For one connection to it to be made, and answered; from 10 ms to 10 minutes.
     pub timeout: Option<Duration>,
 }
 
@@ -60,6 +61,12 @@ impl Peer {
         })?;
         if !matches!(uri.scheme(), Scheme::Socks5 | Scheme::Socks5h) {
             return Err(other(&uri.scheme()));
+        }
+        if uri
+            .timeout()
+            .is_some_and(|limit| !TIMEOUTS.contains(&limit))
+        {
+            return Err(bad("the timeout is not between 10ms and 10m"));
         }
         Ok(Self {
             address: HostPort::parse_or_port(&uri.address().to_string(), SOCKS_PORT)?,
@@ -114,6 +121,9 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Somebody waits that long.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(10 * 60);
+
 const EXAMPLE: &str = "socks5://10.1.2.3:1080 or socks5://user:password@[407::1]:1080";
 
 #[cfg(test)]
@@ -121,6 +131,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::daemon::settings;
 
     fn peer(text: &str) -> Peer {
         text.parse().expect(text)
@@ -187,9 +198,13 @@ mod tests {
             "socks4a://h",
             "socks5://",
             "socks5://h:0",
+            "socks5://h?timeout=11m",
+            "socks5://h?timeout=1000000years",
+            "socks5://h?timeout=1ms",
         ] {
             assert!(text.parse::<Peer>().is_err(), "{text}");
         }
+        assert_eq!(TIMEOUTS, settings::TIMEOUTS);
         assert!(Peer::parse_listed("socks5://a:b@h").is_ok());
         let error = Peer::parse_listed("socks5://h?timeout=1s").unwrap_err();
         assert!(error.to_string().contains("--connect-timeout"), "{error}");

@@ -285,3 +285,18 @@ fn peer_whose_password_was_changed_is_left_for_the_next() {
         entry["reason"] == "rejected the user and password"
     }));
 }
+
+#[test]
+fn remote_with_a_timeout_of_its_own_is_given_up_then() {
+    let (silent, valid) = (Peer::silent(), Peer::valid(Duration::ZERO));
+    let echo = Target::echo();
+    // One after the other: without its own time the first would have a minute.
+    let first = format!("socks5://{}?timeout=200ms", silent.address());
+    let sockhop = Sockhop::forward(&["--remote", &first, "--stagger=0", "--connect-timeout=60s"])
+        .args(["--remote", &valid.address().to_string(), "--no-probing"])
+        .start();
+    assert_eq!(sockhop.status()["remote"], first.as_str());
+    let forwarder = sockhop.wait_listening(SOON);
+    socks5_connect(forwarder, echo.address()).expect("by the second");
+    assert_eq!((silent.accepted(), valid.requests()), (1, 1));
+}

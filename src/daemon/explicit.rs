@@ -81,11 +81,15 @@ impl Explicit {
 
     /// The remote at this address, for clients.
     pub(super) fn candidate(&self, address: SocketAddr) -> Candidate {
-        let login = match self.name_of(address) {
-            Some(remote::Remote::PassedOn(peer)) => peer.credentials.clone(),
+        let peer = match self.name_of(address) {
+            Some(remote::Remote::PassedOn(peer)) => Some(peer),
             _ => None,
         };
-        Candidate { address, login }
+        Candidate {
+            address,
+            login: peer.and_then(|peer| peer.credentials.clone()),
+            timeout: peer.and_then(|peer| peer.timeout),
+        }
     }
 
     /// The remote that has this address, as it was named.

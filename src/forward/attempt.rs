@@ -27,6 +27,8 @@ pub(super) struct Attempt {
     pub(super) remote: SocketAddr,
     pub(super) socket: Socket,
     pub(super) since: Instant,
+    /// Its own time limit.
+    limit: Option<Duration>,
     /// Of the client's first bytes, those that it need not hear included.
     pub(super) sent: usize,
     /// Of these, those that it did not hear.
@@ -75,6 +77,7 @@ impl Attempt {
             remote: candidate.address,
             socket,
             since: now,
+            limit: candidate.timeout,
             sent: 0,
             left_out: 0,
             connected: false,
@@ -305,6 +308,7 @@ impl Attempt {
         limit: Duration,
         patience: Patience,
     ) -> Option<Instant> {
+        let limit = self.limit.unwrap_or(limit);
         if !self.connected {
             return Some(self.since + limit);
         }

@@ -146,12 +146,13 @@ impl Dial {
             true => without_announcement(kept),
             false => (kept, Vec::new()),
         };
+        let choice = serving.route.choice();
+        let usual = serving.settings.connect_timeout;
         Self {
             kept,
             held,
             told: Told::Nothing,
             unsaid: Vec::new(),
-            choice: serving.route.choice(),
             followed: serving.epoch,
             tried: Vec::new(),
             attempts: Vec::new(),
@@ -163,7 +164,8 @@ impl Dial {
             request_by: None,
             client_closed: false,
             since: now,
-            give_up: now + serving.settings.connect_timeout * DIALS,
+            give_up: now + choice.longest(usual) * DIALS,
+            choice,
             is_asked: false,
         }
     }
@@ -718,7 +720,7 @@ impl Dial {
         self.followed = serving.route.epoch();
         self.choice = serving.route.choice();
         // A client that has waited long for a remote without a time limit gets the new one's whole time.
-        self.give_up = now + serving.settings.connect_timeout * DIALS;
+        self.give_up = now + self.choice.longest(serving.settings.connect_timeout) * DIALS;
         self.retry = None;
         let choice = &self.choice;
         let is_candidate = |attempt: &Attempt| choice.has(attempt.remote);
@@ -754,7 +756,8 @@ impl Dial {
                 self.keep(&bytes, serving);
                 if !self.is_asked && matches!(self.said(serving).asked(), Asked::For { .. }) {
                     self.is_asked = true;
-                    self.give_up = cx.now + serving.settings.connect_timeout * DIALS;
+                    let usual = serving.settings.connect_timeout;
+                    self.give_up = cx.now + self.choice.longest(usual) * DIALS;
                 }
                 Heard::More
             }

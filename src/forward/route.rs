@@ -50,6 +50,13 @@ impl Choice {
             .any(|candidate| candidate.address == address)
     }
 
+    /// The time of the candidate that has most of it, where others have this much.
+    pub(super) fn longest(&self, usual: Duration) -> Duration {
+        let own = self.candidates.iter();
+        own.filter_map(|candidate| candidate.timeout)
+            .fold(usual, Duration::max)
+    }
+
     /// The addresses of the candidates, in their order.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.candidates.iter().map(|candidate| candidate.address)
@@ -63,6 +70,8 @@ pub struct Candidate {
     pub address: SocketAddr,
     /// As whom clients without authentication of their own are let in; `None` where it takes them as they are.
     pub login: Option<Arc<Credentials>>,
+    /// For it to be connected and to answer; `None`: as long as every other.
+    pub timeout: Option<Duration>,
 }
 
 impl From<SocketAddr> for Candidate {
@@ -70,6 +79,7 @@ impl From<SocketAddr> for Candidate {
         Self {
             address,
             login: None,
+            timeout: None,
         }
     }
 }
