@@ -3,8 +3,8 @@
 
 mod common;
 
-use std::io::Read as _;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -118,6 +118,75 @@ fn a_backlog_is_one_peer_at_an_older_proxy() {
     assert_eq!(came, peer.local_addr().expect("bound").into());
     let none = listener.accept(SOON).expect_err("one only");
     assert!(matches!(none, ClientError::NoBacklog(_)), "{none:?}");
+}
+
+#[test]
+fn a_backlog_at_a_proxy_of_socks6_gives_one_peer_after_the_other() {
+    let (far, far_address) = serve(&[], &LOOPBACK);
+    let plain = Peer::valid(Duration::ZERO);
+    let (six, five) = (uri("socks6", far_address), uri("socks5", plain.address()));
+    for chain in [vec![&six[..]], vec![&five, &six]] {
+        let (server, address) = serve(&chain, &LOOPBACK);
+        // Another client's request has opened the session at the proxy.
+        let _other = dialer(address, "").bind(&any()).expect("a port");
+        let mut listener = dialer(address, "?backlog=5")
+            .listen(&any())
+            .expect("a port");
+        assert_eq!(listener.granted().backlog, Some(5));
+        let bound = listener.address().expect("an address");
+        let peers: Vec<_> = (0..4).map(|_| connect(bound).expect("connect")).collect();
+        for _ in &peers {
+            let (stream, came) = listener.accept(SOON).expect("a peer");
+            let is_it = |peer: &&TcpStream| came == peer.local_addr().expect("bound").into();
+            let mut peer = peers.iter().find(is_it).expect("one of them");
+            peer.write_all(b"hello").expect("write");
+            let mut heard = [0; 5];
+            (&stream).read_exact(&mut heard).expect("read");
+            assert_eq!(heard, *b"hello");
+        }
+        // One that comes later, while it is waited for.
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            connect(bound).expect("connect")
+        });
+        let (_stream, came) = listener.accept(SOON).expect("a peer");
+        let late = late.join().expect("no panic");
+        assert_eq!(came, late.local_addr().expect("bound").into());
+        // Nobody else gets at its peers.
+        for query in ["", "?backlog=2"] {
+            let thief = dialer(address, query)
+                .listen(&bound.into())
+                .expect_err("not theirs");
+            assert_eq!(refusal(&thief), ReplyCode::NOT_ALLOWED);
+        }
+        drop(listener);
+        assert!(wait_until(SOON, || connect(bound).is_err()));
+        server.wait_log("port closed", SOON);
+        // Now it is nobody's, though the proxy's system may not give it again at once.
+        if let Err(error) = dialer(address, "").listen(&bound.into()) {
+            assert_eq!(refusal(&error), ReplyCode::GENERAL_FAILURE);
+        }
+    }
+    let (server, address) = serve(&[&six], &LOOPBACK);
+    let mut listener = dialer(address, "?backlog=5")
+        .listen(&any())
+        .expect("a port");
+    drop(far);
+    server.wait_log("port closed", SOON);
+    assert!(listener.accept(SOON).is_err());
+}
+
+#[test]
+fn a_proxy_without_sessions_has_no_backlog() {
+    let (_far, far) = serve(&[], &LOOPBACK);
+    let via = format!("socks6://{far}?session=no");
+    let (_server, address) = serve(&[&via], &LOOPBACK);
+    let mut listener = dialer(address, "?backlog=5")
+        .listen(&any())
+        .expect("a port");
+    assert_eq!(listener.granted().backlog, Some(0));
+    let _peer = connect(listener.address().expect("an address")).expect("connect");
+    assert!(listener.accept(SOON).is_ok());
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A TCP connection of an association of SOCKS 5: nothing is said on it, but its end is the association's.
+//! A connection on which nothing is said after the reply, but with which something ends: an association of SOCKS 5, or a port
+//! with a backlog.
 
 use std::os::fd::AsFd as _;
 

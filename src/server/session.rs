@@ -9,7 +9,7 @@
 //!    ├──UDP ASSOCIATE──▶ Associated
 //!    ├──not SOCKS, nothing acceptable, wrong password──▶ Closing
 //!    └──SOCKS 6──▶ Opening6 ──request──▶ as above; NOOP ──▶ Closing
-//!                     ├──BIND with a backlog──▶ Listening, until the client closes
+//!                     ├──BIND with a backlog──▶ Listening or Keeping, until the client closes
 //!                     └──BIND for a peer of that──▶ Fetching ──peer came──▶ Relaying
 //! ```
 
@@ -34,7 +34,7 @@ use super::pending::Pending;
 use super::rules::{Denied, NameVerdict};
 use super::settings::ServerSettings;
 #[cfg(feature = "socks6")]
-use super::socks6::{Fetch, Handle, Opening6};
+use super::socks6::{FarHandle, Fetch, Handle, Opening6};
 use super::via::Way;
 use crate::engine::{self, Interests, Session, Turn, TurnContext, Want};
 use crate::handshake::ServerError;
@@ -79,6 +79,9 @@ pub(super) enum Stage {
     /// Keeps such a port open.
     #[cfg(feature = "socks6")]
     Listening(Box<Handle>),
+    /// The same, where a proxy does.
+    #[cfg(feature = "socks6")]
+    Keeping(Box<FarHandle>),
     Through {
         pending: Box<Pending>,
         way: Box<Way>,
@@ -348,6 +351,8 @@ impl Session for ServerSession {
                 Stage::Fetching { pending, fetch } => self.await_fetched(pending, fetch, cx),
                 #[cfg(feature = "socks6")]
                 Stage::Listening(handle) => self.keep_open(handle, cx),
+                #[cfg(feature = "socks6")]
+                Stage::Keeping(handle) => self.keep(handle, cx),
                 Stage::Through { pending, way } => self.through(pending, way, cx),
                 Stage::Closing(mut closing) => match closing.turn(cx) {
                     Turn::Done => Step::Next(Stage::Over),
@@ -393,6 +398,8 @@ impl Session for ServerSession {
             }
             #[cfg(feature = "socks6")]
             Stage::Listening(handle) => handle.interests(interests),
+            #[cfg(feature = "socks6")]
+            Stage::Keeping(handle) => handle.interests(interests),
             Stage::Through { pending, way } => {
                 pending.interests(interests);
                 way.interests(interests);

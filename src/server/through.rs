@@ -41,6 +41,8 @@ impl ServerSession {
                     let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
                     return Step::Next(self.refuse(*pending, code, &SOCKS4_IS_IPV4, cx.now));
                 }
+                #[cfg(feature = "socks6")]
+                Gone::Kept(kept) => return Step::Next(self.kept(*pending, kept, cx.now)),
                 Gone::Through(arrived) => {
                     return Step::Next(self.arrived(*pending, &way, arrived, cx.now));
                 }

@@ -180,7 +180,7 @@ impl ServerSession {
     }
 
     /// Whose a port of this request is, if it can have one with a backlog.
-    fn holder(&self, pending: &Pending) -> Option<Holder> {
+    pub(super) fn holder(&self, pending: &Pending) -> Option<Holder> {
         let Answering::Socks6(answers) = &pending.answering else {
             return None;
         };

@@ -8,6 +8,7 @@ mod associate;
 mod backlog;
 mod bind;
 mod exchange;
+mod far_port;
 mod opening;
 pub(super) mod random;
 mod request;
@@ -20,6 +21,8 @@ use std::time::Instant;
 pub(super) use self::answers::Answers;
 use self::backlog::Ports;
 pub(super) use self::backlog::{Fetch, Handle};
+pub(super) use self::far_port::FarHandle;
+use self::far_port::FarPorts;
 pub(super) use self::opening::{Opened6, Opening6};
 use crate::handshake::socks6::{Arrival, Limits, Owner, Sessions};
 use crate::wire::socks6::{
@@ -61,6 +64,8 @@ pub struct Socks6 {
     sessions: Mutex<Book>,
     /// Of BIND with a backlog.
     ports: Ports,
+    /// The same, of proxies.
+    far_ports: FarPorts,
 }
 
 /// The sessions, with the state of the users for whom they were opened.
@@ -79,6 +84,7 @@ impl Socks6 {
             options,
             sessions: Mutex::new(Book { sessions, users: 0 }),
             ports: Ports::default(),
+            far_ports: FarPorts::default(),
         }
     }
 

@@ -3,19 +3,21 @@
 //! A proxy of SOCKS 6 is asked for the address that the client wants to have there. The older versions don't ask for that, so
 //! there it is one of the proxy's choice; and of an association they don't tell what destinations see, so that is told as zeros.
 //!
-//! Whoever comes to a port is judged by our rules, and one peer is all there is: a backlog is answered with 0. Of what the client
-//! wants of sockets nothing is known behind the proxy.
+//! Whoever comes to a port is judged by our rules. Of the older versions one peer is all there is: a backlog is answered with 0. Of
+//! what the client wants of sockets nothing is known behind the proxy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::backlog::Holder;
+use super::far_port::Whose;
 use crate::proxy_uri::Resolution;
 use crate::server::answering::Answering;
 use crate::server::association::socks6::Prepared;
 use crate::server::pending::Pending;
 use crate::server::session::{ServerSession, Stage};
-use crate::server::via::{Arrived, Expected, Via};
+use crate::server::via::{Arrived, Expected, Via, Way};
 use crate::wire::socks5::ReplyCode;
 use crate::wire::{Address, Host};
 
@@ -34,8 +36,28 @@ impl ServerSession {
             Ok(at) => at,
             Err((code, why)) => return self.refuse(pending, code, &why, now),
         };
+        let Some(shared) = &self.settings.socks6 else {
+            return self.no_such_command(pending, now);
+        };
         // As without proxies, with the port that stands for any.
         let expected = Expected::Anybody(0);
+        let holder = self.holder(&pending);
+        let at = match shared.far_ports.find(holder.as_ref(), at) {
+            Whose::Own(named) => named,
+            Whose::Others => {
+                let why = "a port of another client";
+                return self.refuse(pending, ReplyCode::NOT_ALLOWED, &why, now);
+            }
+            Whose::Nobodys => match (wanted_backlog(&pending), holder) {
+                (Some(backlog), Some(Holder::Session(_))) if via.keeps_ports() => {
+                    let resolver = self.settings.resolver.clone();
+                    let way = Way::listen(via, at, backlog, expected, resolver);
+                    let (pending, way) = (Box::new(pending), Box::new(way));
+                    return Stage::Through { pending, way };
+                }
+                _ => at,
+            },
+        };
         self.bind_through(Box::new(pending), via, [at.into()], expected)
     }
 
@@ -89,6 +111,12 @@ impl ServerSession {
         );
         self.associated_with(prepared, *answers, (client, unsent, payload), now)
     }
+}
+
+/// How many shall wait at a port, if more than one peer is wanted.
+fn wanted_backlog(pending: &Pending) -> Option<u16> {
+    let backlog = pending.stack.as_ref()?.backlog;
+    backlog.filter(|backlog| *backlog > 0)
 }
 
 /// The address to ask the last proxy for.

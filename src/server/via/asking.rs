@@ -46,6 +46,9 @@ pub(super) enum Asked {
     Granted(BoundAddress),
     /// BIND: the proxy listens there. Goes on with the next turn.
     Listening(BoundAddress),
+    /// BIND with a backlog: the proxy listens there, with one of so many, as long as this connection lives.
+    #[cfg(feature = "socks6")]
+    Kept(BoundAddress, u16),
     Not,
     Declined(Declined),
     Broken(io::Error),
@@ -120,6 +123,8 @@ impl Asking {
         let goal = match errand {
             Errand::Connect => Goal::Connect(target),
             Errand::Bind => Goal::Bind(target),
+            #[cfg(feature = "socks6")]
+            Errand::Listen(_) => Goal::Bind(target),
             Errand::Associate => Goal::Associate(target),
         };
         let mut client = Client::for_proxy(proxy, goal)?;

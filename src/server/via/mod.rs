@@ -23,10 +23,12 @@ use crate::proxy_uri::{ProxyUri, Resolution, Scheme};
 use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
 #[cfg(feature = "socks6")]
-use crate::wire::socks6::{Choice, WindowSize};
+use crate::wire::socks6::{BacklogNotice, Choice, WindowSize};
 
 pub(super) use self::expected::{Expected, Unexpected};
 use self::health::Health;
+#[cfg(feature = "socks6")]
+pub(super) use self::way::Kept;
 pub(super) use self::way::{Arrived, Gone, Way};
 
 /// The proxies that a server connects through, each reached through the one before.
@@ -65,6 +67,9 @@ pub(super) enum Errand {
     Connect,
     /// BIND: for this peer, or (SOCKS 6) at this address.
     Bind,
+    /// BIND with a backlog of so many, which only proxies of SOCKS 6 are asked for.
+    #[cfg(feature = "socks6")]
+    Listen(u16),
     /// UDP ASSOCIATE.
     Associate,
 }
@@ -123,6 +128,14 @@ impl Via {
     /// Whether the last proxy is asked where to listen, instead of for whom.
     pub(super) fn asks_where(&self) -> bool {
         is_six(self.last())
+    }
+
+    /// Whether the last proxy keeps a port open from which one peer after the other can be fetched: one that knows sessions, and
+    /// does not tell of each peer, which nobody would listen to here.
+    #[cfg(feature = "socks6")]
+    pub(super) fn keeps_ports(&self) -> bool {
+        let silent = |socks6: &Socks6| socks6.profile.backlog == BacklogNotice::None;
+        self.last().socks6().is_some_and(silent) && self.wallet(self.others.len()).is_some()
     }
 
     /// Whether the last proxy does UDP ASSOCIATE for us. To one of SOCKS 5 datagrams travel on their own, from here and not through

@@ -19,6 +19,8 @@ pub(super) struct Six {
     client: Client,
     profile: Profile,
     command: Command,
+    /// Whether a backlog was asked for.
+    listens: bool,
     /// Until the proxy has said what there is to say about the session.
     ticket: Option<Ticket>,
     opens_session: bool,
@@ -47,7 +49,7 @@ impl Six {
     ) -> Self {
         let command = match errand {
             Errand::Connect => Command::CONNECT,
-            Errand::Bind => Command::BIND,
+            Errand::Bind | Errand::Listen(_) => Command::BIND,
             Errand::Associate => Command::ASSOCIATE,
         };
         let proxy = via.proxy(place).unwrap_or(&via.first);
@@ -55,9 +57,13 @@ impl Six {
         let profile = wanted.profile;
         let to_name = matches!(target.host, Host::Name(_));
         let mut request = Request::new(command, target);
-        // Clients of older versions have no backlogs, and nothing to be told of ICMP errors with.
+        let backlog = match errand {
+            Errand::Listen(backlog) => Some(backlog),
+            _ => None,
+        };
+        // What our URI says is about nobody's backlog, and there is nobody to tell of ICMP errors.
         let stack = StackOptions {
-            backlog: None,
+            backlog,
             udp_error: None,
             ..wanted.stack
         };
@@ -88,6 +94,7 @@ impl Six {
             client,
             profile,
             command,
+            listens: backlog.is_some(),
             ticket,
             opens_session,
             may_be_silent,
@@ -117,6 +124,10 @@ impl Six {
                 Asked::Granted(reply.bound.clone())
             }
             Some(Outcome::Listening(reply)) => Asked::Listening(reply.bound.clone()),
+            Some(Outcome::Handle(reply)) if self.listens => {
+                let backlog = reply.options.stack.backlog.unwrap_or_default();
+                Asked::Kept(reply.bound.clone(), backlog)
+            }
             // Neither a method nor a backlog was offered.
             Some(Outcome::Negotiate(_) | Outcome::Handle(_) | Outcome::Waiting(_)) => {
                 Asked::Declined(Declined {

@@ -148,6 +148,8 @@ impl Way {
         self.progress.sent_ahead |= asking.carried() > 0;
         let has_answered = match asked {
             Asked::Granted(_) | Asked::Listening(_) => true,
+            #[cfg(feature = "socks6")]
+            Asked::Kept(..) => true,
             Asked::Declined(declined) => matches!(declined.why, Why::Destination(..)),
             Asked::Not => asking.awaits_reply(),
             Asked::Broken(_) => false,

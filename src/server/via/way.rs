@@ -68,6 +68,9 @@ pub(in crate::server) enum Gone {
     Through(Arrived),
     /// BIND: the last proxy listens there. Goes on with the next turn.
     Listening(SocketAddr),
+    /// BIND with a backlog: to a port that the last proxy keeps open.
+    #[cfg(feature = "socks6")]
+    Kept(Kept),
     /// Nowhere.
     Failed(Failure),
     /// Not yet there: to be looked at again then, or when a descriptor is ready.
@@ -84,6 +87,16 @@ pub(in crate::server) struct Arrived {
     /// The id of the association that was asked for, and how its messages are written.
     #[cfg(feature = "socks6")]
     pub(in crate::server) association: Option<(AssociationId, Profile)>,
+}
+
+/// A port that the last proxy keeps open as long as the connection to it.
+#[cfg(feature = "socks6")]
+pub(in crate::server) struct Kept {
+    pub(in crate::server) socket: Socket,
+    /// Its address as the proxy names it, and as others do.
+    pub(in crate::server) named: SocketAddr,
+    pub(in crate::server) told: SocketAddr,
+    pub(in crate::server) backlog: u16,
 }
 
 impl Way {
@@ -107,6 +120,22 @@ impl Way {
         Self {
             expected: Some(expected),
             ..Self::with(via, Errand::Bind, destinations, resolver)
+        }
+    }
+
+    /// To a port at this address with a backlog, where the last proxy [keeps](Via::keeps_ports) such; without one, as
+    /// [`Way::bind`].
+    #[cfg(feature = "socks6")]
+    pub(in crate::server) fn listen(
+        via: Arc<Via>,
+        at: SocketAddr,
+        backlog: u16,
+        expected: Expected,
+        resolver: Resolver,
+    ) -> Self {
+        Self {
+            expected: Some(expected),
+            ..Self::with(via, Errand::Listen(backlog), [at.into()], resolver)
         }
     }
 
@@ -183,16 +212,18 @@ impl Way {
                 },
                 Stage::Asking(mut asking) => match self.turn_of(&mut asking, payload, cx) {
                     Asked::Not => return self.wait(Stage::Asking(asking), None),
+                    #[cfg(feature = "socks6")]
+                    Asked::Kept(bound, backlog) => match self.kept(asking, &bound, backlog) {
+                        Ok(kept) => return Gone::Kept(kept),
+                        Err(failure) => Err(failure),
+                    },
                     Asked::Listening(bound) => match self.placed(&bound, &asking.socket) {
                         Some(bound) => {
                             self.is_listening = true;
                             self.stage = Stage::Asking(asking);
                             return Gone::Listening(bound);
                         }
-                        None => {
-                            let what = "it listens at no address that a peer could connect to";
-                            Err(self.trouble(asking.place, &what))
-                        }
+                        None => Err(self.trouble(asking.place, &NO_LISTENER)),
                     },
                     Asked::Granted(bound) if asking.place == self.via.others.len() => {
                         return self.through(asking, &bound);
@@ -268,12 +299,10 @@ impl Way {
 
     /// The last proxy has done it.
     fn through(&self, asking: Asking, bound: &BoundAddress) -> Gone {
-        let told = match (self.errand, bound) {
-            (Errand::Bind, BoundAddress::Socket(peer)) => canonical(*peer),
-            (Errand::Bind, BoundAddress::Name(..)) => {
-                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)
-            }
-            (Errand::Associate, _) if !self.via.asks_where() => {
+        let told = match (&self.expected, bound) {
+            (Some(_), BoundAddress::Socket(peer)) => canonical(*peer),
+            (Some(_), BoundAddress::Name(..)) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+            (None, _) if self.is_for_datagrams() && !self.via.asks_where() => {
                 match self.placed(bound, &asking.socket) {
                     Some(relay) => relay,
                     None => {
@@ -291,6 +320,21 @@ impl Way {
             socket: asking.socket,
             told,
         })
+    }
+
+    /// The last proxy keeps a port open there.
+    #[cfg(feature = "socks6")]
+    fn kept(&self, asking: Asking, bound: &BoundAddress, backlog: u16) -> Result<Kept, Failure> {
+        let told = self.placed(bound, &asking.socket);
+        match (bound, told) {
+            (BoundAddress::Socket(named), Some(told)) => Ok(Kept {
+                socket: asking.socket,
+                named: canonical(*named),
+                told,
+                backlog,
+            }),
+            _ => Err(self.trouble(asking.place, &NO_LISTENER)),
+        }
     }
 
     /// Asks the proxy at this place for the one behind it, or for the destination.
@@ -467,6 +511,8 @@ fn look_up(resolver: &Resolver, address: &Address) -> Lookup {
     resolver.lookup(&address.host.to_string(), address.port)
 }
 
+const NO_LISTENER: &str = "it listens at no address that a peer could connect to";
+
 const LOOKUP_TIMED_OUT: &str = "name look-up timed out";
 
 /// Addresses of one destination that the last proxy is asked for: each costs a whole handshake with every proxy, and the
@@ -547,7 +593,7 @@ mod tests {
                     heard.push(failure.code.0.into());
                     break;
                 }
-                Gone::Through(_) => panic!("nobody came"),
+                _ => panic!("nobody came"),
             }
         }
         assert_eq!(heard, [80, 4]);
