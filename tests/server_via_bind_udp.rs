@@ -4,7 +4,8 @@
 mod common;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use common::{
@@ -711,6 +712,59 @@ fn associations_through_a_proxy_have_limits_and_cost_no_thread() {
     assert!(proxy.wait_open(0, SOON));
     server.wait_status(|status| status["associations"] == 0, SOON);
     Client::new(address);
+}
+
+#[test]
+fn clients_of_a_unix_socket_have_bind_and_no_datagrams() {
+    let proxy = scripted([
+        Step::Send(reply(0, "192.0.2.9:4000")),
+        Step::Send(reply(0, "127.0.0.1:20")),
+    ]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socks");
+    let listen = format!("unix:{}", path.display());
+    let via = uri("socks5", proxy.address());
+    let arguments = ["--listen", &listen, "--via", &via];
+    let _server =
+        Sockhop::serve(&[&arguments[..], &["--allow-dest", "127.0.0.0/8"]].concat()).start();
+    assert!(wait_until(SOON, || UnixStream::connect(&path).is_ok()));
+    for (command, answer) in [
+        (3, reply(7, "0.0.0.0:0")),
+        (
+            2,
+            [reply(0, "192.0.2.9:4000"), reply(0, "127.0.0.1:20")].concat(),
+        ),
+    ] {
+        let mut stream = UnixStream::connect(&path).expect("connect");
+        stream.set_read_timeout(Some(SOON)).expect("time limit");
+        let bytes = [&[5, 1, 0], &request(command, "127.0.0.1:0")[..]].concat();
+        stream.write_all(&bytes).expect("write");
+        let mut heard = vec![0; 2 + answer.len()];
+        stream.read_exact(&mut heard).expect("read");
+        assert_eq!(heard[2..], answer);
+    }
+    assert_eq!(proxy.accepted(), 1);
+}
+
+#[test]
+fn a_proxy_that_is_reached_over_the_other_family() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let (_far, far) = serve(&[], &["--listen", "[::1]:0"]);
+    let (_server, address) = serve(&[&uri("socks5", far)], &[]);
+    let echo = echo_datagrams();
+    let client = Client::new(address);
+    client.send(&datagram(&echo, b"hello"));
+    assert_eq!(client.receive(), datagram(&echo, b"hello"));
+    // And a destination there.
+    let sixth = UdpSocket::bind("[::1]:0").expect("bind");
+    sixth.set_read_timeout(Some(SOON)).expect("time limit");
+    let port = at(&sixth).port().to_be_bytes();
+    let whole = [&[0, 0, 0, 4][..], &[0; 15], &[1], &port, b"hello"].concat();
+    client.send(&whole);
+    common::echo_one(&sixth);
+    assert_eq!(client.receive(), whole);
 }
 
 #[test]
