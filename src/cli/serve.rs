@@ -52,9 +52,9 @@ SOCKS4 is off, since it knows no passwords, but for the user ids that
 
 PROXY is SCHEME://[USER:PASSWORD@]HOST[:PORT][?timeout=TIME], as for dial.
 If the last one is socks5h, socks4a or socks6, it looks up names: then rules
-for addresses do not see theirs. BIND and UDP ASSOCIATE are for a last one of
-socks6 alone. Without --via there may be a proxy in the
-variable SOCKHOP_VIA, out of sight too.
+for addresses do not see theirs. UDP ASSOCIATE goes through one of socks5 that
+is the only one, or through a last one of socks6. Without --via there may be
+a proxy in the variable SOCKHOP_VIA, out of sight too.
 
 Give --allow once for each range of clients; it replaces the default. This
 machine may always connect.
