@@ -497,10 +497,7 @@ fn failures() -> Vec<(Answer, &'static str)> {
             whole(&format!("{ok}transfer-encoding: chunked\r\n\r\n1\r\n[\r\n")),
             "closed in the middle of the answer",
         ),
-        (
-            whole(&format!("{ok}\r\n[{{\"subnet\":")),
-            "not the JSON that it should be: EOF",
-        ),
+        (whole(&format!("{ok}\r\n[{{\"subnet\":")), "not JSON: EOF"),
         (
             whole(
                 "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<!doctype html>",
@@ -509,16 +506,13 @@ fn failures() -> Vec<(Answer, &'static str)> {
         ),
         (
             whole(&format!("{ok}\r\n<html>")),
-            "not the JSON that it should be: expected value",
+            "not JSON: expected value",
         ),
         (
             whole(&format!("{ok}\r\n{{\"a\":1}}")),
-            "not the JSON that it should be",
+            "the answer is not a list of routes",
         ),
-        (
-            whole(&format!("{ok}\r\n[] []")),
-            "not the JSON that it should be: trailing",
-        ),
+        (whole(&format!("{ok}\r\n[] []")), "not JSON: trailing"),
         (
             whole("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"),
             "status 500",

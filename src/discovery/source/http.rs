@@ -6,11 +6,10 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 
-use serde::de::DeserializeOwned;
 use socket2::Socket;
 
 use super::ask::{Patience, Stream, Trouble, connect};
-use super::json::{self, Rest};
+use super::json::{Meet, Rest, walk};
 use super::lines::MAX_BYTES;
 use crate::api_address::ApiAddress;
 use crate::resolver::Resolver;
@@ -71,8 +70,8 @@ impl fmt::Display for HttpError {
 }
 
 impl Http<'_, '_> {
-    /// `GET path`, whose answer is a value in JSON.
-    pub(super) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, HttpError> {
+    /// `GET path`, whose answer is a value in JSON; `meet` is told of what is in it; after an error that was only a part.
+    pub(super) fn get(&mut self, path: &str, meet: Meet<'_>) -> Result<(), HttpError> {
         let (head, connection) = self.request(path)?;
         let failed = |text: String| HttpError::Trouble(Trouble::Failed(format!("{path}: {text}")));
         let mut body = Body {
@@ -83,7 +82,10 @@ impl Http<'_, '_> {
         if head.code != 200 {
             // A short answer is read, so that the next request can use the connection.
             let mut rest = [0; 1024];
-            while matches!(body.read(&mut rest), Ok(1..)) && body.connection.total < MAX_UNREAD {}
+            while head.keep
+                && matches!(body.read(&mut rest), Ok(1..))
+                && body.connection.total < MAX_UNREAD
+            {}
             self.kept = head.keep.then(|| body.ended()).flatten();
             return Err(HttpError::Status {
                 path: path.to_owned(),
@@ -93,9 +95,9 @@ impl Http<'_, '_> {
         if head.is_html {
             return Err(failed("the answer is HTML, not JSON".to_owned()));
         }
-        let value = json::read(&mut body, Rest::Blank).map_err(failed)?;
+        walk(&mut body, Rest::Blank, meet).map_err(failed)?;
         self.kept = head.keep.then(|| body.ended()).flatten();
-        Ok(value)
+        Ok(())
     }
 
     /// Sends a request and reads the head of its answer.

@@ -1,13 +1,12 @@
-//! The JSON of daemons, read as it comes: what is kept of it has a limit, however much there is.
+//! The JSON of daemons, walked through as it comes: nothing of it is kept here, however much there is.
+//!
+//! One walk for every API: a type for each answer would be nicer to read and tens of kilobytes of program.
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
-use std::marker::PhantomData;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use serde::de::{
-    Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// What may stand behind the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,119 +17,180 @@ pub(super) enum Rest {
     Ignored,
 }
 
-/// Reads one value.
+/// What is met on a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Met<'t> {
+    Text(&'t str),
+    Bool(bool),
+    /// A number, or `null`.
+    Other,
+    /// An object, after all of its members.
+    Object,
+    /// A list, after all of its elements.
+    List,
+}
+
+/// Where on a walk: the names of members; an element of a list is `#`.
+#[derive(Debug, Default)]
+pub(super) struct Path {
+    names: Vec<String>,
+    /// For the next ones, so that a long list needs no new ones.
+    spare: Vec<String>,
+}
+
+impl Path {
+    /// Whether this is the place; `*` stands for any one name.
+    pub(super) fn is(&self, place: &[&str]) -> bool {
+        let mut pairs = self.names.iter().zip(place);
+        self.names.len() == place.len()
+            && pairs.all(|(name, wanted)| *wanted == "*" || name == wanted)
+    }
+
+    /// One level down. Of a long name the start is kept.
+    fn enter(&mut self, name: &str) {
+        let mut kept = self.spare.pop().unwrap_or_default();
+        kept.clear();
+        kept.extend(name.chars().take(MAX_NAME));
+        self.names.push(kept);
+    }
+
+    fn leave(&mut self) {
+        self.spare.extend(self.names.pop());
+    }
+}
+
+/// What is done with what is met.
+pub(super) type Meet<'m> = &'m mut dyn FnMut(&Path, Met<'_>);
+
+/// Reads one value and tells `meet` of everything in it that is not nested too deeply.
 ///
 /// # Errors
-/// The text says what is wrong, and goes on where "the answer is" ends or is the reader's own error.
-pub(super) fn read<T: DeserializeOwned>(from: &mut dyn Read, rest: Rest) -> Result<T, String> {
+/// Not JSON, or the reader's own error, for users to read.
+pub(super) fn walk(from: &mut dyn Read, rest: Rest, meet: Meet<'_>) -> Result<(), String> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(from));
-    let mut value = T::deserialize(&mut json);
+    let mut path = Path::default();
+    let walk = Walk {
+        path: &mut path,
+        meet,
+    };
+    let mut result = walk.deserialize(&mut json);
     if rest == Rest::Blank {
-        value = value.and_then(|value| json.end().map(|()| value));
+        result = result.and_then(|()| json.end());
     }
-    value.map_err(|error| {
+    result.map_err(|error| {
         if error.is_io() {
             return io::Error::from(error).to_string();
         }
-        format!("the answer is not the JSON that it should be: {error}")
+        format!("the answer is not JSON: {error}")
     })
 }
 
-/// An array, or the values of an object, of which the first `MAX` are kept. `null` is empty.
-#[derive(Debug)]
-pub(super) struct Capped<T, const MAX: usize> {
-    pub(super) items: Vec<T>,
-    pub(super) left_out: usize,
+struct Walk<'p, 'm> {
+    path: &'p mut Path,
+    meet: Meet<'m>,
 }
 
-impl<T, const MAX: usize> Default for Capped<T, MAX> {
-    fn default() -> Self {
-        Self {
-            items: Vec::new(),
-            left_out: 0,
+impl Walk<'_, '_> {
+    fn met<E>(self, what: Met<'_>) -> Result<(), E> {
+        (self.meet)(self.path, what);
+        Ok(())
+    }
+
+    /// For a member or element.
+    fn inner(&mut self) -> Walk<'_, '_> {
+        Walk {
+            path: self.path,
+            meet: self.meet,
         }
     }
 }
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(CappedVisitor(PhantomData))
+impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.path.names.len() > MAX_DEPTH {
+            return deserializer.deserialize_ignored_any(IgnoredAny).map(drop);
+        }
+        deserializer.deserialize_any(self)
     }
 }
 
-struct CappedVisitor<T, const MAX: usize>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for CappedVisitor<T, MAX> {
-    type Value = Capped<T, MAX>;
+impl<'de> Visitor<'de> for Walk<'_, '_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
+        f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Capped::default())
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.met(Met::Text(text))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut list = Capped::default();
-        loop {
-            if list.items.len() < MAX {
-                match seq.next_element()? {
-                    Some(item) => list.items.push(item),
-                    None => return Ok(list),
-                }
-            } else {
-                match seq.next_element::<IgnoredAny>()? {
-                    Some(_) => list.left_out += 1,
-                    None => return Ok(list),
-                }
-            }
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.met(Met::Bool(value))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.met(Met::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.met(Met::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.met(Met::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.met(Met::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        self.path.enter("#");
+        while list.next_element_seed(self.inner())?.is_some() {}
+        self.path.leave();
+        self.met(Met::List)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<(), A::Error> {
+        while object.next_key_seed(Name(self.path))?.is_some() {
+            object.next_value_seed(self.inner())?;
+            self.path.leave();
         }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut list = Capped::default();
-        while map.next_key::<IgnoredAny>()?.is_some() {
-            if list.items.len() < MAX {
-                list.items.push(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-                list.left_out += 1;
-            }
-        }
-        Ok(list)
+        self.met(Met::Object)
     }
 }
 
-/// Reads a string that is not kept itself: `parse` makes a value of it. `null` is an empty string.
-pub(super) fn parsed<'de, D: Deserializer<'de>, T>(
-    deserializer: D,
-    parse: fn(&str) -> T,
-) -> Result<T, D::Error> {
-    struct Parsing<T>(fn(&str) -> T);
-    impl<T> Visitor<'_> for Parsing<T> {
-        type Value = T;
+/// The name of a member, to be entered.
+struct Name<'p>(&'p mut Path);
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = ();
 
-        fn visit_str<E>(self, text: &str) -> Result<T, E> {
-            Ok((self.0)(text))
-        }
-
-        fn visit_unit<E>(self) -> Result<T, E> {
-            Ok((self.0)(""))
-        }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
     }
-    deserializer.deserialize_any(Parsing(parse))
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.enter(text);
+        Ok(())
+    }
 }
 
 /// An address in a string.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IpText {
-    /// No string, or an empty one: a peer that is down, say.
-    #[default]
+    /// An empty string: a peer that is down, say.
     Missing,
     /// Something else.
     Bad,
@@ -139,7 +199,7 @@ pub(super) enum IpText {
 }
 
 impl IpText {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         if text.is_empty() {
             return Self::Missing;
         }
@@ -147,59 +207,50 @@ impl IpText {
     }
 }
 
-impl<'de> Deserialize<'de> for IpText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(deserializer, Self::parse)
-    }
-}
+/// What is asked for is not nested more deeply, and each level costs stack.
+const MAX_DEPTH: usize = 6;
 
-/// The first IPv4 and the first IPv6 address of a list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct FirstOfEach {
-    pub(super) v4: Option<Ipv4Addr>,
-    pub(super) v6: Option<Ipv6Addr>,
-}
-
-impl<'de> Deserialize<'de> for FirstOfEach {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let list = Capped::<IpText, FEW>::deserialize(deserializer)?;
-        let mut first = Self::default();
-        for ip in list.items {
-            match ip {
-                IpText::Ip(IpAddr::V4(ip)) => first.v4 = first.v4.or(Some(ip)),
-                IpText::Ip(IpAddr::V6(ip)) => first.v6 = first.v6.or(Some(ip)),
-                IpText::Missing | IpText::Bad => {}
-            }
-        }
-        Ok(first)
-    }
-}
-
-/// A node has one of each.
-const FEW: usize = 8;
+/// Longer than every name that is looked for.
+const MAX_NAME: usize = 32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn list<const MAX: usize>(text: &str) -> Result<Capped<IpText, MAX>, String> {
-        read(&mut text.as_bytes(), Rest::Blank)
+    /// What is met, one a line: `a/#=text`.
+    fn met(text: &str) -> Result<String, String> {
+        let mut all = String::new();
+        walk(&mut text.as_bytes(), Rest::Blank, &mut |path, met| {
+            all += &format!("{}={met:?}\n", path.names.join("/"));
+        })?;
+        Ok(all)
     }
 
     #[test]
-    fn lists_and_objects_are_kept_to_their_limit() {
-        let two = list::<2>(r#" ["::1", "1.2.3.4", "::3", "::4"] "#).unwrap();
-        let expected = ["::1", "1.2.3.4"].map(|ip| IpText::Ip(ip.parse().unwrap()));
-        assert_eq!((two.items.as_slice(), two.left_out), (&expected[..], 2));
-        let object = list::<2>(r#"{"a":"::1","b":"1.2.3.4","c":["x",{}]}"#).unwrap();
+    fn everything_is_met_in_order() {
+        let text = r#" {"a":["x",{"b":true}],"c":{},"d":[null,1,-2,3.5e1]} "#;
         assert_eq!(
-            (object.items.as_slice(), object.left_out),
-            (&expected[..], 1)
+            met(text).unwrap(),
+            "a/#=Text(\"x\")\na/#/b=Bool(true)\na/#=Object\na=List\nc=Object\nd/#=Other\nd/#=Other\nd/#=Other\nd/#=Other\nd=List\n=Object\n"
         );
-        let odd = list::<9>(r#"["", null, "x", "1.2.3"]"#).unwrap();
-        use IpText::{Bad, Missing};
-        assert_eq!(odd.items, [Missing, Missing, Bad, Bad]);
-        assert!(list::<2>("null").unwrap().items.is_empty());
+    }
+
+    #[test]
+    fn places_are_compared_name_by_name() {
+        let mut path = Path::default();
+        for name in ["Peer", "nodekey:a", "#"] {
+            path.enter(name);
+        }
+        assert!(path.is(&["Peer", "*", "#"]) && path.is(&["Peer", "nodekey:a", "#"]));
+        for other in [
+            &["Peer", "*"][..],
+            &["Peer", "*", "#", "*"],
+            &["*", "*", "x"],
+        ] {
+            assert!(!path.is(other), "{other:?}");
+        }
+        path.leave();
+        assert!(path.is(&["Peer", "*"]) && !path.is(&[]));
     }
 
     #[test]
@@ -209,32 +260,38 @@ mod tests {
             ("<html>", "expected value"),
             ("[\"::1\"", "EOF"),
             ("[] []", "trailing"),
-            ("[1]", "a string"),
-            ("3", "a list"),
+            ("{1:2}", "key must be a string"),
+            ("{\"a\"}", "expected `:`"),
+            ("[\"\u{1}\"]", "control character"),
         ] {
-            let error = list::<2>(text).expect_err(text);
-            assert!(error.contains(cause), "{text}: {error}");
+            let error = met(text).expect_err(text);
+            assert!(
+                error.starts_with("the answer is not JSON: ") && error.contains(cause),
+                "{text}: {error}"
+            );
         }
-        let deep = format!("[{}", "[".repeat(1_000_000));
-        let error = list::<2>(&deep).unwrap_err();
-        assert!(error.contains("a string"), "{error}");
     }
 
     #[test]
-    fn depth_of_what_is_left_out_needs_no_stack() {
-        let deep = format!("[\"::1\",{}{}]", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(list::<1>(&deep).unwrap().left_out, 1);
+    fn depth_needs_no_stack() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let lists = met(&deep).unwrap();
+        assert_eq!(lists.lines().count(), MAX_DEPTH + 1, "{lists}");
+        assert!(met(&"[".repeat(1_000_000)).unwrap_err().contains("EOF"));
+        assert!(
+            met(&"{\"a\":".repeat(1_000_000))
+                .unwrap_err()
+                .contains("EOF")
+        );
     }
 
     #[test]
-    fn the_first_of_each_kind_counts() {
-        let first: FirstOfEach = read(
-            &mut r#"["x","fd7a::1","100.64.0.1","100.64.0.2"]"#.as_bytes(),
-            Rest::Blank,
-        )
-        .unwrap();
-        assert_eq!(first.v4, Some(Ipv4Addr::new(100, 64, 0, 1)));
-        assert_eq!(first.v6, Some("fd7a::1".parse().unwrap()));
+    fn long_names_are_cut() {
+        let text = format!("{{\"{}\":1}}", "é".repeat(1_000));
+        assert_eq!(
+            met(&text).unwrap(),
+            format!("{}=Other\n=Object\n", "é".repeat(MAX_NAME))
+        );
     }
 
     #[test]
@@ -246,7 +303,6 @@ mod tests {
                 self.0.read(out)
             }
         }
-        let value: Capped<IpText, 1> = read(&mut Endless(b"[\"::1\"]"), Rest::Ignored).unwrap();
-        assert_eq!(value.items.len(), 1);
+        walk(&mut Endless(b"[\"::1\"]"), Rest::Ignored, &mut |_, _| {}).unwrap();
     }
 }

@@ -10,16 +10,13 @@
 //! GET /api/v1/admin/proxy             ["453:597:5e1a:bd4d:2616:9e04:cdcc:f7cd",…]
 //! ```
 
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Visitor};
-
 use super::ask::{Patience, Trouble};
 use super::http::Http;
-use super::json::{Capped, IpText, parsed};
+use super::json::{IpText, Met, Path};
 use super::roster::{Range, Roster};
 use super::{Presence, REFRESH_LIMIT, Refresh, Refreshed, Signal, Source, pause_after};
 use crate::api_address::ApiAddress;
@@ -72,32 +69,37 @@ impl MyceliumSource {
             kept: None,
         };
         let mut roster = Roster::new(RANGE);
-        let routes: Capped<Route, MAX_ADDRESSES> = http.get("/api/v1/admin/routes/selected")?;
+        let mut routes = Routes::default();
+        http.get(ROUTES, &mut |path, met| routes.meet(path, met))?;
+        if !routes.is_list {
+            return Err(Trouble::Failed(format!(
+                "{ROUTES}: the answer is not a list of routes"
+            )));
+        }
         roster.leave_out(routes.left_out);
-        let node: Node = http.get("/api/v1/admin")?;
-        for own in node.addresses() {
-            roster.is_own(own.into());
-        }
+        roster.add_bad(routes.bad);
+        http.get("/api/v1/admin", &mut |path, met| {
+            let own = match met {
+                // Since 0.7.8.
+                Met::Text(text) if path.is(&["nodeIp"]) => text.parse().ok(),
+                Met::Text(text) if path.is(&["nodePubkey"]) => key(text).map(|key| address(&key)),
+                _ => None,
+            };
+            own.into_iter()
+                .for_each(|own: Ipv6Addr| roster.is_own(own.into()));
+        })?;
 
-        let mut subnets = HashSet::new();
-        for route in routes.items {
-            match route.subnet.0 {
-                _ if route.metric == Metric::Infinite => {}
-                Some(subnet) => drop(subnets.insert(subnet)),
-                None => roster.add_bad(),
-            }
-        }
         if self.known.len() > MAX_ADDRESSES {
-            self.known.retain(|subnet, _| subnets.contains(subnet));
+            self.known.clear();
         }
         let mut trouble = None;
         let mut unasked = 0;
-        for subnet in subnets {
+        for subnet in routes.subnets {
             if let Some(address) = self.known.get(&subnet) {
                 roster.add((*address).into());
                 continue;
             }
-            // Asking for anything but an address of its own would be useless; IPv4 ones even disturb it.
+            // Nobody there can have a key.
             if !is_overlay(subnet.base.into()) {
                 roster.add(subnet.base.into());
                 continue;
@@ -106,22 +108,28 @@ impl MyceliumSource {
                 unasked += 1;
                 continue;
             }
-            match http.get::<KeyOf>(&format!("/api/v1/pubkey/{}", subnet.base)) {
-                Ok(KeyOf {
-                    key: Key(Some(key)),
-                }) => match address(&key) {
-                    // Its routes to others cover its own; a key from elsewhere tells nothing about this subnet.
-                    address if subnet.contains(address) => {
-                        self.known.insert(subnet, address);
-                        roster.add(address.into());
+            let mut found = None;
+            let asked = http.get(
+                &format!("/api/v1/pubkey/{}", subnet.base),
+                &mut |path, met| {
+                    if let Met::Text(text) = met
+                        && path.is(&["publicKey"])
+                    {
+                        found = key(text);
                     }
-                    _ => roster.add_bad(),
                 },
-                Ok(KeyOf { key: Key(None) }) => roster.add_bad(),
+            );
+            match (asked, found.map(|key| address(&key))) {
+                // A key from elsewhere tells nothing about this subnet.
+                (Ok(()), Some(address)) if subnet.contains(address) => {
+                    self.known.insert(subnet, address);
+                    roster.add(address.into());
+                }
+                (Ok(()), _) => roster.add_bad(1),
                 // The route has gone since.
-                Err(error) if error.status() == Some(404) => {}
+                (Err(error), _) if error.status() == Some(404) => {}
                 // The next round goes on: what is known by then is not asked for again.
-                Err(error) => {
+                (Err(error), _) => {
                     trouble = Some(error.to_string());
                     unasked += 1;
                 }
@@ -135,13 +143,15 @@ impl MyceliumSource {
             ));
         }
 
-        match http.get::<Capped<IpText, MAX_ADDRESSES>>("/api/v1/admin/proxy") {
-            Ok(proxies) => {
-                roster.leave_out(proxies.left_out);
-                for proxy in proxies.items {
-                    roster.add_text(proxy);
-                }
+        let proxies = http.get("/api/v1/admin/proxy", &mut |path, met| {
+            if let Met::Text(text) = met
+                && path.is(&["#"])
+            {
+                roster.add_text(IpText::parse(text));
             }
+        });
+        match proxies {
+            Ok(()) => {}
             // Versions before 0.6.2 know no proxies.
             Err(error) if error.status() == Some(404) => {}
             Err(error) => drop(trouble.get_or_insert_with(|| error.to_string())),
@@ -191,63 +201,55 @@ const RANGE: Range = Range {
     contains: is_overlay,
 };
 
-/// `GET /api/v1/admin`.
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Node {
-    /// Since 0.7.8.
-    #[serde(default)]
-    node_ip: IpText,
-    #[serde(default)]
-    node_pubkey: Key,
-}
-
-impl Node {
-    fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
-        let told = match self.node_ip {
-            IpText::Ip(IpAddr::V6(ip)) => Some(ip),
-            _ => None,
-        };
-        told.into_iter()
-            .chain(self.node_pubkey.0.as_ref().map(address))
+/// The key in 64 hexadecimal digits.
+fn key(text: &str) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    if text.len() != 64 {
+        return None;
     }
-}
-
-#[derive(serde::Deserialize)]
-struct KeyOf {
-    #[serde(rename = "publicKey", default)]
-    key: Key,
-}
-
-/// 64 hexadecimal digits.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Key(Option<[u8; 32]>);
-
-impl Key {
-    fn parse(text: &str) -> Self {
-        let mut key = [0; 32];
-        let pairs = text.as_bytes().chunks(2);
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Self(None);
+    for (to, pair) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
+        // Without this, "+1" would be a number.
+        let digits = std::str::from_utf8(pair).ok()?;
+        if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
         }
-        for (to, pair) in key.iter_mut().zip(pairs) {
-            let digits = std::str::from_utf8(pair).unwrap_or_default();
-            *to = u8::from_str_radix(digits, 16).unwrap_or_default();
+        *to = u8::from_str_radix(digits, 16).ok()?;
+    }
+    Some(key)
+}
+
+/// The routes of an answer.
+#[derive(Debug, Default)]
+struct Routes {
+    subnets: Vec<Subnet>,
+    /// Without a subnet that a node can have.
+    bad: usize,
+    /// Beyond what a table takes.
+    left_out: usize,
+    is_list: bool,
+    /// Of the route that is being read.
+    subnet: Option<Subnet>,
+    is_infinite: bool,
+}
+
+impl Routes {
+    fn meet(&mut self, path: &Path, met: Met<'_>) {
+        match met {
+            Met::Text(text) if path.is(&["#", "subnet"]) => self.subnet = Subnet::parse(text),
+            // A number, or this word for a route that leads nowhere any more.
+            Met::Text(text) if path.is(&["#", "metric"]) => self.is_infinite = text == "infinite",
+            Met::Object if path.is(&["#"]) => {
+                match (self.subnet.take(), std::mem::take(&mut self.is_infinite)) {
+                    (_, true) => {}
+                    (None, false) => self.bad += 1,
+                    (Some(_), false) if self.subnets.len() == MAX_ADDRESSES => self.left_out += 1,
+                    (Some(subnet), false) => self.subnets.push(subnet),
+                }
+            }
+            Met::List if path.is(&[]) => self.is_list = true,
+            _ => {}
         }
-        Self(Some(key))
     }
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(deserializer, Self::parse)
-    }
-}
-
-#[derive(serde::Deserialize)]
-struct Route {
-    subnet: SubnetText,
-    metric: Metric,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,6 +259,17 @@ struct Subnet {
 }
 
 impl Subnet {
+    /// `None` for what is no subnet that one node can have: those are /64 or smaller.
+    fn parse(text: &str) -> Option<Self> {
+        let (base, length) = text.split_once('/')?;
+        let length = length
+            .parse()
+            .ok()
+            .filter(|length| (64..=128).contains(length))?;
+        let base = base.parse().ok()?;
+        Some(Self { base, length })
+    }
+
     fn contains(self, ip: Ipv6Addr) -> bool {
         let shift = 128 - u32::from(self.length);
         let cut = |ip: Ipv6Addr| ip.to_bits().checked_shr(shift).unwrap_or(0);
@@ -264,61 +277,7 @@ impl Subnet {
     }
 }
 
-/// `None` for what is no subnet that one node can have: those are /64 or smaller.
-struct SubnetText(Option<Subnet>);
-
-impl SubnetText {
-    fn parse(text: &str) -> Self {
-        let parse = || {
-            let (base, length) = text.split_once('/')?;
-            let length = length
-                .parse()
-                .ok()
-                .filter(|length| (64..=128).contains(length))?;
-            let base = base.parse().ok()?;
-            Some(Subnet { base, length })
-        };
-        Self(parse())
-    }
-}
-
-impl<'de> Deserialize<'de> for SubnetText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(deserializer, Self::parse)
-    }
-}
-
-/// A number, or the word `infinite` for a route that leads nowhere any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Metric {
-    Finite,
-    Infinite,
-}
-
-impl<'de> Deserialize<'de> for Metric {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NumberOrWord;
-        impl Visitor<'_> for NumberOrWord {
-            type Value = Metric;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a metric")
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Metric, E> {
-                Ok(Metric::Finite)
-            }
-
-            fn visit_str<E>(self, word: &str) -> Result<Metric, E> {
-                Ok(match word {
-                    "infinite" => Metric::Infinite,
-                    _ => Metric::Finite,
-                })
-            }
-        }
-        deserializer.deserialize_any(NumberOrWord)
-    }
-}
+const ROUTES: &str = "/api/v1/admin/routes/selected";
 
 /// Where its API is unless it was told otherwise.
 pub fn usual_place() -> HostPort {
@@ -327,7 +286,7 @@ pub fn usual_place() -> HostPort {
 
 #[cfg(test)]
 mod tests {
-    use super::super::json::{Rest, read};
+    use super::super::json::{Rest, walk};
     use super::*;
 
     #[test]
@@ -347,22 +306,23 @@ mod tests {
                 "5b5:fbf7:762c:d146:e8d1:5a1c:322c:338f",
             ),
         ] {
-            let key = Key::parse(key).0.expect(key);
+            let key = super::key(key).expect(key);
             assert_eq!(address(&key).to_string(), ip);
         }
     }
 
     #[test]
     fn keys_are_64_digits() {
-        assert_eq!(Key::parse(&"0f".repeat(32)).0, Some([15; 32]));
+        assert_eq!(key(&"0f".repeat(32)), Some([15; 32]));
         for text in [
             "",
             "0f",
+            &"+1".repeat(32),
             &"0f".repeat(33),
             &"0g".repeat(32),
             &"é".repeat(32),
         ] {
-            assert_eq!(Key::parse(text).0, None, "{text}");
+            assert_eq!(key(text), None, "{text}");
         }
     }
 
@@ -370,30 +330,24 @@ mod tests {
     fn routes_as_it_tells_them() {
         let text = r#"[{"subnet":"453:597:5e1a:bd4d::/64","nextHop":"TCP 10.77.0.1:60396 <-> 10.77.0.2:9651","metric":1015,"seqno":0},
             {"subnet":"500::/64","nextHop":"x","metric":"infinite","seqno":1},
-            {"subnet":"500::/8","metric":1},{"subnet":"10.0.0.0/64","metric":1},{"subnet":"x","metric":1}]"#;
-        let routes: Capped<Route, 9> = read(&mut text.as_bytes(), Rest::Blank).unwrap();
-        let seen: Vec<_> = routes
-            .items
-            .iter()
-            .map(|route| (route.subnet.0.map(|subnet| subnet.length), route.metric))
-            .collect();
-        use Metric::{Finite, Infinite};
+            {"subnet":"500::/8","metric":1},{"subnet":"10.0.0.0/64","metric":1},{"subnet":"x","metric":1},{}]"#;
+        let mut routes = Routes::default();
+        walk(&mut text.as_bytes(), Rest::Blank, &mut |path, met| {
+            routes.meet(path, met)
+        })
+        .unwrap();
+        assert!(routes.is_list);
         assert_eq!(
-            seen,
-            [
-                (Some(64), Finite),
-                (Some(64), Infinite),
-                (None, Finite),
-                (None, Finite),
-                (None, Finite)
-            ]
+            routes.subnets,
+            [Subnet::parse("453:597:5e1a:bd4d::/64").unwrap()]
         );
+        assert_eq!(routes.bad, 4);
     }
 
     #[test]
     fn subnets_contain_what_begins_as_they_do() {
         let contains = |subnet: &str, ip: &str| {
-            let subnet = SubnetText::parse(subnet).0.unwrap();
+            let subnet = Subnet::parse(subnet).unwrap();
             subnet.contains(ip.parse().unwrap())
         };
         assert!(contains(

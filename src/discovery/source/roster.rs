@@ -65,9 +65,9 @@ impl Roster {
         }
     }
 
-    /// Something that should have named a peer and does not.
-    pub(super) fn add_bad(&mut self) {
-        self.bad += 1;
+    /// So many that should have named a peer and do not.
+    pub(super) fn add_bad(&mut self, count: usize) {
+        self.bad += count;
     }
 
     /// Peers that were not even read.

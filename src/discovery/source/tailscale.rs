@@ -5,13 +5,14 @@
 //!                            "Peer":{"nodekey:…":{"TailscaleIPs":["100.…","fd7a:…"],"Online":true,…},…}}
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ask::{Patience, Trouble};
 use super::http::Http;
-use super::json::{Capped, FirstOfEach};
+use super::json::{Met, Path};
+use super::lines::shorten;
 use super::roster::{Range, Roster};
 use super::{Presence, REFRESH_LIMIT, Refresh, Refreshed, Signal, Source, pause_after};
 use crate::api_address::ApiAddress;
@@ -57,34 +58,28 @@ impl TailscaleSource {
             patience: Patience::new(signal, REFRESH_LIMIT),
             kept: None,
         };
-        let status: Status = http.get("/localapi/v0/status")?;
-        if status.backend_state != RUNNING {
+        let mut status = Status::default();
+        http.get("/localapi/v0/status", &mut |path, met| {
+            status.meet(path, met)
+        })?;
+        if status.state != RUNNING {
             // `Stopped`, `NeedsLogin`, `Starting` …: who is online is not known.
             return Err(Trouble::Failed(format!(
                 "its state is {:?}, not {RUNNING}",
-                status.backend_state
+                status.state
             )));
         }
         let mut roster = Roster::new(RANGE);
-        roster.leave_out(status.peers.left_out);
-        let own = status.own.ips;
-        for ip in own
-            .v4
-            .map(IpAddr::V4)
-            .into_iter()
-            .chain(own.v6.map(IpAddr::V6))
-        {
-            roster.is_own(ip);
-        }
-        for Node { ips, online } in status.peers.items {
+        roster.leave_out(status.left_out);
+        let own = status.own;
+        let all = [own.v4.map(IpAddr::V4), own.v6.map(IpAddr::V6)];
+        all.into_iter().flatten().for_each(|ip| roster.is_own(ip));
+        for node in status.online {
             // One address a node, of a kind that this machine has as well.
-            let ip = match (ips.v4, ips.v6) {
-                (Some(ip), _) if own.v4.is_some() => IpAddr::V4(ip),
-                (_, Some(ip)) if own.v6.is_some() => IpAddr::V6(ip),
-                _ => continue,
-            };
-            if online {
-                roster.add(ip);
+            match node {
+                Ips { v4: Some(ip), .. } if own.v4.is_some() => roster.add(ip.into()),
+                Ips { v6: Some(ip), .. } if own.v6.is_some() => roster.add(ip.into()),
+                _ => {}
             }
         }
         Ok(roster)
@@ -110,23 +105,55 @@ impl Source for TailscaleSource {
     }
 }
 
-#[derive(serde::Deserialize)]
+/// What is read of an answer.
+#[derive(Debug, Default)]
 struct Status {
-    #[serde(rename = "BackendState")]
-    backend_state: String,
-    #[serde(rename = "Self", default)]
-    own: Node,
-    #[serde(rename = "Peer", default)]
-    peers: Capped<Node, MAX_ADDRESSES>,
+    state: String,
+    own: Ips,
+    /// The peers that are online.
+    online: Vec<Ips>,
+    /// Online too, but beyond what a table takes.
+    left_out: usize,
+    /// Of the peer that is being read.
+    ips: Ips,
+    is_online: bool,
 }
 
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct Node {
-    #[serde(rename = "TailscaleIPs")]
-    ips: FirstOfEach,
-    #[serde(rename = "Online")]
-    online: bool,
+impl Status {
+    fn meet(&mut self, path: &Path, met: Met<'_>) {
+        match met {
+            Met::Text(text) if path.is(&["Peer", "*", "TailscaleIPs", "#"]) => self.ips.add(text),
+            Met::Bool(is_online) if path.is(&["Peer", "*", "Online"]) => self.is_online = is_online,
+            Met::Object if path.is(&["Peer", "*"]) => {
+                let ips = std::mem::take(&mut self.ips);
+                match std::mem::take(&mut self.is_online) {
+                    false => {}
+                    true if self.online.len() == MAX_ADDRESSES => self.left_out += 1,
+                    true => self.online.push(ips),
+                }
+            }
+            Met::Text(text) if path.is(&["Self", "TailscaleIPs", "#"]) => self.own.add(text),
+            Met::Text(text) if path.is(&["BackendState"]) => self.state = shorten(text),
+            _ => {}
+        }
+    }
+}
+
+/// The first IPv4 and the first IPv6 address of a node, which has one of each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ips {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
+
+impl Ips {
+    fn add(&mut self, text: &str) {
+        match text.parse() {
+            Ok(IpAddr::V4(ip)) => self.v4 = self.v4.or(Some(ip)),
+            Ok(IpAddr::V6(ip)) => self.v6 = self.v6.or(Some(ip)),
+            Err(_) => {}
+        }
+    }
 }
 
 fn is_overlay(ip: IpAddr) -> bool {

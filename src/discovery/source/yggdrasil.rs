@@ -12,12 +12,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::ask::{Patience, Stream, Trouble, connect};
-use super::json::{self, Capped, IpText, Rest};
-use super::lines::MAX_BYTES;
+use super::json::{IpText, Met, Rest, walk};
+use super::lines::{MAX_BYTES, shorten};
 use super::roster::{Range, Roster};
 use super::{Presence, REFRESH_LIMIT, Refresh, Refreshed, Signal, Source, pause_after};
 use crate::api_address::ApiAddress;
-use crate::discovery::table::MAX_ADDRESSES;
 use crate::resolver::Resolver;
 
 /// Yggdrasil's admin socket, asked once a minute.
@@ -54,34 +53,26 @@ impl YggdrasilSource {
     fn ask(&self, signal: &mut Signal) -> Result<Roster, Trouble> {
         let mut patience = Patience::new(signal, REFRESH_LIMIT);
         let mut roster = Roster::new(RANGE);
-        let mut ask = |what| self.request(what, &mut patience);
-        let mut add = |list: List| {
-            roster.leave_out(list.left_out);
-            for node in list.items {
-                roster.add_text(node.address);
-            }
-        };
-        let own = ask("getSelf")?.needed()?.address;
-        add(ask("getPeers")?.needed()?.peers);
+        let mut ask = |what| self.request(what, &mut roster, &mut patience);
+        ask("getSelf")?.needed()?;
+        ask("getPeers")?.needed()?;
         // 0.5 has the tree and 0.4 had a table of hashes; each refuses the other.
-        match ask("getTree")? {
-            Reply::Success(answer) => add(answer.tree),
-            Reply::Refused(_) => add(ask("getDHT")?.needed()?.dht),
+        if ask("getTree")?.is_refused() {
+            ask("getDHT")?.needed()?;
         }
         // What is not known to a version names nobody.
-        for what in ["getPaths", "getSessions"] {
-            if let Reply::Success(answer) = ask(what)? {
-                add(answer.paths);
-                add(answer.sessions);
-            }
-        }
-        if let IpText::Ip(own) = own {
-            roster.is_own(own);
-        }
+        ask("getPaths")?;
+        ask("getSessions")?;
         Ok(roster)
     }
 
-    fn request(&self, what: &str, patience: &mut Patience<'_>) -> Result<Reply, Trouble> {
+    /// Asks for one thing, and adds the nodes of the answer.
+    fn request(
+        &self,
+        what: &str,
+        roster: &mut Roster,
+        patience: &mut Patience<'_>,
+    ) -> Result<Reply, Trouble> {
         let (socket, address) = connect(&self.addresses, &self.resolver, patience)?;
         let failed = |text: String| Trouble::Failed(format!("{address}: {what}: {text}"));
         let mut stream = Stream {
@@ -96,10 +87,27 @@ impl YggdrasilSource {
             from: stream,
             left: MAX_BYTES,
         };
-        let answer: Answer = json::read(&mut answer, Rest::Ignored).map_err(failed)?;
-        Ok(match answer.status.as_str() {
-            "success" => Reply::Success(answer.response.unwrap_or_default()),
-            _ => Reply::Refused(failed(answer.error)),
+        let mut is_success = false;
+        let mut complaint = "the answer does not say whether it is one".to_owned();
+        let walked = walk(&mut answer, Rest::Ignored, &mut |path, met| {
+            let Met::Text(text) = met else { return };
+            if path.is(&["response", "*", "#", "address"]) {
+                roster.add_text(IpText::parse(text));
+            } else if path.is(&["response", "address"]) {
+                // Of `getSelf`.
+                if let Ok(own) = text.parse() {
+                    roster.is_own(own);
+                }
+            } else if path.is(&["status"]) {
+                is_success = text == "success";
+            } else if path.is(&["error"]) {
+                complaint = shorten(text);
+            }
+        });
+        walked.map_err(failed)?;
+        Ok(match is_success {
+            true => Reply::Success,
+            false => Reply::Refused(failed(complaint)),
         })
     }
 }
@@ -125,49 +133,22 @@ impl Source for YggdrasilSource {
 
 /// What a request came to.
 enum Reply {
-    Success(Response),
+    Success,
     /// It does not know the request, say.
     Refused(Trouble),
 }
 
 impl Reply {
-    fn needed(self) -> Result<Response, Trouble> {
+    fn needed(self) -> Result<(), Trouble> {
         match self {
-            Self::Success(response) => Ok(response),
+            Self::Success => Ok(()),
             Self::Refused(trouble) => Err(trouble),
         }
     }
-}
 
-#[derive(serde::Deserialize)]
-struct Answer {
-    status: String,
-    #[serde(default)]
-    error: String,
-    /// `null` beside an error.
-    response: Option<Response>,
-}
-
-/// Every answer that we ask for; each has one of these.
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct Response {
-    /// Of `getSelf`.
-    address: IpText,
-    peers: List,
-    tree: List,
-    dht: List,
-    paths: List,
-    sessions: List,
-}
-
-type List = Capped<Listed, MAX_ADDRESSES>;
-
-/// One that is down has no address.
-#[derive(serde::Deserialize)]
-struct Listed {
-    #[serde(default)]
-    address: IpText,
+    const fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
 }
 
 /// Nodes have `200::/8`; `300::/8` is for the networks behind them, which are asked for nothing.
