@@ -77,21 +77,18 @@ impl Roster {
 
     /// The list without own addresses. `trouble` is what else is wrong.
     pub(super) fn refreshed(
-        mut self,
+        self,
         port: u16,
         trouble: Option<String>,
         signal: &mut Signal,
     ) -> Refreshed {
-        for own in &self.own {
-            self.peers.remove(own);
-        }
         let mut peers = Vec::with_capacity(self.peers.len());
         for (number, ip) in self.peers.into_iter().enumerate() {
             // Each costs a few system calls, so a long list takes its time.
             if number % 256 == 0 && signal.is_stopped() {
                 break;
             }
-            if !is_local(ip) {
+            if !self.own.contains(&ip) && !is_local(ip) {
                 peers.push(SocketAddr::new(ip, port));
             }
         }
