@@ -36,7 +36,7 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// Debian's package, where it has another name than the program.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("danted", "dante-server"),
     ("dig", "bind9-dnsutils"),
     ("ip", "iproute2"),
