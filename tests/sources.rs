@@ -709,3 +709,80 @@ fn apis_that_keep_silent_delay_no_end() {
         started.elapsed()
     );
 }
+
+/// Puts programs in front of the PATH that print what the real ones do.
+fn stand_ins(folder: &std::path::Path, programs: &[(&str, &str)]) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (name, script) in programs {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{path}", folder.display())
+}
+
+/// The sources that the README gives with `exec:`, as a shell passes them on.
+fn examples() -> Vec<String> {
+    let readme = include_str!("../README.md");
+    let lines = readme
+        .lines()
+        .filter(|line| line.starts_with("--peers \"exec:"));
+    let unquoted = lines.map(|line| {
+        let mut shell = std::process::Command::new("sh");
+        let output = shell
+            .args(["-c", &format!("printf '%s\n' {line}")])
+            .output();
+        let words = String::from_utf8(output.expect("sh").stdout).expect("UTF-8");
+        let source = words.lines().nth(1).expect("the source");
+        source.to_owned()
+    });
+    unquoted.collect()
+}
+
+#[test]
+#[ignore = "needs jq"]
+fn commands_of_the_readme_understand_what_their_programs_print() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = stand_ins(
+        folder.path(),
+        &[
+            (
+                "wg",
+                r#"[ "$*" = 'show all allowed-ips' ] && printf 'wg0\tAAA=\t10.0.0.2/32 fd00::2/128\nwg0\tBBB=\t10.1.0.0/24\nwg0\tCCC=\t(none)\n'"#,
+            ),
+            (
+                "ssh",
+                r#"echo '[{"vpnAddrs":["192.168.100.5"],"currentRemote":"192.0.2.1:4242"},{"vpnIp":"192.168.100.9","remoteAddrs":null}]'"#,
+            ),
+            // A page a request, in bencode.
+            (
+                "nc",
+                "page=$(sed 's/.*pagei\\([0-9]\\)e.*/\\1/')\nprintf 'd5:counti4e12:routingTableld4:addr2:.k2:ip39:fc1%d:2222:3333:4444:5555:6666:7777:88884:linki1eee4:txid1:1e' \"$page\"",
+            ),
+        ],
+    );
+    let examples = examples();
+    let arguments: Vec<&str> = examples
+        .iter()
+        .flat_map(|source| ["--peers", source])
+        .collect();
+    let sockhop = Sockhop::forward(&["--no-probing"])
+        .args(&arguments)
+        .env("PATH", path)
+        .start();
+    let expected: [&[&str]; 3] = [
+        &["10.0.0.2:1080", "[fd00::2]:1080"],
+        &["192.168.100.5:1080", "192.168.100.9:1080"],
+        &[
+            "[fc10:2222:3333:4444:5555:6666:7777:8888]:1080",
+            "[fc11:2222:3333:4444:5555:6666:7777:8888]:1080",
+            "[fc12:2222:3333:4444:5555:6666:7777:8888]:1080",
+            "[fc13:2222:3333:4444:5555:6666:7777:8888]:1080",
+        ],
+    ];
+    assert_eq!(examples.len(), expected.len(), "{examples:?}");
+    for (source, expected) in examples.iter().zip(expected) {
+        wait_named(&sockhop, source, expected);
+    }
+}
