@@ -141,7 +141,7 @@ pub struct Answer {
 impl Answer {
     /// The result as what the call is documented to be answered with.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_str(&self.json).map_err(|cause| ClientError {
+        serde_json::from_slice(self.json.as_bytes()).map_err(|cause| ClientError {
             path: self.path.clone(),
             asked: None,
             timeout: Duration::ZERO,

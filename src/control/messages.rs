@@ -175,7 +175,7 @@ impl Request {
 }
 
 /// What an answer is matched to its request by.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Id {
     /// A number, as our client sends.
@@ -508,8 +508,7 @@ pub enum Role {
 }
 
 /// The answer to `status`, of whatever answers.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum AnyStatus {
     /// A server's: it has a role.
     Server(ServerStatus),
@@ -778,7 +777,7 @@ fn params_of<'a, T: Deserialize<'a>>(
             format!("parameters of {method} are not an object"),
         ));
     }
-    serde_json::from_str(text).map_err(|error| {
+    serde_json::from_slice(text.as_bytes()).map_err(|error| {
         ErrorObject::new(
             ErrorCode::InvalidParams,
             format!("not parameters of {method}"),

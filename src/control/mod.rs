@@ -6,3 +6,4 @@ pub mod client;
 pub mod messages;
 pub mod path;
 pub mod server;
+mod untagged;
