@@ -1,12 +1,11 @@
 //! Building a server out of its settings, and what the control socket tells about it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answers::seconds;
+use super::answers::{seconds, sorted};
 use super::runtime::{
     Means, StartError, catch_signals, limits, own_listeners, pipes, warn_of_exposure,
 };
@@ -218,12 +217,9 @@ impl Running {
                 down: counts.down,
             },
         };
-        let refused_by_reason: BTreeMap<_, _> = at_the_door
-            .into_iter()
-            .chain(counts.refused)
-            .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .collect();
+        let refused = at_the_door.into_iter().chain(counts.refused);
+        let refused = refused.filter(|(_, count)| *count > 0);
+        let refused_by_reason = sorted(refused);
         ServerStatus {
             role: Role::Server,
             listening: self.listening.clone(),
@@ -244,20 +240,17 @@ impl Running {
             },
             associations: self.associations.as_ref().map_or(0, Limits::active) as u64,
             sessions: self.shared.sessions(cx.now) as u64,
-            dropped_datagrams: counts
-                .dropped_datagrams
-                .into_iter()
-                .map(|(reason, count)| (reason.to_owned(), count))
-                .collect(),
+            dropped_datagrams: sorted(counts.dropped_datagrams),
             bytes: Bytes {
                 up: counts.up,
                 down: counts.down,
             },
-            by_user: counts
-                .users
-                .into_iter()
-                .map(|(name, counts)| (name.into(), user_status(counts)))
-                .collect(),
+            by_user: sorted(
+                counts
+                    .users
+                    .into_iter()
+                    .map(|(name, counts)| (name, user_status(counts))),
+            ),
             uptime_s: seconds(cx.now.saturating_duration_since(self.started)),
         }
     }

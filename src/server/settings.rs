@@ -1,6 +1,6 @@
 //! What the sessions of one server share.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -112,11 +112,11 @@ pub struct ServerCounts {
     /// Bytes from destinations to clients.
     pub down: u64,
     /// Clients that were let in and then refused, by reason.
-    pub refused: BTreeMap<&'static str, u64>,
+    pub refused: HashMap<&'static str, u64>,
     /// Datagrams that were dropped, by reason.
-    pub dropped_datagrams: BTreeMap<&'static str, u64>,
+    pub dropped_datagrams: HashMap<&'static str, u64>,
     /// What users did who have logged in, by their names; not more than a thousand.
-    pub users: BTreeMap<Box<str>, UserCounts>,
+    pub users: HashMap<Box<str>, UserCounts>,
 }
 
 impl ServerStats {

@@ -17,7 +17,7 @@ impl Knowledge for Known {
         let in_use = forwarder.remote().and_then(|(address, _)| address);
         let discovery = forwarder.discovery.borrow();
         let mut earlier: Vec<_> = discovery.table.ever_valid(now).collect();
-        earlier.sort_by_key(|(address, age)| (*age, *address));
+        earlier.sort_unstable_by_key(|(address, age)| (*age, *address));
         let earlier = earlier.into_iter().map(|(address, _)| address);
         let best = discovery.table.valid_best_first();
         (in_use, best.chain(earlier).collect())

@@ -344,7 +344,7 @@ impl Drop for Handle {
         let mut meeting = self.port.lock();
         meeting.closed = true;
         meeting.peers.clear();
-        for fetcher in meeting.fetchers.drain(..) {
+        for fetcher in mem::take(&mut meeting.fetchers) {
             if let Some(place) = fetcher.place.upgrade() {
                 *lock(&place) = Found::Closed;
             }

@@ -77,8 +77,12 @@ impl Via {
                 Fitness::Avoided(until) => avoided.push((until, (Arc::clone(via), patience))),
             }
         }
-        avoided.sort_by_key(|(until, _)| *until);
-        order.extend(avoided.into_iter().map(|(_, via)| via));
+        // There are few.
+        while let Some(next) = avoided.iter().map(|(until, _)| *until).min()
+            && let Some(place) = avoided.iter().position(|(until, _)| *until == next)
+        {
+            order.push_back(avoided.remove(place).1);
+        }
         order
     }
 
