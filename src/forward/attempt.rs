@@ -243,7 +243,9 @@ impl Attempt {
             }
             let kept = self.watch.heard().len();
             let Ok((taken, seen)) = self.watch.feed(&self.unread) else {
-                let mut bytes = self.watch.heard().get(..kept).unwrap_or_default().to_vec();
+                // The watch has kept some of what is unread.
+                let watch = std::mem::take(&mut self.watch);
+                let mut bytes = watch.heard().get(..kept).unwrap_or_default().to_vec();
                 bytes.append(&mut self.unread);
                 return Advance::Unreadable(bytes);
             };

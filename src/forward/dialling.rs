@@ -370,6 +370,8 @@ impl Dial {
         self.unsaid.extend(NO_AUTHENTICATION);
         let attempt = self.attempts.swap_remove(place);
         for late in std::mem::take(&mut self.attempts) {
+            // It has not failed: it may be the next.
+            self.tried.retain(|tried| *tried != late.remote);
             if late.since < attempt.since {
                 serving.failed(late.remote, late.since, DialFailure::Hesitated);
             }
