@@ -19,6 +19,8 @@ pub(crate) fn a_thousand() -> usize {
     most.map_or(1000, |most| (most / 12).min(1000))
 }
 
+type Phase = fn(usize, &TcpStream) -> io::Result<()>;
+
 /// Lets `count` clients greet, make their requests, and exchange bytes of their own, each phase for all of them before the next.
 /// What went wrong, for whom.
 pub(crate) fn served(forwarder: SocketAddr, count: usize) -> Vec<String> {
@@ -32,7 +34,7 @@ pub(crate) fn served(forwarder: SocketAddr, count: usize) -> Vec<String> {
         clients.push((number, stream));
     }
     let mut errors = Vec::new();
-    let phases: [(&str, fn(usize, &TcpStream) -> io::Result<()>); 5] = [
+    let phases: [(&str, Phase); 5] = [
         ("greeting", |_, stream| say(stream, &[5, 1, 0])),
         ("method", |_, stream| expect(stream, &[5, 0])),
         ("request", |number, stream| say(stream, &request(number))),

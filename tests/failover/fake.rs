@@ -1,13 +1,13 @@
 //! Proxies that fail where they are told to, and count what they see.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::common::wait_until;
 
@@ -60,7 +60,7 @@ struct Shared {
 
 impl Fake {
     pub(crate) fn new(kind: Kind) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("listen on loopback");
+        let listener = listen().expect("listen on loopback");
         let address = listener.local_addr().expect("own address");
         let shared = Arc::new(Shared {
             kind: Mutex::new(kind),
@@ -131,6 +131,14 @@ impl Drop for Fake {
     fn drop(&mut self) {
         let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
     }
+}
+
+/// With room for many who connect at once.
+fn listen() -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
 }
 
 pub(crate) fn reply(code: u8) -> Vec<u8> {

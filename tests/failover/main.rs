@@ -29,9 +29,10 @@ fn says(bytes: &[u8], then: Fault) -> Fault {
     Fault::Says(bytes.to_vec(), Box::new(then))
 }
 
-/// All clients are served though each of them meets these first; and nothing is left of them.
+/// All of so many clients are served though they meet these first; and nothing is left of them. Returns how many clients each
+/// of them had.
 #[track_caller]
-fn nobody_notices(bad: &[Fake], count: usize, more: &[&str]) {
+fn nobody_notices(bad: &[Fake], count: usize, more: &[&str]) -> Vec<usize> {
     let good = Fake::good();
     let mut remotes: Vec<SocketAddr> = bad.iter().map(Fake::address).collect();
     remotes.push(good.address());
@@ -43,60 +44,74 @@ fn nobody_notices(bad: &[Fake], count: usize, more: &[&str]) {
         errors.len(),
         errors.first()
     );
-    for bad in bad {
-        // Where many come at once, some wait for their turn longer than others hesitate.
-        let met = bad.accepted();
-        assert!(met >= count / 2, "only {met} met the fault");
-        assert!(bad.wait_open(0, SOON), "a connection was left open");
+    for fake in bad.iter().chain([&good]) {
+        assert!(fake.wait_open(0, SOON), "a connection was left open");
     }
-    assert!(good.wait_open(0, SOON) && good.accepted() >= count);
+    assert!(good.accepted() >= count);
     sockhop.wait_status(|status| status["connections"]["active"] == 0, SOON);
+    bad.iter().map(Fake::accepted).collect()
 }
 
+/// With this remote, all meet the fault.
 #[track_caller]
-fn a_thousand_notice_nothing(at: At, fault: Fault) {
+fn all_meet_it(count: usize, at: At, fault: Fault) {
     // A limit that a busy machine keeps, where one is waited for.
-    let more = ["--connect-timeout=3s"];
-    nobody_notices(&[Fake::bad(at, fault)], a_thousand(), &more);
+    let more = ["--connect-timeout=5s", "--stagger=0"];
+    let met = nobody_notices(&[Fake::bad(at, fault)], count, &more);
+    assert!(met[0] >= count, "{met:?} of {count} met the fault");
 }
 
-macro_rules! a_thousand_notice_nothing {
-    ($($name:ident: $at:ident, $fault:expr;)*) => {
+/// With this one, those that are not lucky.
+#[track_caller]
+fn some_meet_it(count: usize, at: At, fault: Fault) {
+    let met = nobody_notices(&[Fake::bad(at, fault)], count, &["--connect-timeout=5s"]);
+    assert!(met[0] > 0, "nobody met the fault");
+}
+
+macro_rules! nobody_notices {
+    ($($name:ident: $who:ident, $at:ident, $fault:expr;)*) => {
         $(#[test]
         fn $name() {
-            a_thousand_notice_nothing(At::$at, $fault);
+            $who(SEVERAL, At::$at, $fault);
         })*
     };
 }
 
-a_thousand_notice_nothing! {
-    reset_at_once: Accept, Fault::Reset;
-    closed_at_once: Accept, Fault::Close;
-    silent_from_the_start: Accept, Fault::Silence;
-    another_protocol: Accept, says(b"SSH-2.0-OpenSSH_9.2p1\r\n", Fault::Silence);
-    reset_after_the_greeting: Greeting, Fault::Reset;
-    closed_after_the_greeting: Greeting, Fault::Close;
-    silent_after_the_greeting: Greeting, Fault::Silence;
-    half_a_method_and_closed: Greeting, says(&[5], Fault::Close);
-    half_a_method_and_silent: Greeting, says(&[5], Fault::Silence);
-    no_acceptable_method: Greeting, says(&[5, 0xFF], Fault::Close);
-    a_method_that_was_not_offered: Greeting, says(&[5, 2], Fault::Silence);
-    reset_between_greeting_and_request: Greeting, says(&[5, 0], Fault::Reset);
-    closed_between_greeting_and_request: Greeting, says(&[5, 0], Fault::Close);
-    reset_after_the_request: Request, Fault::Reset;
-    closed_after_the_request: Request, Fault::Close;
-    silent_after_the_request: Request, Fault::Silence;
-    half_a_reply_and_reset: Request, says(&reply(0)[..5], Fault::Reset);
-    half_a_reply_and_closed: Request, says(&reply(0)[..9], Fault::Close);
-    half_a_reply_and_silent: Request, says(&reply(0)[..1], Fault::Silence);
-    rubbish_for_a_reply: Request, says(b"HTTP/1.1 400\r\n\r\n", Fault::Close);
-    general_failure: Request, says(&reply(1), Fault::Close);
-    network_unreachable: Request, says(&reply(3), Fault::Silence);
-    host_unreachable: Request, says(&reply(4), Fault::Close);
+/// Clients in flight at the same time.
+const SEVERAL: usize = 250;
+
+nobody_notices! {
+    reset_at_once: all_meet_it, Accept, Fault::Reset;
+    closed_at_once: all_meet_it, Accept, Fault::Close;
+    silent_from_the_start: some_meet_it, Accept, Fault::Silence;
+    another_protocol: all_meet_it, Accept, says(b"SSH-2.0-OpenSSH_9.2p1\r\n", Fault::Silence);
+    reset_after_the_greeting: all_meet_it, Greeting, Fault::Reset;
+    closed_after_the_greeting: all_meet_it, Greeting, Fault::Close;
+    silent_after_the_greeting: some_meet_it, Greeting, Fault::Silence;
+    half_a_method_and_closed: all_meet_it, Greeting, says(&[5], Fault::Close);
+    half_a_method_and_silent: some_meet_it, Greeting, says(&[5], Fault::Silence);
+    no_acceptable_method: all_meet_it, Greeting, says(&[5, 0xFF], Fault::Close);
+    a_method_that_was_not_offered: all_meet_it, Greeting, says(&[5, 2], Fault::Silence);
+    reset_between_greeting_and_request: all_meet_it, Greeting, says(&[5, 0], Fault::Reset);
+    closed_between_greeting_and_request: all_meet_it, Greeting, says(&[5, 0], Fault::Close);
+    reset_after_the_request: all_meet_it, Request, Fault::Reset;
+    closed_after_the_request: all_meet_it, Request, Fault::Close;
+    half_a_reply_and_reset: all_meet_it, Request, says(&reply(0)[..5], Fault::Reset);
+    half_a_reply_and_closed: all_meet_it, Request, says(&reply(0)[..9], Fault::Close);
+    half_a_reply_and_silent: all_meet_it, Request, says(&reply(0)[..1], Fault::Silence);
+    rubbish_for_a_reply: all_meet_it, Request, says(b"HTTP/1.1 400\r\n\r\n", Fault::Close);
+    general_failure: all_meet_it, Request, says(&reply(1), Fault::Close);
+    network_unreachable: all_meet_it, Request, says(&reply(3), Fault::Silence);
+    host_unreachable: all_meet_it, Request, says(&reply(4), Fault::Close);
 }
 
 #[test]
-fn a_handful_that_fails_in_every_way_and_one_that_does_not() {
+fn silent_after_the_request() {
+    all_meet_it(a_thousand(), At::Request, Fault::Silence);
+}
+
+#[test]
+fn a_thousand_meet_a_handful_that_fails_in_every_way() {
     let bad = [
         Fake::bad(At::Greeting, Fault::Silence),
         Fake::bad(At::Accept, Fault::Reset),
@@ -105,7 +120,8 @@ fn a_handful_that_fails_in_every_way_and_one_that_does_not() {
         Fake::bad(At::Request, says(&reply(0)[..3], Fault::Close)),
         Fake::bad(At::Request, says(&reply(4), Fault::Close)),
     ];
-    nobody_notices(&bad, a_thousand() / 4, &["--connect-timeout=5s"]);
+    let met = nobody_notices(&bad, a_thousand(), &["--connect-timeout=5s"]);
+    assert!(met.iter().all(|met| *met > 0), "{met:?}");
 }
 
 #[test]
