@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     Reset,
     Close,
     Silence,
+    /// Does that after a while.
+    Waits(Duration, Box<Self>),
     /// Says this, and then does that.
     Says(Vec<u8>, Box<Self>),
 }
@@ -219,6 +221,10 @@ fn fail(stream: &TcpStream, fault: &Fault, heard: &mut Vec<u8>) -> io::Result<()
         Fault::Reset => Ok(rustix::net::connect_unspec(stream)?),
         Fault::Close => stream.shutdown(Shutdown::Both),
         Fault::Silence => hear_to_end(stream, heard),
+        Fault::Waits(length, then) => {
+            thread::sleep(*length);
+            fail(stream, then, heard)
+        }
         Fault::Says(bytes, then) => {
             say(stream, bytes)?;
             // So that a reset does not overtake it.

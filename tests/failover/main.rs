@@ -4,7 +4,11 @@
 mod common;
 
 mod clients;
+mod declined;
 mod fake;
+mod forwarder;
+mod login;
+mod reports;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -1,0 +1,116 @@
+//! A forwarder inside the test, whose candidates and reports the test sees.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use sockhop::engine::{Cx, Mailbox, Next, Reactor, Task};
+use sockhop::forward::{
+    Candidate, Choice, ForwardSession, ForwardSettings, Patience, Report, Route,
+};
+use sockhop::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener};
+use sockhop::relay::{Pipes, RelaySettings};
+
+use crate::common::SOON;
+
+pub(crate) struct Forwarder {
+    pub(crate) address: SocketAddr,
+    pub(crate) route: Route,
+    reports: Receiver<Report>,
+    mailbox: Mailbox,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Reader;
+
+impl Task for Reader {
+    fn run(&mut self, _: &mut Cx<'_>) -> Next {
+        Next::Wait(None)
+    }
+}
+
+impl Forwarder {
+    /// To these candidates, with room for so many connections.
+    pub(crate) fn new(candidates: Vec<Candidate>, patience: Patience, most: usize) -> Self {
+        let (started, starting) = channel();
+        let (send_report, reports) = crossbeam_channel::unbounded();
+        let thread = thread::spawn(move || {
+            let mut reactor = Reactor::new(4).expect("a reactor");
+            let mailbox = reactor.mailbox();
+            let reader = reactor.spawn(Box::new(Reader));
+            let route = Route::new(send_report, mailbox.clone(), reader);
+            let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).expect("listen");
+            let Bound::Tcp(address) = *listener.bound() else {
+                panic!("not a TCP listener");
+            };
+            let intake = Intake {
+                admission: Rc::new(Admission::new(None)),
+                is_peer: Rc::new(|_| false),
+                limits: Limits::new(most, None, mailbox.clone()),
+                stats: Rc::new(RefCell::new(IntakeStats::default())),
+            };
+            let settings = Arc::new(ForwardSettings {
+                connect_timeout: Duration::from_secs(5),
+                stagger: Some(Duration::from_millis(200)),
+                retry: true,
+                relay: Arc::new(RelaySettings {
+                    idle: None,
+                    half_closed_idle: None,
+                    pipes: Pipes::new(0),
+                }),
+            });
+            let serving = route.clone();
+            reactor.spawn(Box::new(Acceptor::new(
+                listener,
+                intake,
+                Rc::new(move |client| {
+                    let (route, settings) = (serving.clone(), Arc::clone(&settings));
+                    Box::new(ForwardSession::new(client, route, settings, Instant::now()))
+                }),
+            )));
+            started.send((address, route, mailbox)).expect("the test");
+            reactor.run().expect("the reactor");
+        });
+        let (address, route, mailbox) = starting.recv_timeout(SOON).expect("a forwarder");
+        route.set(Choice {
+            candidates,
+            patience,
+            is_awaited: false,
+        });
+        Self {
+            address,
+            route,
+            reports,
+            mailbox,
+            thread: Some(thread),
+        }
+    }
+
+    /// What was reported of whom, in the order of the reports.
+    #[track_caller]
+    pub(crate) fn reports(&self, count: usize) -> Vec<(SocketAddr, String)> {
+        let next = || self.reports.recv_timeout(SOON).expect("a report");
+        (0..count)
+            .map(|_| next())
+            .map(|report| (report.remote, report.failure.to_string()))
+            .collect()
+    }
+
+    pub(crate) fn has_reports(&self) -> bool {
+        !self.reports.is_empty()
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.mailbox.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
