@@ -2,12 +2,24 @@
 
 mod common;
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use serde_json::{Value, json};
 
-use common::{Peer, SOON, Sockhop, Target, exchange, expect_end, socks5_connect};
+use common::{
+    Launch, Peer, SOON, Signal, Sockhop, Target, dead_address, exchange, expect_end, socks5_connect,
+};
 
 const ZERO: Duration = Duration::ZERO;
 
@@ -139,5 +151,213 @@ fn a_connect_that_fails_drains_nothing() {
     for text in ["1", "-1s", "25h", "soon"] {
         let output = sockhop.command(&["connect", "--drain", text]);
         assert_eq!(output.status.code(), Some(2), "{text}");
+    }
+}
+
+/// The program on a terminal of its own; killed on drop.
+struct OnTerminal {
+    child: Child,
+    written: Receiver<Vec<u8>>,
+    /// All that it has written so far.
+    text: String,
+}
+
+impl OnTerminal {
+    fn start(arguments: &[&str], sockhop: &Sockhop, columns: u16) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let size = Winsize {
+            ws_row: 40,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&terminal, size).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let line = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_sockhop"))
+            .args(arguments)
+            .arg("--control")
+            .arg(sockhop.control_path())
+            .env("TERM", "xterm")
+            .stdin(line.try_clone().unwrap())
+            .stdout(line.try_clone().unwrap())
+            .stderr(line)
+            .spawn()
+            .unwrap();
+        let (sender, written) = channel();
+        thread::spawn(move || {
+            let mut terminal = File::from(terminal);
+            let mut buffer = [0; 4096];
+            // It ends with an error when the last one on the line has gone.
+            while let Ok(count @ 1..) = terminal.read(&mut buffer) {
+                if sender.send(buffer[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            child,
+            written,
+            text: String::new(),
+        }
+    }
+
+    /// Waits until it has written this; what it has written up to there.
+    #[track_caller]
+    fn wait(&mut self, text: &str) -> String {
+        let end = Instant::now() + SOON;
+        loop {
+            if let Some(at) = self.text.find(text) {
+                return self.text.drain(..at + text.len()).collect();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            match self.written.recv_timeout(left) {
+                Ok(bytes) => self.text.push_str(&String::from_utf8(bytes).unwrap()),
+                Err(error @ (RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected)) => {
+                    panic!("no {text:?} ({error}), but {:?}", self.text)
+                }
+            }
+        }
+    }
+
+    /// Its end, and what it had yet to write.
+    fn end(mut self) -> (ExitStatus, String) {
+        let end = Instant::now() + SOON;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "still runs");
+            thread::yield_now();
+        }
+        while let Ok(bytes) = self.written.recv_timeout(SOON) {
+            self.text.push_str(&String::from_utf8(bytes).unwrap());
+        }
+        (self.child.wait().unwrap(), std::mem::take(&mut self.text))
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Hides the cursor, goes up so many lines.
+fn redraw(lines: usize) -> String {
+    format!("\x1b[?25l\r\x1b[{lines}A")
+}
+
+/// Clears what is left below, shows the cursor.
+const DRAWN: &str = "\x1b[J\x1b[?25h";
+
+#[test]
+fn watch_redraws_in_place_and_waits_for_a_daemon_that_comes_back() {
+    let (a, b) = (Peer::valid(ZERO), Peer::valid(ZERO));
+    let (mut sockhop, _echo) = connected_to(&a);
+    let mut watch = OnTerminal::start(&["status", "--watch", "100ms"], &sockhop, 100);
+    let first = watch.wait(DRAWN);
+    assert!(first.starts_with("\x1b[?25l\rremote       "), "{first:?}");
+    assert!(first.contains(&a.address().to_string()));
+    let lines = first.matches("\r\n").count();
+    let second = watch.wait(DRAWN);
+    assert!(second.starts_with(&redraw(lines)), "{second:?}");
+    connect(&sockhop, &b, json!({}));
+    watch.wait(&b.address().to_string());
+    watch.wait(DRAWN);
+
+    sockhop.signal(Signal::TERM);
+    sockhop.wait_exit(SOON);
+    let gone = watch.wait("no answer, asking again: control socket");
+    assert!(
+        gone.ends_with("\x1b[?25l\r") || gone.contains(&redraw(lines)),
+        "{gone:?}"
+    );
+    watch.wait(DRAWN);
+    let control = sockhop.control_path().to_str().unwrap();
+    let again = Sockhop::forward(&["--manual", "--control", control]).start();
+    watch.wait("waiting for `sockhop connect`");
+    watch.wait(DRAWN);
+
+    // What ^C does.
+    kill_process(Pid::from_child(&watch.child), Signal::INT).unwrap();
+    let (status, rest) = watch.end();
+    assert_eq!(status.signal(), Some(2));
+    let shown = rest.rfind("\x1b[?25h");
+    assert!(
+        rest.rfind("\x1b[?25l") <= shown,
+        "the cursor is hidden: {rest:?}"
+    );
+    drop(again);
+}
+
+#[test]
+fn watch_for_a_script_is_one_answer_after_the_other_until_the_end() {
+    let a = Peer::valid(ZERO);
+    let (mut sockhop, _echo) = connected_to(&a);
+    let control = sockhop.control_path().to_owned();
+    let start = |arguments: &[&str]| {
+        Launch::new(&["status", "--watch", "100ms"])
+            .args(arguments)
+            .arg("--control")
+            .arg(&control)
+            .start()
+    };
+    let (mut json, mut text) = (start(&["--json"]), start(&[]));
+    for watching in [&json, &text] {
+        watching.wait_output("remote", SOON);
+    }
+    let remote = json!(a.address().to_string());
+    let two = || {
+        json.output().len() >= 2 && text.output().iter().filter(|line| line.is_empty()).count() >= 1
+    };
+    assert!(
+        common::wait_until(SOON, two),
+        "{:?} {:?}",
+        json.output(),
+        text.output()
+    );
+    sockhop.signal(Signal::TERM);
+    sockhop.wait_exit(SOON);
+    for watching in [&mut json, &mut text] {
+        assert_eq!(watching.wait_exit(SOON).code(), Some(1));
+        watching.wait_log("control socket", SOON);
+    }
+    for line in json.output() {
+        let status: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(status["remote"], remote);
+    }
+    for line in text.output() {
+        assert!(!line.contains('\x1b'), "{line:?}");
+    }
+    // There is nobody from the start.
+    let output = start(&[]).wait_exit(SOON);
+    assert_eq!(output.code(), Some(1));
+}
+
+/// On a terminal the table of proxies is as wide as that, and its words are whole.
+#[test]
+fn proxies_fit_the_terminal() {
+    let (valid, dead) = (Peer::valid(ZERO), dead_address());
+    let peers = [valid.address(), dead].map(|address| address.to_string());
+    let arguments = ["--manual", "--peer", &peers[0], "--peer", &peers[1]];
+    let sockhop = Sockhop::forward(&arguments).start();
+    sockhop.wait_peer(valid.address(), "valid", SOON);
+    sockhop.wait_peer(dead, "not-listening", SOON);
+    for columns in [200, 80, 40] {
+        let (status, text) = OnTerminal::start(&["proxies"], &sockhop, columns).end();
+        assert_eq!(status.code(), Some(0));
+        for line in text.lines() {
+            assert!(line.len() <= columns.into(), "{columns}: {line:?}");
+        }
+        for word in ["not-listening", "refused", "answered", &peers[0], &peers[1]] {
+            assert!(text.contains(word), "{columns}: no {word:?} in {text}");
+        }
+        let places = [&peers[0], &peers[1]].map(|peer| text.find(peer.as_str()));
+        assert!(places[0] < places[1], "the better one first");
     }
 }

@@ -5,6 +5,7 @@
 //! that. Which options exist is read from the same structs that argh parses into, so the two cannot drift apart.
 
 use std::ffi::OsString;
+use std::iter::Peekable;
 
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
@@ -31,7 +32,7 @@ pub(super) fn plan(
         .map(OsString::into_string)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|bytes| Failure::usage(format!("argument {bytes:?} is not UTF-8 text"), None))?;
-    let mut arguments = arguments.into_iter();
+    let mut arguments = arguments.into_iter().peekable();
     let mut out = Expanded::default();
 
     // Options before the command may be of any command: all agree on which of them take a value (there is a test), but for
@@ -112,7 +113,7 @@ impl Expanded {
         &mut self,
         flags: &[&FlagInfo<'static>],
         argument: String,
-        rest: &mut impl Iterator<Item = String>,
+        rest: &mut Peekable<impl Iterator<Item = String>>,
         command: Option<&'static str>,
     ) -> Result<(), Failure> {
         let (name, value) = match argument.split_once('=') {
@@ -126,6 +127,13 @@ impl Expanded {
         match (takes_value, value) {
             (Some(true), Some(value)) => {
                 self.arguments.extend([name.to_owned(), value.to_owned()]);
+            }
+            (Some(true), None) if name == WATCH => {
+                // A time starts with a digit, and nothing else does that could follow here.
+                let is_time = |text: &String| text.starts_with(|char: char| char.is_ascii_digit());
+                let value = rest.next_if(is_time);
+                let value = value.unwrap_or_else(|| WATCH_DEFAULT.to_owned());
+                self.arguments.extend([argument, value]);
             }
             (Some(true), None) => {
                 let value = rest.next().filter(|value| {
@@ -186,6 +194,12 @@ fn cluster(flags: &[&FlagInfo<'static>], argument: &str) -> Option<Vec<&'static 
         .collect()
 }
 
+/// The one option whose value may be left out.
+const WATCH: &str = "--watch";
+
+/// Its value then: as often as something happens that people want to see, and no load.
+const WATCH_DEFAULT: &str = "2s";
+
 fn full_name(command: Option<&str>) -> String {
     match command {
         Some(command) => format!("sockhop {command}"),
@@ -239,6 +253,11 @@ mod tests {
             ("--control x status", "status", "--control x"),
             ("--control=x status --json", "status", "--control x --json"),
             ("forward --peer -5", "forward", "--peer -5"),
+            ("status --watch", "status", "--watch 2s"),
+            ("status --watch 5s", "status", "--watch 5s"),
+            ("status --watch=5s", "status", "--watch 5s"),
+            ("status --watch --json", "status", "--watch 2s --json"),
+            ("--watch status", "status", "--watch 2s"),
             ("probe help", "probe", "help"),
             (
                 "probe a -- --timeout=5 -vv",

@@ -1,11 +1,12 @@
 //! What the commands share that ask a running forwarder.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use super::{Failure, output, values};
-use crate::control::client::{Client, REPLY_TIMEOUT};
+use crate::control::client::{Answer, Client, REPLY_TIMEOUT};
 use crate::control::messages::Call;
 use crate::control::path::default_path;
 use crate::daemon::settings::{ControlPath, TIMEOUTS};
@@ -19,12 +20,8 @@ pub(super) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Asks, and prints the answer: as it came, or as `show` writes it for people.
-    pub(super) fn ask<T: DeserializeOwned>(
-        &self,
-        call: &Call,
-        show: impl FnOnce(T) -> String,
-    ) -> Result<(), Failure> {
+    /// Whom to ask, as the options say.
+    pub(super) fn line(&self) -> Result<Line, Failure> {
         let timeout: Option<Duration> = values::optional(
             self.command,
             "--reply-timeout",
@@ -43,10 +40,35 @@ impl Question<'_> {
                 ));
             }
         };
-        let answer = Client::connect(&path, timeout.unwrap_or(REPLY_TIMEOUT))?.call(call)?;
+        Ok(Line {
+            path,
+            timeout: timeout.unwrap_or(REPLY_TIMEOUT),
+        })
+    }
+
+    /// Asks, and prints the answer: as it came, or as `show` writes it for people.
+    pub(super) fn ask<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        show: impl FnOnce(T) -> String,
+    ) -> Result<(), Failure> {
+        let answer = self.line()?.ask(call)?;
         if self.json {
             return output::print(&format!("{}\n", answer.json));
         }
         output::print(&show(answer.decode()?))
+    }
+}
+
+/// A running forwarder or server that can be asked.
+pub(super) struct Line {
+    path: PathBuf,
+    timeout: Duration,
+}
+
+impl Line {
+    /// Asks over a connection of its own, so that it may have been started anew since the last time.
+    pub(super) fn ask(&self, call: &Call) -> Result<Answer, Failure> {
+        Ok(Client::connect(&self.path, self.timeout)?.call(call)?)
     }
 }

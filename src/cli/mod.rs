@@ -16,10 +16,13 @@ mod output;
 mod probe;
 mod probing;
 mod proxies;
+mod screen;
 mod serve;
 mod status;
 mod table;
 mod values;
+mod watch;
+mod wrap;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

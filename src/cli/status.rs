@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use super::Failure;
 use super::ask::Question;
 use super::table::{bytes, escape};
+use super::watch::{INTERVALS, watch};
+use super::wrap::wrap;
+use super::{Failure, output, values};
 use crate::control::messages::{
     AnyStatus, Bytes, Call, Connections, RemoteStreams, ServerStatus, Status as Answer, UserStatus,
 };
@@ -19,7 +21,11 @@ use crate::control::messages::{
     name = "status",
     help_triggers("-h", "--help"),
     usage = "[options]",
-    example = "sockhop status\nsockhop status --json | jq .remote"
+    example = "sockhop status\nsockhop status --watch\nsockhop status --json | jq .remote",
+    note = "\
+With --watch a terminal shows one answer in the place of the other, and a
+program that has ended is waited for; ^C ends it. Elsewhere, and with --json,
+one answer follows the other until one does not come: exit status 1."
 )]
 pub(super) struct Status {
     /// PATH of the control socket (default $XDG_RUNTIME_DIR/sockhop.sock, else
@@ -30,6 +36,10 @@ pub(super) struct Status {
     /// print JSON
     #[argh(switch)]
     json: bool,
+
+    /// TIME, which may be left out (2s): show it anew again and again
+    #[argh(option)]
+    watch: Option<String>,
 
     /// TIME for the answer (default 30s)
     #[argh(option, hidden_help)]
@@ -44,14 +54,21 @@ impl Status {
             reply_timeout: self.reply_timeout.as_deref(),
             json: self.json,
         };
-        question.ask(&Call::Status, |status| match status {
-            AnyStatus::Forwarder(status) => text(&status),
-            AnyStatus::Server(status) => server_text(&status),
-        })
+        let show = |status, width| match status {
+            AnyStatus::Forwarder(status) => text(&status, width),
+            AnyStatus::Server(status) => server_text(&status, width),
+        };
+        let interval = values::optional("status", "--watch", self.watch.as_deref(), |text| {
+            values::duration(text, &INTERVALS)
+        })?;
+        match interval {
+            Some(interval) => watch(&question, &Call::Status, interval, show),
+            None => question.ask(&Call::Status, |status| show(status, output::width())),
+        }
     }
 }
 
-fn text(status: &Answer) -> String {
+fn text(status: &Answer, width: Option<usize>) -> String {
     let Answer {
         connections,
         candidates,
@@ -121,7 +138,7 @@ fn text(status: &Answer) -> String {
     if let Some(error) = &status.last_error {
         lines.push(("last error", format!("{} {}", error.at, error.what)));
     }
-    written(lines)
+    written(lines, width)
 }
 
 /// What a remote carries.
@@ -140,7 +157,7 @@ fn carried(streams: &RemoteStreams) -> String {
     text
 }
 
-fn server_text(status: &ServerStatus) -> String {
+fn server_text(status: &ServerStatus, width: Option<usize>) -> String {
     let users = match status.users {
         Some(users) => format!("{users}"),
         None => "not asked for".to_owned(),
@@ -175,7 +192,7 @@ fn server_text(status: &ServerStatus) -> String {
         ));
     }
     lines.push(("running for", uptime(status.uptime_s)));
-    written(lines)
+    written(lines, width)
 }
 
 /// Of a server that carries some or has dropped some.
@@ -228,10 +245,10 @@ fn uptime(seconds: f64) -> String {
     humantime::format_duration(uptime).to_string()
 }
 
-fn written(lines: Vec<(&str, String)>) -> String {
+fn written(lines: Vec<(&str, String)>, width: Option<usize>) -> String {
     lines
         .into_iter()
-        .map(|(name, value)| format!("{name:<12} {}\n", escape(&value)))
+        .map(|(name, value)| wrap(&format!("{name:<12} "), &escape(&value), width))
         .collect()
 }
 
@@ -252,7 +269,7 @@ mod tests {
         };
         assert_eq!(status.role, Role::Server);
         assert_eq!(
-            server_text(&status),
+            server_text(&status, None),
             "mode         server\n\
              listening    [::]:1080\n\
              users        2\n\
@@ -327,7 +344,7 @@ mod tests {
             served_directly: Some(7),
         };
         assert_eq!(
-            text(&status),
+            text(&status, None),
             "remote       [407::1]:1080 (won the race)\n\
              mode         automatic\n\
              listening    [::]:1080, unix:/x\n\

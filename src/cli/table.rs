@@ -1,45 +1,30 @@
-//! Plain columns that fit the width of a terminal, and numbers for people.
+//! Plain columns, and numbers for people.
 
 use std::fmt::Write;
 
-/// Lays out rows, the first of which is the heading. Two spaces between columns, none at the end of a line.
-///
-/// When the lines are wider than `width`, the last columns are cut, at most down to [`NARROWEST`]; the first
-/// `whole` columns never are. Everything but printable ASCII is escaped, so that text from the network stays text.
-pub(super) fn table(rows: &[Vec<String>], whole: usize, width: Option<usize>) -> String {
-    let rows: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| row.iter().map(|cell| escape(cell)).collect())
-        .collect();
+/// Lays out rows, the first of which is the heading, as lines without their ends. Two spaces between columns, none at the end of a
+/// line; the columns in `numbers` are flush right. The cells are printable ASCII, see [`escape`].
+pub(super) fn table(rows: &[Vec<String>], numbers: &[usize]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let mut widths: Vec<usize> = (0..columns)
+    let widths: Vec<usize> = (0..columns)
         .map(|column| {
             let cells = rows.iter().filter_map(|row| row.get(column));
             cells.map(String::len).max().unwrap_or(0)
         })
         .collect();
-    if let Some(width) = width {
-        let total = widths.iter().sum::<usize>() + GAP * columns.saturating_sub(1);
-        let mut excess = total.saturating_sub(width);
-        for size in widths.iter_mut().skip(whole).rev() {
-            let cut = excess.min(size.saturating_sub(NARROWEST));
-            *size -= cut;
-            excess -= cut;
-        }
-    }
-
-    let mut out = String::new();
-    for row in &rows {
+    let lines = rows.iter().map(|row| {
         let mut line = String::new();
-        for (cell, size) in row.iter().zip(&widths) {
-            let cell = shorten(cell, *size);
+        for (place, (cell, size)) in row.iter().zip(&widths).enumerate() {
             // Writing to a String cannot fail.
-            let _ = write!(line, "{cell:<size$}{:GAP$}", "");
+            let _ = match numbers.contains(&place) {
+                true => write!(line, "{cell:>size$}{:GAP$}", ""),
+                false => write!(line, "{cell:<size$}{:GAP$}", ""),
+            };
         }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
+        line.truncate(line.trim_end().len());
+        line
+    });
+    lines.collect()
 }
 
 /// The text with everything but printable ASCII escaped.
@@ -87,24 +72,10 @@ pub(super) fn bytes(count: u64) -> String {
     }
 }
 
-/// Cuts escaped text, which has one byte a column.
-fn shorten(cell: &str, size: usize) -> String {
-    if cell.len() <= size {
-        return cell.to_owned();
-    }
-    let kept = cell.get(..size.saturating_sub(CUT.len())).unwrap_or(cell);
-    format!("{kept}{CUT}")
-}
-
 const GAP: usize = 2;
-const CUT: &str = "...";
-/// A column that is cut further says nothing any more.
-const NARROWEST: usize = 12;
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn rows(text: &[&[&str]]) -> Vec<Vec<String>> {
@@ -115,29 +86,12 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = rows(&[&["A", "LONG", ""], &["long cell", "b", "c"]]);
+        let rows = rows(&[&["A", "LONG", "N", ""], &["long cell", "b", "123", "c"]]);
         assert_eq!(
-            table(&rows, 1, None),
-            "A          LONG\nlong cell  b     c\n"
+            table(&rows, &[2]),
+            ["A          LONG    N", "long cell  b     123  c"]
         );
-        assert_eq!(table(&[], 1, Some(3)), "");
-    }
-
-    #[test]
-    fn the_last_columns_are_cut_first_and_whole_ones_never() {
-        let rows = rows(&[&[
-            "[407:1234::1]:1080",
-            "0123456789abcdefghij",
-            "0123456789abcdefghij",
-        ]]);
-        assert_eq!(
-            table(&rows, 1, Some(58)),
-            "[407:1234::1]:1080  0123456789abcdefghij  0123456789abc...\n"
-        );
-        assert_eq!(
-            table(&rows, 1, Some(10)),
-            "[407:1234::1]:1080  012345678...  012345678...\n"
-        );
+        assert_eq!(table(&[], &[]), [""; 0]);
     }
 
     #[test]
@@ -165,19 +119,6 @@ mod tests {
             (u64::MAX, "16383.9 PiB"),
         ] {
             assert_eq!(bytes(count), text);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn lines_fit_when_they_can(cells in prop::collection::vec(".{0,60}", 1..6), width in 0usize..200) {
-            let count = cells.len();
-            let text = table(&[cells], 0, Some(width));
-            let least = count * (NARROWEST + GAP);
-            for line in text.lines() {
-                prop_assert!(line.is_ascii());
-                prop_assert!(line.len() <= width.max(least), "{} > {}", line.len(), width);
-            }
         }
     }
 }

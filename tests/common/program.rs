@@ -326,6 +326,11 @@ impl Sockhop {
         }
     }
 
+    /// Every line of stdout so far.
+    pub fn output(&self) -> Vec<String> {
+        self.output.all()
+    }
+
     // The control socket, spoken by hand.
 
     /// The `status` answer.
