@@ -5,12 +5,14 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::{Launch, Peer, SOON, Signal, Sockhop, Target, dead_address, exchange, socks5_connect};
+use common::{
+    Behaviour, Launch, Peer, SOON, Signal, Sockhop, Target, dead_address, exchange, socks5_connect,
+};
 
 const ZERO: Duration = Duration::ZERO;
 
@@ -95,6 +97,47 @@ fn a_last_good_one_that_is_dead_now_costs_no_client() {
     // It may come back: it is remembered behind the one in use.
     stop(&mut second);
     assert_eq!(lines(&path)[1..3], [new, gone.to_string()]);
+}
+
+/// It takes connections and says nothing, which only time shows: the first one that is found valid serves those who wait for it.
+#[test]
+fn a_last_good_one_that_is_silent_now_costs_no_client() {
+    let (_folder, path) = folder();
+    let (old, echo) = (Peer::valid(ZERO), Target::echo());
+    let mut first = forward(&path, &[&old]).start();
+    first.wait_listening(SOON);
+    stop(&mut first);
+    old.behave(Behaviour::Silent);
+
+    let new = Peer::valid(ZERO);
+    let second = forward(&path, &[&new]).start();
+    let begin = Instant::now();
+    let client = socks5_connect(second.wait_listening(SOON), echo.address()).unwrap();
+    assert_eq!(exchange(&client, b"hello").unwrap(), b"hello");
+    assert!(
+        begin.elapsed() < Duration::from_secs(4),
+        "a probe takes 5 s"
+    );
+    assert_eq!(second.status()["remote"], old.address().to_string());
+}
+
+/// Nobody else is there: clients are told so when the first probes have ended, not before and not much later.
+#[test]
+fn without_others_clients_are_told_when_the_first_probes_have_ended() {
+    let (_folder, path) = folder();
+    let old = Peer::valid(ZERO);
+    let mut first = forward(&path, &[&old]).start();
+    first.wait_listening(SOON);
+    stop(&mut first);
+    drop(old);
+    let silent = Peer::silent();
+    let second = forward(&path, &[&silent])
+        .args(["--probe-timeout", "300ms"])
+        .start();
+    let listener = second.wait_listening(SOON);
+    let refused = socks5_connect(listener, dead_address()).unwrap_err();
+    assert!(refused.to_string().contains("[05, 01,"), "{refused}");
+    second.wait_peer(silent.address(), "not-listening", SOON);
 }
 
 #[test]

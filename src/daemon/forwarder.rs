@@ -11,6 +11,7 @@ mod choosing;
 mod draining;
 mod named;
 mod reports;
+mod restart;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +20,7 @@ use crossbeam_channel::Receiver;
 
 use self::choosing::LOOK_FIRST;
 use self::draining::Drains;
+use self::restart::Restart;
 use super::converter::Converter;
 use super::explicit::Explicit;
 use super::fallback::Direct;
@@ -69,8 +71,7 @@ pub(super) struct Forwarder {
     chosen_because: String,
     /// The addresses of the remote that clients are converted for, as far as others were told of them.
     converted: Vec<SocketAddr>,
-    /// The remote in use is the last good one before the start, as the state file tells, and no probe of it has ended.
-    pub(super) last_good: Option<SocketAddr>,
+    restart: Restart,
     /// Named remotes that turned out to be own listeners, said once.
     looping: Vec<SocketAddr>,
     /// A listener that could not be bound when a peer became valid is tried again then.
@@ -144,7 +145,7 @@ impl Forwarder {
             reports: parts.reports,
             answer_seen: None,
             converted: Vec::new(),
-            last_good: None,
+            restart: Restart::default(),
             looping: Vec::new(),
             next_bind: None,
             first_answers: None,
@@ -188,7 +189,7 @@ impl Forwarder {
                 Mode::Automatic => self.nobody_yet(),
                 Mode::Explicit | Mode::Manual => "waiting for `sockhop connect`".into(),
             },
-            Plan::Automatic { selected } if self.last_good == Some(*selected) => {
+            Plan::Automatic { selected } if self.restart.is_unproved(*selected) => {
                 "the last good one before the start, not probed yet".into()
             }
             Plan::Automatic { selected } => {
@@ -262,24 +263,14 @@ impl Forwarder {
                 self.take_explicit(explicit, cx);
             }
             // Better now than in an hour, when the first peer turns up: whether the listeners can be bound at all.
-            Mode::Automatic => match self.first_remembered(remembered, cx.now) {
-                Some(last_good) => {
-                    self.listen(cx)?;
-                    self.last_good = Some(last_good);
-                    self.select(last_good, "the last good one before the start", cx);
+            Mode::Automatic => {
+                let goes_on = self.go_on_with(remembered, cx)?;
+                match (goes_on, &self.fallback) {
+                    (true, _) => {}
+                    (false, Some(_)) => self.await_first_answers(cx)?,
+                    (false, None) => drop(self.bind_all()?),
                 }
-                None if self.fallback.is_none() => drop(self.bind_all()?),
-                // Clients need not wait for a peer, but for the answers of the first probes.
-                None => {
-                    self.listen(cx)?;
-                    let patience = self.settings.probe_timeout + SOURCES_PATIENCE;
-                    self.first_answers = self.settings.probing.then(|| cx.now + patience);
-                    self.route.set(Choice {
-                        is_awaited: self.first_answers.is_some(),
-                        ..Choice::nobody()
-                    });
-                }
-            },
+            }
             Mode::Manual => {}
         }
         warn_of_exposure(&self.settings.listen, self.settings.allow.as_deref());
@@ -518,6 +509,7 @@ impl Task for Steering {
         }
         forwarder.follow_table(cx);
         forwarder.end_first_wait(cx.now);
+        forwarder.advance_restart(cx.now);
         forwarder.advance_drains(cx.now);
         let tick = cx.now + forwarder.settings.probe_interval / 4;
         Next::Wait(
@@ -525,6 +517,7 @@ impl Task for Steering {
                 .chain(forwarder.next_bind)
                 .chain(forwarder.next_look)
                 .chain(forwarder.first_answers.map(|_| cx.now + FIRST_LOOKS))
+                .chain(forwarder.restart.next())
                 .chain(forwarder.drains.next())
                 .chain(forwarder.chooser.next())
                 .chain([tick])
@@ -532,9 +525,6 @@ impl Task for Steering {
         )
     }
 }
-
-/// For sources to name the first peers, before clients are served without one.
-const SOURCES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether they have all been asked: not all of their answers wake somebody.
 const FIRST_LOOKS: Duration = Duration::from_millis(100);

@@ -63,6 +63,8 @@ impl Forwarder {
                     half_closed_idle: None,
                     pipes: Pipes::new(0),
                 }),
+                associations: None,
+                fallback: None,
             });
             let serving = route.clone();
             reactor.spawn(Box::new(Acceptor::new(

@@ -17,6 +17,7 @@ fn with_login(fake: &Fake, user: &str, password: &str) -> Candidate {
     Candidate {
         address: fake.address(),
         login: Some(Arc::new(Credentials::new(user, password).unwrap())),
+        timeout: None,
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use super::{Forwarder, Plan, chain};
 use crate::choice::Mode;
 use crate::discovery::Why;
-use crate::discovery::status::{Reason, Status};
+use crate::discovery::status::Status;
 use crate::discovery::table::{Row, Table};
 use crate::engine::{Cx, Shared};
 use crate::forward::{Candidate, Choice, Patience};
+use crate::listen::BindError;
 
 impl Forwarder {
     /// Makes a peer the remote.
@@ -36,32 +37,7 @@ impl Forwarder {
         self.switch(choice);
     }
 
-    /// The first of these that may be chosen.
-    pub(super) fn first_remembered(
-        &self,
-        remembered: &[SocketAddr],
-        now: Instant,
-    ) -> Option<SocketAddr> {
-        let discovery = self.discovery.borrow();
-        let own = self.own.borrow();
-        remembered.iter().copied().find(|address| {
-            let row = discovery.table.get(*address, now);
-            row.is_some_and(|row| row.candidate) && !own.is_own(*address)
-        })
-    }
-
-    /// Whether the remote in use was good before the start and has not been probed since: others that are found valid before do
-    /// not take its place.
-    fn is_trusted(&mut self, selected: SocketAddr, row: Option<&Row>) -> bool {
-        let trusted = self.last_good == Some(selected)
-            && row.is_some_and(|row| row.reason == Reason::NotProbed);
-        if !trusted {
-            self.last_good = None;
-        }
-        trusted
-    }
-
-    fn automatic_choice(&self, selected: SocketAddr) -> Choice {
+    pub(super) fn automatic_choice(&self, selected: SocketAddr) -> Choice {
         let discovery = self.discovery.borrow();
         let own = self.own.borrow();
         let others = discovery
@@ -80,7 +56,7 @@ impl Forwarder {
             let row = discovery.table.get(peer, Instant::now());
             row.is_some_and(|row| row.status == Status::Valid)
         };
-        if !only_valid || self.last_good == Some(selected) || is_valid(selected) {
+        if !only_valid || self.restart.is_unproved(selected) || is_valid(selected) {
             candidates.insert(place, candidate(selected));
         }
         // With few valid ones, those that were: one that came back is found by a client as soon as by a probe.
@@ -95,7 +71,7 @@ impl Forwarder {
         Choice {
             candidates,
             patience: Patience::Limited,
-            is_awaited: false,
+            is_awaited: self.restart.is_under_way(),
         }
     }
 
@@ -132,6 +108,18 @@ impl Forwarder {
         }
         self.next_look = Some(cx.now + self.look_pause);
         self.look_pause = (self.look_pause * 2).min(self.settings.probe_interval);
+    }
+
+    /// Opens the port before there is a peer: clients need not wait for one, but for the answers of the first probes.
+    pub(super) fn await_first_answers(&mut self, cx: &mut Cx<'_>) -> Result<(), BindError> {
+        self.listen(cx)?;
+        let patience = self.settings.probe_timeout + SOURCES_PATIENCE;
+        self.first_answers = self.settings.probing.then(|| cx.now + patience);
+        self.route.set(Choice {
+            is_awaited: self.first_answers.is_some(),
+            ..Choice::nobody()
+        });
+        Ok(())
     }
 
     /// Has clients served without a remote, once the first probes had their time and nobody turned out to be valid.
@@ -181,7 +169,7 @@ impl Forwarder {
             (Plan::Automatic { selected }, _) => {
                 let selected = *selected;
                 let row = discovery.borrow().table.get(selected, cx.now);
-                if self.is_trusted(selected, row.as_ref()) {
+                if self.restart.is_trusted(selected, row.as_ref()) {
                     return self.amend(selected);
                 }
                 let own = Shared::clone(&self.own);
@@ -219,11 +207,19 @@ impl Forwarder {
     /// The same one stays; those behind it may have changed.
     fn amend(&self, selected: SocketAddr) {
         let choice = self.automatic_choice(selected);
-        if *self.route.choice() != choice {
-            self.route.amend(choice);
+        if *self.route.choice() == choice {
+            return;
+        }
+        match self.restart.is_under_way() {
+            // Those who wait for others are to hear of them.
+            true => self.route.set(choice),
+            false => self.route.amend(choice),
         }
     }
 }
+
+/// For sources to name the first peers, before clients are served without one.
+const SOURCES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Stand-ins that a client's first bytes may be tried on; more would outlast its patience.
 const STAND_INS: usize = 15;
