@@ -175,12 +175,20 @@ fn proxies_have_the_documented_fields() {
     sockhop.wait_listening(SOON);
     sockhop.wait_peer(dead, "not-listening", SOON);
     let mut proxies = sockhop.proxies();
-    for field in ["latency_ms", "last_probed_s", "last_valid_s"] {
+    for field in [
+        "latency_ms",
+        "latency_spread_ms",
+        "last_probed_s",
+        "last_valid_s",
+        "good_for_s",
+    ] {
         assert!(
             proxies[0][field].take().as_f64().unwrap() < 10_000.0,
             "{field}"
         );
     }
+    let score = proxies[0]["score"].take().as_f64().unwrap();
+    assert!((1.0..=100.0).contains(&score), "{score}");
     assert!(proxies[1]["last_probed_s"].take().is_number());
     assert_eq!(
         json!(proxies),
@@ -188,12 +196,13 @@ fn proxies_have_the_documented_fields() {
             {
                 "address": valid.address().to_string(), "status": "valid", "reason": "answered 05 00",
                 "latency_ms": null, "sources": ["flag"], "last_probed_s": null, "last_valid_s": null,
-                "failures": 0, "selected": true,
+                "failures": 0, "selected": true, "candidate": true, "why": "the first valid peer",
+                "score": null, "latency_spread_ms": null, "good_for_s": null,
             },
             {
                 "address": dead.to_string(), "status": "not-listening", "reason": "refused",
                 "latency_ms": null, "sources": ["flag"], "last_probed_s": null, "last_valid_s": null,
-                "failures": 1, "selected": false,
+                "failures": 1, "selected": false, "candidate": true,
             },
         ])
     );

@@ -370,7 +370,8 @@ fn three_hundred_peers_with_few_descriptors_all_get_the_right_status() {
     let path = folder.path().join("peers");
     fs::write(&path, text).unwrap();
     let source = format!("file:{}", path.display());
-    let sockhop = Sockhop::forward(&["--peers", &source])
+    // With the default rate the last of them would be asked after ten seconds.
+    let sockhop = Sockhop::forward(&["--peers", &source, "--probe-rate", "1000"])
         .open_files(64)
         .start();
     let listener = sockhop.wait_listening(SOON);

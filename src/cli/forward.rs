@@ -11,8 +11,9 @@ use super::{Failure, link, values};
 use crate::bad_text::BadText;
 use crate::choice::{Fallback, Mode};
 use crate::daemon::settings::{
-    CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, Settings, TIMEOUTS, WORKERS,
+    CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, PROBE_RATES, Settings, TIMEOUTS, WORKERS,
 };
+use crate::discovery::rules::{MOST_PREFERENCES, Rules};
 use crate::peer::Peer;
 use crate::remote::Remote;
 use crate::server::rules::Rule;
@@ -76,6 +77,21 @@ pub(super) struct Forward {
     #[argh(option)]
     peers: Vec<String>,
 
+    /// CIDR, repeatable: peers that may be chosen; others are not even probed
+    /// (default all)
+    #[argh(option)]
+    only: Vec<String>,
+
+    /// CIDR, repeatable: peers that are neither chosen nor probed (default
+    /// none)
+    #[argh(option)]
+    never: Vec<String>,
+
+    /// CIDR or ADDR, repeatable: peers that are chosen before others whatever
+    /// their latency, the first named first
+    #[argh(option)]
+    prefer: Vec<String>,
+
     /// ADDR, repeatable: where clients connect, such as 127.0.0.1:1080, 1080
     /// or unix:PATH (default [::]:1080, IPv4 included)
     #[argh(option)]
@@ -108,6 +124,11 @@ pub(super) struct Forward {
     /// go212 or s6m207
     #[argh(option)]
     socks6_profile: Option<String>,
+
+    /// NUMBER of probes a second at most, however many peers there are (default
+    /// 20)
+    #[argh(option)]
+    probe_rate: Option<String>,
 
     /// do not probe until "sockhop probing start"
     #[argh(switch)]
@@ -236,6 +257,16 @@ impl Forward {
                 values::duration(text, &PROBE_INTERVALS)
             })?
             .unwrap_or(default.probe_interval),
+            rules: Rules {
+                only: values::options(NAME, "--only", &self.only, values::cidr)?,
+                never: values::options(NAME, "--never", &self.never, values::cidr)?,
+                prefer: values::options(NAME, "--prefer", &self.prefer, str::parse)?,
+            },
+            probe_rate: optional("--probe-rate", &self.probe_rate, |text| {
+                values::number(text, &PROBE_RATES)
+            })?
+            .and_then(|rate| u32::try_from(rate).ok())
+            .unwrap_or(default.probe_rate),
             probe_timeout: optional("--probe-timeout", &self.probe_timeout, |text| {
                 values::duration(text, &TIMEOUTS)
             })?
@@ -328,6 +359,12 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     let converted = settings.remotes.iter().any(Remote::is_converted);
     if settings.fallback == Fallback::Direct && converted {
         return usage("--fallback: not with a socks6 proxy, whose clients are never passed on");
+    }
+    if settings.rules.prefer.len() > MOST_PREFERENCES {
+        return Err(Failure::usage(
+            format!("--prefer: given more than {MOST_PREFERENCES} times; ranges take fewer"),
+            Some(NAME),
+        ));
     }
     let deaf = settings.control == ControlPath::None;
     match settings.mode {
@@ -428,7 +465,17 @@ mod tests {
              --listen unix:f --allow 10.0.0.0/8 --probe-interval 30s --probe-timeout 1s \
              --probe-target g:443 --no-probing --manual --on-switch cut --fallback direct --deny-dest 10.0.0.0/8 --allow-dest j --no-udp --early-reply --max-connections 10 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
-             --half-close-timeout 0 --control h --state i --no-splice";
+             --half-close-timeout 0 --control h --state i --no-splice \
+             --only 10.0.0.0/8 --only fd00::/8 --never 10.9.9.9 --prefer 10.1.0.0/16 \
+             --prefer [fd00::1]:9 --probe-rate 7";
+        let rules = Rules {
+            only: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            never: vec!["10.9.9.9/32".parse().unwrap()],
+            prefer: vec![
+                "10.1.0.0/16".parse().unwrap(),
+                "[fd00::1]:9".parse().unwrap(),
+            ],
+        };
         let expected = Settings {
             listen: vec!["[::]:1".parse().unwrap(), ListenAddress::Unix("f".into())],
             allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
@@ -439,7 +486,9 @@ mod tests {
             sources: ["file:d", "exec:e", "routes"]
                 .map(|text| text.parse().unwrap())
                 .into(),
+            rules,
             probe_interval: Duration::from_secs(30),
+            probe_rate: 7,
             probe_timeout: Duration::from_secs(1),
             probe_target: Some("g:443".parse().unwrap()),
             probe_socks6: Settings::default().probe_socks6,
@@ -509,6 +558,7 @@ mod tests {
             ("--on-switch", default.on_switch.to_string()),
             ("--fallback", default.fallback.to_string()),
             ("--workers", default.workers.to_string()),
+            ("--probe-rate", default.probe_rate.to_string()),
         ] {
             assert_eq!(shown(name), value, "{name}");
         }

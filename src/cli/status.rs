@@ -312,10 +312,12 @@ mod tests {
                 SourceState {
                     name: "flag".to_owned(),
                     error: None,
+                    left_out: 0,
                 },
                 SourceState {
                     name: "file:/peers".to_owned(),
                     error: Some("no such file".to_owned()),
+                    left_out: 0,
                 },
             ],
             streams: vec![

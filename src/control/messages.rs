@@ -523,6 +523,9 @@ pub struct SourceState {
     pub name: String,
     /// Why its last refresh failed; the last good list is in use.
     pub error: Option<String>,
+    /// How many of its addresses `--only` and `--never` leave out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
 }
 
 /// What a remote carries.

@@ -61,6 +61,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
             .map(|source| SourceState {
                 name: source.name.clone(),
                 error: source.error.clone(),
+                left_out: source.left_out as u64,
             })
             .collect(),
         streams: streams(forwarder, cx.now),

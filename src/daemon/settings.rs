@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::ProxyUri;
 use crate::choice::{Fallback, Mode, OnSwitch};
 use crate::discovery::probe::AskSocks6;
+use crate::discovery::rules::Rules;
 use crate::listen_address::ListenAddress;
 use crate::peer::Peer;
 use crate::remote::Remote;
@@ -38,8 +39,12 @@ pub struct Settings {
     pub peers: Vec<Peer>,
     /// Where more peers come from.
     pub sources: Vec<SourceSpec>,
+    /// Which of them may be chosen, and which before others.
+    pub rules: Rules,
     /// From the start of one round of probes to the next; within [`PROBE_INTERVALS`].
     pub probe_interval: Duration,
+    /// Probes a second at most, in the long run; within [`PROBE_RATES`].
+    pub probe_rate: u32,
     /// For the whole of one probe; within [`TIMEOUTS`].
     pub probe_timeout: Duration,
     /// Where probes ask valid peers to connect to, which proves that their exit works.
@@ -196,7 +201,9 @@ impl Default for Settings {
             remotes: Vec::new(),
             peers: Vec::new(),
             sources: Vec::new(),
+            rules: Rules::default(),
             probe_interval: PROBE_INTERVAL,
+            probe_rate: PROBE_RATE,
             probe_timeout: PROBE_TIMEOUT,
             probe_target: None,
             probe_socks6: AskSocks6::No,
@@ -225,6 +232,8 @@ impl Default for Settings {
 
 /// A round of probes starts this often.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// Probes a second; see [`TableSettings::rate`](crate::discovery::table::TableSettings::rate) for why so many.
+pub const PROBE_RATE: u32 = 20;
 /// A probe that took longer has failed.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A remote that took longer to connect to has failed.
@@ -248,6 +257,8 @@ pub const DEFAULT_WORKERS: usize = 64;
 /// Shorter intervals than the lower end would be a flood, longer ones than the upper end no discovery.
 pub const PROBE_INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+/// The upper end is a flood for any network that is not one's own.
+pub const PROBE_RATES: RangeInclusive<usize> = 1..=10_000;
 /// Of things that somebody waits for.
 pub const TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(10 * 60);

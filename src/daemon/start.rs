@@ -21,7 +21,6 @@ use super::sources;
 use super::state::{Keeper, Known, remind};
 use crate::control::server::ControlServer;
 use crate::discovery::probe::ProbeSettings;
-use crate::discovery::rules::Rules;
 use crate::discovery::source::Source;
 use crate::discovery::source::fixed::FixedSource;
 use crate::discovery::source::lines::{ListedPeer, PeerName};
@@ -170,6 +169,7 @@ fn discovery(
 ) -> Discovery {
     let table = TableSettings {
         interval: settings.probe_interval,
+        rate: settings.probe_rate,
         seed: fastrand::u64(..),
         ..TableSettings::default()
     };
@@ -185,7 +185,7 @@ fn discovery(
     let is_own = Box::new(move |address: SocketAddr| own.borrow().is_own(address));
     Discovery::new(
         table,
-        Rules::default(),
+        settings.rules.clone(),
         probe,
         budget.probes,
         is_own,
@@ -207,6 +207,8 @@ fn add_sources(
     let by_hand = discovery
         .add_fixed("remote")
         .ok_or_else(|| too_many("remote"))?;
+    // What is named by hand is used as told.
+    discovery.table.watch_all_of(by_hand);
     let mut threads: Vec<Box<dyn Source>> = Vec::new();
     if !settings.peers.is_empty() {
         let peers = settings.peers.iter().map(
@@ -229,9 +231,7 @@ fn add_sources(
             let id = discovery
                 .add_fixed("flag")
                 .ok_or_else(|| too_many("flag"))?;
-            discovery
-                .table
-                .set_source(id, fixed.addresses().iter().copied(), cx.now);
+            discovery.set_source(id, fixed.addresses().iter().copied(), cx.now);
             discovery.set_logins(id, fixed.logins(), cx);
         }
     }
