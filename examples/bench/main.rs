@@ -1,10 +1,12 @@
 //! Compares `sockhop forward`, or with `--servers` `sockhop serve`, with other programs of the same machine, side by side in one run;
+//! with `--discovery` what it costs to know many peers, in a simulation and with real sockets;
 //! with `--socks6` SOCKS 5 and SOCKS 6 of `sockhop serve`, near and with a long way between client and server.
 //!
 //! ```text
 //! cargo build --release && cargo run --release --example bench -- --quick
 //! cargo build --release && cargo run --release --example bench -- --quick --servers
 //! cargo build --release && cargo run --release --example bench -- --quick --socks6
+//! cargo build --release && cargo run --release --example bench -- --discovery
 //! ```
 //!
 //! Every relay leads to a target server; the client is this process, the target is another one. A forwarder has a port for it, a
@@ -22,6 +24,7 @@
 //!
 //! - `relays.rs`: what is compared
 //! - `socks6.rs`: the handshake of SOCKS 6
+//! - `simulated.rs`, `sweep.rs`: discovery
 //! - `programs.rs`: how each is started
 //! - `scenarios.rs`: what is measured
 //! - `report.rs`: medians, the table, JSON
@@ -34,7 +37,9 @@ mod relays;
 mod report;
 mod roles;
 mod scenarios;
+mod simulated;
 mod socks6;
+mod sweep;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -65,6 +70,10 @@ struct Options {
     /// compare SOCKS 5 and SOCKS 6 of sockhop, near and far
     #[argh(switch)]
     socks6: bool,
+
+    /// what it costs to know many peers
+    #[argh(switch)]
+    discovery: bool,
 
     /// only these relays and scenarios, by name, separated by commas
     #[argh(option)]
@@ -102,6 +111,10 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     process::raise_descriptor_limit()?;
     let room = process::Room::new(WHOLE_RUN)?;
+    if options.discovery {
+        simulated::run()?;
+        return sweep::run(&room);
+    }
     let size = if options.quick {
         Size::QUICK
     } else {

@@ -132,7 +132,7 @@ pub(crate) fn sockhop_forward(room: &Room, here: &str, to: &str) -> io::Result<T
 }
 
 /// The release build beside this executable.
-fn sockhop() -> io::Result<PathBuf> {
+pub(crate) fn sockhop() -> io::Result<PathBuf> {
     // target/release/examples/bench -> target/release/sockhop
     let own = std::env::current_exe()?;
     let program = own.ancestors().nth(2).unwrap_or(&own).join("sockhop");
