@@ -104,12 +104,14 @@ fn read_lines(
 /// The host of a line of `/proc/net/route`: `Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT`.
 fn host_v4(line: &str) -> Option<IpAddr> {
     let mut fields = line.split_whitespace();
-    let destination = u32::from_str_radix(fields.nth(1)?, 16).ok()?;
+    // A black hole has no interface, and nothing else that tells it.
+    let leads_somewhere = fields.next()? != "*";
+    let destination = u32::from_str_radix(fields.next()?, 16).ok()?;
     let flags = u32::from_str_radix(fields.nth(1)?, 16).ok()?;
     let mask = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
     // The kernel prints the four bytes as if they were a number of this machine.
     let ip = Ipv4Addr::from(destination.to_ne_bytes());
-    is_in_use(flags, mask == u32::MAX).then_some(ip.into())
+    is_in_use(flags, mask == u32::MAX && leads_somewhere).then_some(ip.into())
 }
 
 /// The host of a line of `/proc/net/ipv6_route`: destination, its length, source, its length, next hop, metric,
@@ -170,7 +172,8 @@ eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
 eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 wg0\t0200000A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0
 eth0\t0300000A\t010200C0\t0007\t0\t0\t0\tFFFFFFFF\t0\t0\t0
-*\t0400000A\t00000000\t0205\t0\t0\t0\tFFFFFFFF\t0\t0\t0
+*\t0600000A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0
+eth0\t0400000A\t00000000\t0205\t0\t0\t0\tFFFFFFFF\t0\t0\t0
 wg1\t0500000A\t00000000\t0004\t0\t0\t0\tFFFFFFFF\t0\t0\t0
 ";
 
