@@ -40,15 +40,14 @@ pub struct Api {
     place: Place,
     asked: Arc<Mutex<Vec<String>>>,
     connections: Arc<Mutex<usize>>,
+    /// Of the socket; removed on drop.
+    directory: Option<TempDir>,
 }
 
 #[derive(Debug)]
 enum Place {
     Tcp(SocketAddr),
-    Unix(
-        PathBuf,
-        #[expect(dead_code, reason = "removed on drop")] TempDir,
-    ),
+    Unix(PathBuf),
 }
 
 type Answers = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
@@ -56,7 +55,12 @@ type Answers = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 impl Api {
     /// On loopback. `answers` gets each request as it came, its head or its object.
     pub fn tcp(answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::tcp_at("127.0.0.1:0", answers)
+    }
+
+    /// At this address, which only a namespace has for itself.
+    pub fn tcp_at(address: &str, answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
         let place = Place::Tcp(listener.local_addr().expect("its address"));
         let api = Self::at(place);
         let (asked, connections) = (Arc::clone(&api.asked), Arc::clone(&api.connections));
@@ -76,8 +80,15 @@ impl Api {
     pub fn unix(answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let directory = TempDir::new().expect("temporary directory");
         let path = directory.path().join("api.sock");
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let api = Self::at(Place::Unix(path, directory));
+        let mut api = Self::unix_at(&path, answers);
+        api.directory = Some(directory);
+        api
+    }
+
+    /// At this path.
+    pub fn unix_at(path: &Path, answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let api = Self::at(Place::Unix(path.to_owned()));
         let (asked, connections) = (Arc::clone(&api.asked), Arc::clone(&api.connections));
         let answers: Answers = Arc::new(answers);
         thread::spawn(move || {
@@ -96,6 +107,7 @@ impl Api {
             place,
             asked: Arc::default(),
             connections: Arc::default(),
+            directory: None,
         }
     }
 
@@ -104,7 +116,7 @@ impl Api {
     pub fn address(&self) -> SocketAddr {
         match &self.place {
             Place::Tcp(address) => *address,
-            Place::Unix(path, _) => panic!("{} has no address", path.display()),
+            Place::Unix(path) => panic!("{} has no address", path.display()),
         }
     }
 
@@ -112,7 +124,7 @@ impl Api {
     #[track_caller]
     pub fn path(&self) -> &Path {
         match &self.place {
-            Place::Unix(path, _) => path,
+            Place::Unix(path) => path,
             Place::Tcp(address) => panic!("{address} has no path"),
         }
     }
