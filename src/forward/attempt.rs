@@ -44,6 +44,10 @@ pub(super) struct Attempt {
     unread: Vec<u8>,
     /// When it was last given something to do.
     asked: Instant,
+    /// How long it took to connect.
+    connecting: Duration,
+    /// How long it may take for what is not more than the way there and back.
+    allowance: Duration,
 }
 
 /// Who is let in.
@@ -71,8 +75,14 @@ pub(super) enum Advance {
 }
 
 impl Attempt {
-    /// An attempt over a socket that is being connected.
-    pub(super) fn new(candidate: &Candidate, socket: Socket, is_eager: bool, now: Instant) -> Self {
+    /// An attempt over a socket that is being connected. With `allowance` it takes that long where others would hesitate.
+    pub(super) fn new(
+        candidate: &Candidate,
+        socket: Socket,
+        is_eager: bool,
+        allowance: Option<Duration>,
+        now: Instant,
+    ) -> Self {
         Self {
             remote: candidate.address,
             socket,
@@ -90,7 +100,15 @@ impl Attempt {
             watch: Watch::default(),
             unread: Vec::new(),
             asked: now,
+            connecting: Duration::ZERO,
+            allowance: allowance.unwrap_or_default(),
         }
+    }
+
+    /// How long it took for what is not more than the way there and back, when it has just answered the greeting.
+    pub(super) fn pace(&self, now: Instant) -> Duration {
+        let answering = now.saturating_duration_since(self.asked);
+        answering.max(self.connecting)
     }
 
     /// Sends what is due, and reads up to the end of the next message.
@@ -148,8 +166,18 @@ impl Attempt {
         }
     }
 
-    /// Sends what can be sent. That the connect has ended shows in the first write that is taken.
+    /// Sends what can be sent.
     fn send(&mut self, said: &Said<'_>, now: Instant) -> io::Result<()> {
+        let was_connected = self.connected;
+        let sent = self.send_due(said, now);
+        if self.connected && !was_connected {
+            self.connecting = now.saturating_duration_since(self.since);
+        }
+        sent
+    }
+
+    /// That the connect has ended shows in the first write that is taken.
+    fn send_due(&mut self, said: &Said<'_>, now: Instant) -> io::Result<()> {
         let due = self.due(said);
         if !self.connected && !self.has_unsent(said) {
             self.connected = match finish_connect(&self.socket) {
@@ -342,6 +370,7 @@ impl Attempt {
         stagger: Option<Duration>,
         limit: Duration,
     ) -> Option<Instant> {
+        let stagger = stagger.map(|stagger| stagger.max(self.allowance));
         if !self.connected {
             return stagger.map(|stagger| self.since + stagger);
         }
@@ -417,7 +446,7 @@ mod tests {
         far.shutdown(Shutdown::Write).unwrap();
         poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();
         let now = Instant::now();
-        let mut attempt = Attempt::new(&remote.into(), socket, true, now);
+        let mut attempt = Attempt::new(&remote.into(), socket, true, None, now);
         let mut buffer = Vec::new();
         let mut cx = TurnContext::new(now, Ready::ALL, &mut buffer);
         let said = Said::new(b"GET /", Hold::Nothing, Told::Nothing);

@@ -329,10 +329,13 @@ impl Dial {
         serving: &mut Serving,
         now: Instant,
     ) -> Option<Verdict> {
-        let greeted = self.attempts.get_mut(place).map(|attempt| {
-            let took = now.saturating_duration_since(attempt.since);
-            *attempt.greeted.get_or_insert(took)
-        });
+        let attempt = self.attempts.get_mut(place)?;
+        let took = now.saturating_duration_since(attempt.since);
+        let greeted = Some(*attempt.greeted.get_or_insert(took));
+        serving
+            .route
+            .paces()
+            .note(attempt.remote, attempt.pace(now));
         let said = self.said(serving);
         let is_offered = said.offers(method) && method != Method::NONE_ACCEPTABLE;
         let offers_none = said.offers(Method::NONE);
@@ -688,7 +691,8 @@ impl Dial {
                 Ok(socket) => {
                     let is_first = self.tried.is_empty();
                     self.tried.push(remote);
-                    let attempt = Attempt::new(&candidate, socket, is_first, now);
+                    let allowance = serving.route.paces().allowance(remote);
+                    let attempt = Attempt::new(&candidate, socket, is_first, allowance, now);
                     self.attempts.push(attempt);
                     return true;
                 }

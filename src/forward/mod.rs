@@ -6,6 +6,7 @@ mod books;
 mod datagrams;
 mod decline;
 mod dialling;
+mod pace;
 mod route;
 mod said;
 mod serving;

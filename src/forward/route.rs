@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::books::{Answer, Books, RemoteCounts, Totals};
+use super::pace::Paces;
 use crate::engine::{Mailbox, TaskId};
 use crate::wire::Credentials;
 use crate::wire::socks5::ReplyCode;
@@ -195,6 +196,7 @@ struct Shared {
     /// All connections of earlier epochs end.
     closed_before: AtomicUsize,
     books: Mutex<Books>,
+    paces: Paces,
     reports: Sender<Report>,
     mailbox: Mailbox,
     reader: TaskId,
@@ -213,6 +215,7 @@ impl Route {
                 spared: Mutex::new(None),
                 closed_before: AtomicUsize::new(0),
                 books: Mutex::default(),
+                paces: Paces::default(),
                 reports,
                 mailbox,
                 reader,
@@ -334,6 +337,10 @@ impl Route {
     /// A remote has replied to a client's request that it is done.
     pub(super) fn served(&self, remote: SocketAddr, now: Instant) {
         lock(&self.shared.books).served = Some((remote, now));
+    }
+
+    pub(super) fn paces(&self) -> &Paces {
+        &self.shared.paces
     }
 
     pub(super) fn report(&self, report: Report) {
