@@ -20,4 +20,4 @@ mod trust;
 pub use chooser::{Chooser, Why};
 pub use logins::{Logins, PeerLogin};
 pub use prober::{Discovery, Prober, SourceState};
-pub use survey::survey;
+pub use survey::{Asked, survey};

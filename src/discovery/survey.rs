@@ -13,13 +13,16 @@ use super::status::Finding;
 use crate::engine::{Cx, Next, Reactor, Shared, Task};
 use crate::wire::Credentials;
 
+/// An address, and the login for it if there is one.
+pub type Asked = (SocketAddr, Option<Arc<Credentials>>);
+
 /// Probes each address once, with the login for it if there is one, at most `at_once` at a time, and returns what was found, in the order of the addresses.
 /// `progress` is told how many are done, whenever one is.
 ///
 /// # Errors
 /// When the system gives no thread, epoll instance or descriptor to begin with.
 pub fn survey(
-    addresses: &[(SocketAddr, Option<Arc<Credentials>>)],
+    addresses: &[Asked],
     settings: &ProbeSettings,
     at_once: usize,
     progress: &mut dyn FnMut(usize),
@@ -62,7 +65,7 @@ struct Survey {
 }
 
 struct State {
-    waiting: VecDeque<(usize, (SocketAddr, Option<Arc<Credentials>>))>,
+    waiting: VecDeque<(usize, Asked)>,
     under_way: usize,
     at_once: usize,
     settings: ProbeSettings,
