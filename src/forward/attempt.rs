@@ -305,6 +305,11 @@ impl Attempt {
         !self.unread.is_empty() || !self.watch.heard().is_empty()
     }
 
+    /// Whether it did what a client of SOCKS 4 asked for.
+    pub(super) fn has_granted(&self) -> bool {
+        self.unread.starts_with(&[0, 0x5A])
+    }
+
     /// Bytes of the client that it has heard.
     pub(super) fn carried(&self) -> u64 {
         self.sent.saturating_sub(self.left_out) as u64

@@ -310,6 +310,9 @@ impl Dial {
                             .route
                             .answered(attempt.remote, attempt.greeted, cx.now);
                     }
+                    if said.speaks() == Speaks::Socks4 && attempt.has_granted() {
+                        serving.route.served(attempt.remote, cx.now);
+                    }
                     Some(self.relay(place, &[]))
                 }
                 Advance::Failed(failure) => self.take_failure(place, failure, serving),
