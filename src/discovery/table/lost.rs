@@ -12,9 +12,12 @@ impl Table {
     /// Takes in an address that was valid `ago`, perhaps before this table was made: it is probed at once. Until then it is
     /// one of [`Table::lost_latest_first`]. No source need name it; without one it expires like any other.
     ///
-    /// `false` if the table is full. What is known of an address already is not touched, but for when it was last valid.
+    /// `false` if the rules exclude it or the table is full. What is known of an address already is not touched, but for when it was last valid.
     pub fn remember(&mut self, address: SocketAddr, ago: Duration, now: Instant) -> bool {
         let key = Key::new(address);
+        if self.rules.class(key.address()).is_excluded() {
+            return false;
+        }
         let tick = self.tick(now);
         let Some(id) = self.find(key).or_else(|| self.insert(key, tick)) else {
             self.ignored += 1;

@@ -567,6 +567,10 @@ fn the_rules_leave_out_and_prefer() {
     assert_eq!(world.row(at(6)).preferred, Some(1));
     assert_eq!(world.row(at(5)).preferred, Some(2));
     assert_eq!(world.row(at(1)).preferred, None);
+    // What is remembered from before is no exception.
+    let hour = Duration::from_secs(3600);
+    assert!(!world.table.remember(at(1000), hour, world.now));
+    assert_eq!(world.table.get(at(1000), world.now), None);
     // Watched by hand, and never chosen.
     let excluded = world.row(at(2));
     assert!(!excluded.candidate && !best.contains(&at(2)));
