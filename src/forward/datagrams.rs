@@ -20,7 +20,7 @@ use socket2::Socket;
 
 use crate::engine::{Interests, Key, Turn, TurnContext, Want};
 use crate::listen::{Limits, Slot};
-use crate::net::{Near, open_datagrams, unmapped, until_done};
+use crate::net::{Near, open_datagrams, open_towards_relay, send_twice, unmapped, until_done};
 use crate::relay::{Control, Gone, Moved};
 use crate::wire::BoundAddress;
 use crate::wire::socks5::DatagramHeader;
@@ -42,6 +42,15 @@ enum Ended {
     Client(Gone),
     Remote,
     Idle,
+}
+
+/// The connections of an association, and who is at their other ends.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub(super) client: &'a Socket,
+    pub(super) address: SocketAddr,
+    pub(super) remote: &'a Socket,
+    pub(super) at: SocketAddr,
 }
 
 /// The two ports of an association, and its place among all of them.
@@ -74,30 +83,29 @@ impl fmt::Display for NoPorts {
 }
 
 impl Ports {
-    /// Opens the ports for a client at `address` over a connection to `remote`, which has `told` where its relay is. The client's
-    /// slot is widened: an association has four descriptors.
+    /// Opens the ports for a client whose remote has `told` where its relay is. The client's slot is widened: an association has
+    /// four descriptors.
     pub(super) fn open(
-        client: &Socket,
-        address: SocketAddr,
-        remote: SocketAddr,
+        ends: Ends<'_>,
         told: &BoundAddress,
         slot: &mut Slot,
         associations: &Limits,
     ) -> Result<Self, NoPorts> {
-        let relay = relay_of(told, remote).ok_or(NoPorts::NoRelay)?;
-        let counted = associations.take(Some(address.ip()));
+        let relay = relay_of(told, ends.at).ok_or(NoPorts::NoRelay)?;
+        let counted = associations.take(Some(ends.address.ip()));
         let counted = counted.ok_or(NoPorts::TooMany)?;
         if !slot.widen() {
             return Err(NoPorts::TooMany);
         }
-        let own = SocketAddr::new(remote.ip(), relay.port());
-        let far = far(relay).or_else(|error| match own == relay {
+        let mut own = unmapped(ends.at);
+        own.set_port(relay.port());
+        let far = open_towards_relay(ends.remote, relay).or_else(|error| match own == relay {
             true => Err(error),
             // No way to there from here; to the remote itself there is one.
-            false => far(own),
+            false => open_towards_relay(ends.remote, own),
         });
         Ok(Self {
-            near: near(client, address).map_err(NoPorts::System)?,
+            near: near(ends.client, ends.address).map_err(NoPorts::System)?,
             far: far.map_err(NoPorts::System)?,
             _counted: counted,
         })
@@ -117,12 +125,6 @@ fn near(client: &Socket, address: SocketAddr) -> io::Result<Near> {
     let socket = open_datagrams(local)?;
     socket.bind(&local.into())?;
     Near::new(socket, address)
-}
-
-fn far(relay: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = open_datagrams(relay)?;
-    socket.connect(&relay.into())?;
-    Ok(socket.into())
 }
 
 /// Where the relay of a remote is that told this. Some tell an address that means something only where they are: then it is the
@@ -198,8 +200,8 @@ impl Datagrams {
         now: Instant,
     ) -> Self {
         Self {
-            client: Control::new(CLIENT, client, unsent),
-            remote: Control::new(REMOTE, remote, Vec::new()),
+            client: Control::new(client, CLIENT, unsent),
+            remote: Control::new(remote, REMOTE, Vec::new()),
             ports,
             moved: Moved { up: 0, down: 0 },
             dropped: 0,
@@ -273,12 +275,7 @@ impl Datagrams {
     }
 
     fn send_far(&self, datagram: &[u8]) -> bool {
-        let send = || until_done(|| self.ports.far.send(datagram));
-        let sent = match send() {
-            // What came of an earlier one (ICMP) says nothing about this one.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
-            other => other,
-        };
+        let sent = send_twice(&self.ports.far, &[], datagram, None);
         matches!(sent, Ok(Some(_)))
     }
 
@@ -395,7 +392,13 @@ mod tests {
         let mut slot = limits.take(None).unwrap();
         let told = BoundAddress::Socket(relay.local_addr().unwrap());
         let from = client.local_addr().unwrap();
-        let mut open = || Ports::open(&near, from, address, &told, &mut slot, &limits);
+        let ends = Ends {
+            client: &near,
+            address: from,
+            remote: &far,
+            at: address,
+        };
+        let mut open = || Ports::open(ends, &told, &mut slot, &limits);
         let ports = open().unwrap();
         assert!(matches!(open(), Err(NoPorts::TooMany)), "one per client");
         let now = Instant::now();

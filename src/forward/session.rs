@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-use super::datagrams::{Datagrams, Ports};
+use super::datagrams::{Datagrams, Ends, Ports};
 use super::decline::Decline;
 use super::dialling::{Associated, Dial, FIRST_BYTES_LIMIT, Refusal, Verdict, Won};
 use super::route::{Ride, Route};
@@ -75,7 +75,6 @@ struct Established {
 struct Carried {
     datagrams: Datagrams,
     remote: SocketAddr,
-    /// Where its bytes are counted.
     ride: Ride,
     since: Instant,
 }
@@ -221,7 +220,13 @@ impl ForwardSession {
         };
         let Associated { won, reply, .. } = associated;
         let remote = won.remote;
-        let ports = Ports::open(&client, address, remote, &reply.bound, slot, associations);
+        let ends = Ends {
+            client: &client,
+            address,
+            remote: &won.socket,
+            at: remote,
+        };
+        let ports = Ports::open(ends, &reply.bound, slot, associations);
         let ports = match ports {
             Ok(ports) => ports,
             Err(why) => {
@@ -379,6 +384,8 @@ impl Session for ForwardSession {
             Stage::Associated(carried) if route.is_drained(*epoch, Some(carried.remote)) => {
                 Standing::Cut
             }
+            // What goes past the remotes is not theirs.
+            Stage::Stranded(_) if route.is_drained(*epoch, None) => Standing::Cut,
             Stage::Dialling { dial, .. } if dial.is_behind(&self.serving) => Standing::Wake,
             _ => Standing::Keep,
         }

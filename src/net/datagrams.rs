@@ -1,7 +1,7 @@
 //! UDP sockets that never block.
 
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -42,10 +42,10 @@ pub fn receive_datagram(
     Ok(count.zip(from))
 }
 
-/// Sends a datagram that has two parts, there or where the socket is connected to; `None` when there is no room for it now.
+/// Sends a datagram that has two parts, there or where the socket is connected to; `None` when the system has no room for it now.
 ///
 /// # Errors
-/// The system refuses, or tells what came of an earlier one (ICMP).
+/// The system refuses.
 pub fn send_parts(
     socket: &UdpSocket,
     header: &[u8],
@@ -60,11 +60,11 @@ pub fn send_parts(
     })
 }
 
-/// The same, once more if what came of an earlier one is in the way: that says nothing about this one.
+/// The same, once more if what came of an earlier one (ICMP) is in the way: that says nothing about this one.
 ///
 /// # Errors
-/// The system refuses.
-pub fn send_parts_again(
+/// As [`send_parts`].
+pub fn send_twice(
     socket: &UdpSocket,
     header: &[u8],
     payload: &[u8],
@@ -76,6 +76,28 @@ pub fn send_parts_again(
         }
         other => other,
     }
+}
+
+/// A socket for the relay of the proxy at the other end of this connection: connected to it, so that the kernel drops what comes from
+/// others, and sending from the address that the proxy knows us by, which is all that it has to tell us from others. A relay of the
+/// other family knows us by none.
+///
+/// # Errors
+/// No socket, or no way to there.
+pub fn open_towards_relay(proxy: &Socket, relay: SocketAddr) -> io::Result<UdpSocket> {
+    let known_by = proxy.local_addr()?.as_socket().map(unmapped);
+    let any: IpAddr = match relay {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let known_by = known_by.filter(|known_by| known_by.is_ipv4() == relay.is_ipv4());
+    // With the scope of a link-local address.
+    let mut source = known_by.unwrap_or_else(|| SocketAddr::new(any, 0));
+    source.set_port(0);
+    let socket = open_datagrams(relay)?;
+    socket.bind(&source.into())?;
+    socket.connect(&relay.into())?;
+    Ok(socket.into())
 }
 
 /// An IPv4-mapped address as IPv4; others keep their scope, which a link-local one needs.

@@ -16,7 +16,9 @@ mod transfer;
 
 pub use accept::accept;
 pub use connect::{ConnectFailure, finish_connect, start_connect};
-pub use datagrams::{open_datagrams, receive_datagram, send_parts, send_parts_again, unmapped};
+pub use datagrams::{
+    open_datagrams, open_towards_relay, receive_datagram, send_parts, send_twice, unmapped,
+};
 pub use descriptors::{DescriptorBudget, is_shortage, raise_descriptor_limit};
 pub use local_address::{canonical, is_local, source_towards};
 pub use near::Near;

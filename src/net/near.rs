@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::Socket;
 
-use super::datagrams::{receive_datagram, send_parts_again, unmapped};
+use super::datagrams::{receive_datagram, send_twice, unmapped};
 use super::local_address::canonical;
 
 /// The socket towards a client: nothing goes to anybody else.
@@ -77,14 +77,14 @@ impl Near {
         receive_datagram(&self.socket, buffer)
     }
 
-    /// Sends a datagram of two parts to the client; `None` when the system has no room for it now.
+    /// Sends a datagram that has two parts to the client; `None` when the system has no room for it now.
     ///
     /// # Errors
-    /// The system refuses, or nobody knows the client's port yet (`NotConnected`).
+    /// The system refuses, or nobody knows the client's port yet.
     pub fn send(&self, header: &[u8], payload: &[u8]) -> io::Result<Option<usize>> {
         let client = self.client.ok_or(io::ErrorKind::NotConnected)?;
         let to = (!self.connected).then_some(client);
-        send_parts_again(&self.socket, header, payload, to)
+        send_twice(&self.socket, header, payload, to)
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
         let client = UdpSocket::bind(address).unwrap();
         let limit = std::time::Duration::from_secs(10);
         client.set_read_timeout(Some(limit)).unwrap();
-        assert_eq!(near.send(b"fo", b"und").unwrap(), Some(5));
+        assert_eq!(near.send(b"", b"found").unwrap(), Some(5));
         assert_eq!(client.recv(&mut [0; 16]).unwrap(), 5);
     }
 }

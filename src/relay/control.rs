@@ -8,11 +8,11 @@ use socket2::Socket;
 use crate::engine::{Interests, Key, TurnContext, Want};
 use crate::net::{read_some, write_all_now};
 
-/// The connection on which there was a request.
+/// The connection that the request was made on.
 pub struct Control {
-    key: Key,
     socket: Socket,
-    /// What of a reply could not be sent yet.
+    key: Key,
+    /// What of the reply could not be sent yet.
     unsent: Vec<u8>,
 }
 
@@ -26,12 +26,12 @@ pub enum Gone {
 }
 
 impl Control {
-    /// A connection with this key among its session's descriptors; `unsent` is the reply, if that is ours to send.
+    /// It has this key. `unsent` is the reply, where it is ours to send.
     #[must_use]
-    pub const fn new(key: Key, socket: Socket, unsent: Vec<u8>) -> Self {
+    pub const fn new(socket: Socket, key: Key, unsent: Vec<u8>) -> Self {
         Self {
-            key,
             socket,
+            key,
             unsent,
         }
     }

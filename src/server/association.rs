@@ -29,7 +29,6 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use socket2::Socket;
@@ -44,7 +43,7 @@ use self::exit::Lost;
 pub(super) use self::exit::Tunnel;
 pub(super) use self::exit::{Exit, RelayPort};
 use self::far_side::{DATAGRAMS_A_TURN, FarSide};
-use self::sockets::{ClientPort, NoSocket};
+use self::sockets::{Near, NoSocket};
 use super::settings::ServerSettings;
 use super::{CLIENT, OTHERS};
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext, Want};
@@ -56,7 +55,7 @@ use crate::wire::{Address, Host};
 /// A client's place for datagrams.
 pub(super) struct Association {
     control: Control,
-    port: ClientPort,
+    near: Near,
     far: FarSide,
     ended: Option<Ended>,
     _counted: Slot,
@@ -71,7 +70,7 @@ enum Ended {
 
 /// What is ready for a client, before it is told.
 pub(super) struct Prepared {
-    port: ClientPort,
+    near: Near,
     counted: Slot,
 }
 
@@ -143,9 +142,9 @@ impl Prepared {
             Ok(local) => local.ok_or(NoAssociation::NoAddress)?,
             Err(error) => return Err(NoAssociation::System(error)),
         };
-        let port = ClientPort::bind(local, address, udp.options.ports);
-        let mut port = match port {
-            Ok(port) => port,
+        let near = Near::bind(local, address, udp.options.ports);
+        let mut near = match near {
+            Ok(near) => near,
             Err(NoSocket::Ports(range)) => {
                 udp.found_no_port(range);
                 return Err(NoAssociation::Ports(range));
@@ -153,17 +152,17 @@ impl Prepared {
             Err(NoSocket::System(error)) => return Err(NoAssociation::System(error)),
         };
         udp.found_port();
-        if let Some(announced) = announced_port(announced, address) {
+        if let Some(port) = announced_port(announced, address) {
             let mut client = address;
-            client.set_port(announced);
-            port.near.pin(client);
+            client.set_port(port);
+            near.pin(client);
         }
-        Ok(Self { port, counted })
+        Ok(Self { near, counted })
     }
 
     /// Where the client is told to send to.
     pub(super) fn told(&self, settings: &ServerSettings) -> SocketAddr {
-        let bound = self.port.near.bound();
+        let bound = self.near.bound();
         let advertised = settings.udp.as_ref().and_then(|udp| udp.options.advertise);
         match advertised.map(|ip| ip.to_canonical()) {
             Some(ip) if ip.is_ipv4() == bound.is_ipv4() => SocketAddr::new(ip, bound.port()),
@@ -192,8 +191,8 @@ impl Association {
         now: Instant,
     ) -> Self {
         Self {
-            control: Control::new(CLIENT, client, unsent),
-            port: prepared.port,
+            control: Control::new(client, CLIENT, unsent),
+            near: prepared.near,
             far: FarSide::new(exit, now),
             ended: None,
             _counted: prepared.counted,
@@ -212,7 +211,7 @@ impl Association {
             quiet &= self.up(settings, cx);
         }
         let filter = udp.options.filter;
-        let far = self.far.carry_down(&mut self.port, settings, filter, cx);
+        let far = self.far.carry_down(&mut self.near, settings, filter, cx);
         let idle = self.far.last() + udp.options.idle;
         let ended = match (control, far) {
             (Err(gone), _) => Ended::Gone(gone),
@@ -241,7 +240,7 @@ impl Association {
             }
             let now = cx.now;
             let buffer = cx.buffer();
-            let (count, from) = match self.port.near.receive(buffer) {
+            let (count, from) = match self.near.receive(buffer) {
                 Ok(Some(received)) => received,
                 Ok(None) => return true,
                 // What came of an earlier one: the client's port is closed, for now.
@@ -263,14 +262,14 @@ impl Association {
         settings: &ServerSettings,
         now: Instant,
     ) -> Result<(), Dropped> {
-        let (to, payload) = self.port.open(datagram, from)?;
+        let (to, payload) = self.near.open(datagram, from)?;
         self.far.send(payload, to, settings, now)
     }
 
     pub(super) fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         self.control.interests(interests);
         if !self.far.is_congested() {
-            interests.watch(NEAR, self.port.near.as_fd(), Want::READ);
+            interests.watch(NEAR, self.near.descriptor(), Want::READ);
         }
         self.far.interests(true, interests);
     }

@@ -10,13 +10,13 @@ use socket2::Socket;
 use super::dropped::Dropped;
 use super::far_side::NearSide;
 use super::settings::PortRange;
-use crate::net::{Near, open_datagrams, receive_datagram, unmapped, until_done};
+use crate::net::{self, open_datagrams, receive_datagram, unmapped, until_done};
 use crate::wire::Address;
 use crate::wire::socks5::DatagramHeader;
 
-/// The port towards a client of SOCKS 5, which wants a header on each datagram (RFC 1928 §7).
-pub(super) struct ClientPort {
-    pub(super) near: Near,
+/// The socket towards the client, with the headers of SOCKS 5.
+pub(super) struct Near {
+    port: net::Near,
     /// Room for the header of one datagram.
     header: Vec<u8>,
 }
@@ -30,7 +30,7 @@ pub(super) enum NoSocket {
     System(io::Error),
 }
 
-impl ClientPort {
+impl Near {
     /// Takes datagrams at this address of ours, the one that the client has connected to, from this client only.
     pub(super) fn bind(
         local: SocketAddr,
@@ -41,9 +41,14 @@ impl ClientPort {
         let socket = open_datagrams(local).map_err(NoSocket::System)?;
         bind(&socket, local, ports)?;
         Ok(Self {
-            near: Near::new(socket, client).map_err(NoSocket::System)?,
+            port: net::Near::new(socket, client).map_err(NoSocket::System)?,
             header: Vec::new(),
         })
+    }
+
+    /// Where it takes datagrams.
+    pub(super) const fn bound(&self) -> SocketAddr {
+        self.port.bound()
     }
 
     /// Destination and payload of a datagram from there, if it is the client's and has a good header. The first such one
@@ -53,7 +58,7 @@ impl ClientPort {
         datagram: &'a [u8],
         from: SocketAddr,
     ) -> Result<(Address, &'a [u8]), Dropped> {
-        if !self.near.is_client(from) {
+        if !self.port.is_client(from) {
             return Err(Dropped::Stranger);
         }
         let (header, length) = DatagramHeader::decode(datagram)?.ok_or(Dropped::Short)?;
@@ -63,12 +68,25 @@ impl ClientPort {
         if header.address.port == 0 {
             return Err(Dropped::PortZero);
         }
-        self.near.pin(from);
+        self.pin(from);
         Ok((header.address, datagram.get(length..).unwrap_or_default()))
+    }
+
+    /// From now on the client is the one with this port. The first time counts.
+    pub(super) fn pin(&mut self, client: SocketAddr) {
+        self.port.pin(client);
+    }
+
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+        self.port.receive(buffer)
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.port.as_fd()
     }
 }
 
-impl NearSide for ClientPort {
+impl NearSide for Near {
     fn deliver(&mut self, payload: &[u8], from: Address) -> Result<(), Dropped> {
         self.header.clear();
         let header = DatagramHeader {
@@ -76,9 +94,9 @@ impl NearSide for ClientPort {
             address: from,
         };
         header.encode(&mut self.header);
-        match self.near.send(&self.header, payload) {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(Dropped::Unsolicited),
-            result => sent(result),
+        match self.port.is_known() {
+            true => sent(self.port.send(&self.header, payload)),
+            false => Err(Dropped::Unsolicited),
         }
     }
 
@@ -176,22 +194,22 @@ pub(super) fn sent(result: io::Result<Option<usize>>) -> Result<(), Dropped> {
 mod tests {
     use super::*;
 
-    fn port(client: &str) -> ClientPort {
+    fn near(client: &str) -> Near {
         let local = "127.0.0.1:1080".parse().unwrap();
-        ClientPort::bind(local, client.parse().unwrap(), None).unwrap()
+        Near::bind(local, client.parse().unwrap(), None).unwrap()
     }
 
     #[test]
     fn every_port_of_a_range_is_tried() {
         let local: SocketAddr = "127.0.0.1:1080".parse().unwrap();
-        let taken = port("127.0.0.1:5000");
-        let port = taken.near.bound().port();
+        let taken = near("127.0.0.1:5000");
+        let port = taken.bound().port();
         let range: PortRange = port.to_string().parse().unwrap();
-        let refused = ClientPort::bind(local, local, Some(range));
+        let refused = Near::bind(local, local, Some(range));
         assert!(matches!(refused, Err(NoSocket::Ports(_))));
         drop(taken);
-        let again = ClientPort::bind(local, local, Some(range)).unwrap();
-        assert_eq!(again.near.bound().port(), port);
+        let near = Near::bind(local, local, Some(range)).unwrap();
+        assert_eq!(near.bound().port(), port);
     }
 
     #[test]

@@ -142,8 +142,8 @@ impl ServerSession {
         } = pending;
         answering.reply(told, granted, &mut unsent);
         let handle = FarHandle {
-            client: Control::new(CLIENT, client, unsent),
-            proxy: Control::new(OTHERS, socket, Vec::new()),
+            client: Control::new(client, CLIENT, unsent),
+            proxy: Control::new(socket, OTHERS, Vec::new()),
             _entry: entry,
         };
         Stage::Keeping(Box::new(handle))

@@ -5,16 +5,16 @@
 //! to the proxy and the association end together.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 
 use socket2::Socket;
 
 use super::super::dropped::Dropped;
-use super::super::sockets;
+use super::super::sockets::sent;
 use super::{Family, Lost, Received};
 use crate::engine::{Interests, Key, TurnContext, Want};
-use crate::net::{canonical, open_datagrams, send_parts_again, unmapped, until_done};
+use crate::net::{canonical, open_towards_relay, send_twice, until_done};
 use crate::proxy_uri::Resolution;
 use crate::relay::{Control, Gone};
 use crate::wire::Address;
@@ -38,13 +38,10 @@ impl RelayPort {
         resolution: Resolution,
     ) -> io::Result<Self> {
         let relay = canonical(relay);
-        let known_by = proxy.local_addr()?.as_socket();
-        let socket = open_datagrams(relay)?;
-        socket.bind(&source(known_by, relay).into())?;
-        socket.connect(&relay.into())?;
+        let socket = open_towards_relay(&proxy, relay)?;
         Ok(Self {
-            control: Control::new(CONNECTION, proxy, Vec::new()),
-            socket: socket.into(),
+            control: Control::new(proxy, CONNECTION, Vec::new()),
+            socket,
             resolution,
             header: Vec::new(),
         })
@@ -61,7 +58,7 @@ impl RelayPort {
             address: to,
         };
         header.encode(&mut self.header);
-        sockets::sent(send_parts_again(&self.socket, &self.header, payload, None))
+        sent(send_twice(&self.socket, &self.header, payload, None))
     }
 
     pub(super) fn receive<'b>(&self, cx: &'b mut TurnContext<'_>) -> Received<'b> {
@@ -98,23 +95,6 @@ impl RelayPort {
         }
         self.control.interests(interests);
     }
-}
-
-/// Where to send from: the address that the proxy knows us by, which is all that it has to tell us from others. A relay of the
-/// other family knows us by none.
-fn source(known_by: Option<SocketAddr>, relay: SocketAddr) -> SocketAddr {
-    if let Some(mut known_by) = known_by.map(unmapped)
-        && known_by.is_ipv4() == relay.is_ipv4()
-    {
-        // With the scope of a link-local address.
-        known_by.set_port(0);
-        return known_by;
-    }
-    let any: IpAddr = match relay {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    SocketAddr::new(any, 0)
 }
 
 /// There is one port for both families; the key of the other one is free.

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::super::dropped::Dropped;
-use super::super::sockets;
+use super::super::sockets::sent;
 use super::bell::Bell;
 use crate::engine::{BUFFER, Cx, Mailbox, Next, Task, TaskId, Want};
 use crate::net::{canonical, open_datagrams, receive_datagram, send_parts, unmapped};
@@ -277,7 +277,7 @@ impl Place {
         payload: &[u8],
         to: SocketAddr,
     ) -> Result<(), Dropped> {
-        sockets::sent(send_parts(&self.relay.socket, header, payload, Some(to)))
+        sent(send_parts(&self.relay.socket, header, payload, Some(to)))
     }
 
     /// Readable when something has come.
