@@ -182,3 +182,52 @@ pub fn usual_places() -> [PathBuf; 3] {
     ]
     .map(PathBuf::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::json::{Rest, walk};
+    use super::*;
+
+    fn status(text: &str) -> Status {
+        let mut status = Status::default();
+        walk(&mut text.as_bytes(), Rest::Blank, &mut |path, met| {
+            status.meet(path, met);
+        })
+        .unwrap();
+        status
+    }
+
+    #[test]
+    fn the_order_of_members_does_not_matter() {
+        let status = status(
+            r#"{"Peer":{"a":{"Online":true,"Tags":["x"],"TailscaleIPs":["x","fd7a::1","100.64.0.2","100.64.0.3"]},
+                "b":{"TailscaleIPs":["100.64.0.4"],"Online":false},"c":{"TailscaleIPs":["100.64.0.5"]},"d":{"Online":true}},
+                "Self":{"TailscaleIPs":["100.64.0.1"]},"BackendState":"Running"}"#,
+        );
+        assert_eq!(status.state, RUNNING);
+        assert_eq!(status.own.v4, Some(Ipv4Addr::new(100, 64, 0, 1)));
+        let [first, second] = status.online.as_slice() else {
+            panic!("{status:?}");
+        };
+        assert_eq!(first.v4, Some(Ipv4Addr::new(100, 64, 0, 2)));
+        assert_eq!(first.v6, Some("fd7a::1".parse().unwrap()));
+        assert_eq!((second.v4, second.v6), (None, None));
+    }
+
+    #[test]
+    fn peers_may_be_null() {
+        let status = status(r#"{"BackendState":"NoState","Self":null,"Peer":null}"#);
+        assert_eq!((status.state.as_str(), status.online.len()), ("NoState", 0));
+    }
+
+    #[test]
+    fn both_of_its_ranges_count() {
+        let is_in = |ip: &str| is_overlay(ip.parse().unwrap());
+        for ip in ["100.64.0.1", "100.127.255.255", "fd7a:115c:a1e0::1"] {
+            assert!(is_in(ip), "{ip}");
+        }
+        for ip in ["100.63.0.1", "100.128.0.1", "fd7a:115c:a1e1::1", "10.0.0.1"] {
+            assert!(!is_in(ip), "{ip}");
+        }
+    }
+}

@@ -101,7 +101,7 @@ impl YggdrasilSource {
             } else if path.is(&["status"]) {
                 is_success = text == "success";
             } else if path.is(&["error"]) {
-                complaint = shorten(text);
+                complaint = format!("{:?}", shorten(text));
             }
         });
         walked.map_err(failed)?;
@@ -189,4 +189,36 @@ pub fn usual_places() -> Vec<ApiAddress> {
     ]
     .map(|path| ApiAddress::Unix(path.into()))
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_and_networks_behind_them_are_in_the_range() {
+        let is_in = |ip: &str| is_overlay(ip.parse().unwrap());
+        for ip in ["200::1", "2ff:ffff::1", "300::1", "3ff::"] {
+            assert!(is_in(ip), "{ip}");
+        }
+        for ip in ["1ff::1", "400::1", "2001:db8::1", "fe80::1", "10.0.0.1"] {
+            assert!(!is_in(ip), "{ip}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_does_not_look_whole() {
+        let mut all = Vec::new();
+        let mut limited = Limited {
+            from: &b"123456"[..],
+            left: 5,
+        };
+        let error = limited.read_to_end(&mut all).unwrap_err();
+        assert!(error.to_string().contains("16 MiB"), "{error}");
+        let mut limited = Limited {
+            from: &b"12345"[..],
+            left: 5,
+        };
+        assert_eq!(limited.read_to_end(&mut all).unwrap(), 5);
+    }
 }
