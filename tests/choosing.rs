@@ -234,7 +234,6 @@ fn probes_keep_to_their_rate() {
     loop {
         let status = sockhop.status();
         let (probed, elapsed) = (probed(&status), started.elapsed().as_secs_f64());
-        #[expect(clippy::cast_precision_loss, reason = "41 at most")]
         let most = 20.0 + 4.0 * elapsed + 1.0;
         assert!(probed as f64 <= most, "{probed} after {elapsed} s");
         if probed == 41 {
