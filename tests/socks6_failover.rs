@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::{
     Peer, SOON, Signal, Sockhop, Step, Target, connect, dead_address, echo_datagrams, exchange,
-    free_port, socks5_connect, wait_until,
+    socks5_connect, wait_until,
 };
+use socket2::{Domain, Socket, Type};
 
 /// A server of ours that lets clients go to loopback.
 fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
@@ -31,6 +32,16 @@ fn forward(proxies: &[SocketAddr], arguments: &[&str]) -> (Sockhop, SocketAddr) 
     let forwarder = launch.start();
     let address = forwarder.wait_listening(SOON);
     (forwarder, address)
+}
+
+/// A port where nobody listens: bound, so that nobody else gets it, but free for one of ours, who may reuse it.
+fn reserved() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("may be reused");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("bind");
+    let address = socket.local_addr().expect("bound").as_socket();
+    (socket, address.expect("an address"))
 }
 
 fn uses(forwarder: &Sockhop, proxy: SocketAddr) -> bool {
@@ -144,7 +155,7 @@ fn nobody_tries_one_that_has_just_failed() {
 
 #[test]
 fn a_preferred_proxy_that_is_back_is_used_again() {
-    let (first, echo) = (free_port(), Target::echo());
+    let ((_port, first), echo) = (reserved(), Target::echo());
     let (server, second) = serve(&[]);
     let (forwarder, address) = forward(&[first, second], &[]);
     works(address, &echo);
@@ -203,7 +214,7 @@ fn clients_get_through_when_the_proxy_in_use_dies_or_freezes() {
 
 #[test]
 fn when_none_works_clients_are_told_and_all_are_tried_again_at_once() {
-    let (first, second) = (free_port(), free_port());
+    let ((_port, first), (_other, second)) = (reserved(), reserved());
     let (forwarder, address) = forward(&[first, second], &[]);
     let echo = Target::echo();
     for _ in 0..3 {
@@ -317,7 +328,7 @@ fn ports_and_places_for_datagrams_are_found_at_the_next_proxy_too() {
 #[test]
 fn an_own_listener_among_them_is_left_out() {
     let (_server, good) = serve(&[]);
-    let (own, echo) = (free_port(), Target::echo());
+    let ((_port, own), echo) = (reserved(), Target::echo());
     let listen = own.to_string();
     let (forwarder, address) = forward(&[own, good], &["--listen", &listen]);
     forwarder.wait_log("it would loop", SOON);
