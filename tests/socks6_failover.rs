@@ -370,3 +370,23 @@ fn a_slow_destination_is_no_fault_of_the_proxy() {
         let _ = client.join();
     }
 }
+
+#[test]
+fn with_no_retry_no_request_is_made_twice() {
+    let (server, good) = serve(&[]);
+    let echo = Target::echo();
+    let says =
+        |bytes: Vec<u8>| Peer::scripted(vec![Step::Read(24), Step::Send(bytes), Step::Close]);
+    let (closes, refuses) = (says(Vec::new()), says(refusal(3)));
+    for (bad, told) in [(&closes, 1), (&refuses, 3)] {
+        let (_forwarder, address) = forward(&[bad.address(), good], &["--no-retry"]);
+        assert_eq!(code(address, echo.address()), told);
+        assert_eq!((served(&server), bad.accepted()), (0, 1));
+    }
+    // One that was not asked at all is passed over, and so is one that has failed.
+    let (_forwarder, address) = forward(&[dead_address(), good], &["--no-retry"]);
+    works(address, &echo);
+    let (_forwarder, address) = forward(&[closes.address(), good], &["--no-retry"]);
+    assert_eq!(code(address, echo.address()), 1);
+    works(address, &echo);
+}

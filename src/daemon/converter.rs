@@ -33,6 +33,7 @@ pub(super) struct Converter {
     timing: ReplyTiming,
     /// For the way to a proxy.
     patience: Duration,
+    retry: bool,
 }
 
 /// A proxy, and what its streams have in common.
@@ -60,6 +61,7 @@ impl Converter {
             stats: ServerStats::default(),
             timing: settings.reply_timing,
             patience: settings.connect_timeout,
+            retry: settings.retry,
         }
     }
 
@@ -88,7 +90,7 @@ impl Converter {
         // For the way to each proxy that is tried, and its own to the destination.
         let tries = u32::try_from(stand_ins.len() + 1).unwrap_or(u32::MAX);
         let connect_timeout = self.patience * tries.min(MOST_TRIES) + DESTINATION_TIMEOUT;
-        let via = first.with_stand_ins(stand_ins, self.patience);
+        let via = first.with_stand_ins(stand_ins, self.patience, self.retry);
         let options = UdpOptions {
             filter: Filter::EndpointIndependent,
             ..UdpOptions::default()

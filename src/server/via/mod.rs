@@ -46,6 +46,8 @@ pub struct Via {
     is_alone: bool,
     /// For the first answer, if there is somebody else.
     patience: Duration,
+    /// Whether a request may be made of another one.
+    retry: bool,
     health: Health,
     /// For each of the proxies the session that all clients share, where there may be one.
     #[cfg(feature = "socks6")]
@@ -112,6 +114,7 @@ impl Via {
             stand_ins: Vec::new(),
             is_alone: true,
             patience: Duration::ZERO,
+            retry: true,
             health: Health::default(),
         })
     }

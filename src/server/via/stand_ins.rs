@@ -26,22 +26,26 @@ pub(super) struct Progress {
     until: Option<Instant>,
     /// It has come.
     heard: bool,
-    /// Some of the client's payload is on its way.
-    sent_ahead: bool,
+    /// What must not be said to two is on its way: some of the client's payload, or its request, if that is not taken to
+    /// another.
+    committed: bool,
     /// The first proxy that could not reach the destination.
     refusal: Option<Failure>,
 }
 
 impl Via {
     /// With others, in their order, for when this one does not work. Each has `patience` for its first answer, if it has no
-    /// timeout of its own, unless it is the last that could be tried.
+    /// timeout of its own, unless it is the last that could be tried. Without `retry` no request that one was asked for is taken
+    /// to another, unless the first did not take us.
     #[must_use]
-    pub fn with_stand_ins(mut self, others: Vec<Self>, patience: Duration) -> Self {
+    pub fn with_stand_ins(mut self, others: Vec<Self>, patience: Duration, retry: bool) -> Self {
         self.is_alone = others.is_empty();
         self.patience = patience;
+        self.retry = retry;
         let member = |mut other: Self| {
             other.is_alone = false;
             other.patience = patience;
+            other.retry = retry;
             Arc::new(other)
         };
         self.stand_ins = others.into_iter().map(member).collect();
@@ -149,7 +153,7 @@ impl Way {
 
     /// Takes note of what a proxy has said, and of what was said to it.
     pub(super) fn heed(&mut self, asking: &Asking, asked: &Asked) {
-        self.progress.sent_ahead |= asking.carried() > 0;
+        self.progress.committed |= asking.carried() > 0 || !self.via.retry;
         let has_answered = match asked {
             Asked::Granted(_) | Asked::Listening(_) => true,
             #[cfg(feature = "socks6")]
@@ -166,7 +170,7 @@ impl Way {
 
     /// Until when to wait for the first answer of the proxy that is being tried, if another one could be.
     fn patience_left(&mut self, now: Instant) -> Option<Instant> {
-        if self.progress.heard || self.progress.sent_ahead {
+        if self.progress.heard || self.progress.committed {
             return None;
         }
         let until = self.progress.until?;
@@ -185,10 +189,10 @@ impl Way {
         let may = match failure.fault {
             // Its port is another one then.
             _ if self.is_listening => false,
-            Fault::Destination => is_the_proxys_view(failure.code),
+            Fault::Destination => self.via.retry && is_the_proxys_view(failure.code),
             // It has said so.
             Fault::Login => true,
-            Fault::Proxy => !self.progress.sent_ahead,
+            Fault::Proxy => !self.progress.committed,
         };
         if failure.fault != Fault::Destination {
             self.via.has_failed(&failure, now);
