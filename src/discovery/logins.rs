@@ -32,7 +32,7 @@ impl Logins {
         self.merged.get(&canonical(address)).cloned()
     }
 
-    /// Replaces the list of one source, of which [`MOST_LOGINS`] count; the addresses whose login is another now.
+    /// Replaces the list of one source, of which the first 1024 count; the addresses whose login is another now.
     pub fn set(&mut self, source: SourceId, mut list: Vec<PeerLogin>) -> Vec<SocketAddr> {
         list.truncate(MOST_LOGINS);
         let before = std::mem::take(&mut self.merged);
