@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread;
 
+#[cfg(target_os = "linux")]
+use common::Netns;
 use common::{
     Observed, Peer, SOON, Sockhop, Target, connect, echo_datagrams, exchange, expect_end,
     free_port, is_closed, observe, program, socks5_connect, success,
@@ -75,7 +77,8 @@ impl Client {
         let (control, code, relay) = ask(forwarder, ANY);
         assert_eq!((code, relay.ip()), (0, forwarder.ip()));
         assert_ne!(relay.port(), 0);
-        let socket = udp(&SocketAddr::new(forwarder.ip(), 0).to_string());
+        let own = control.local_addr().expect("connected").ip();
+        let socket = udp(&SocketAddr::new(own, 0).to_string());
         socket.connect(relay).expect("connect");
         Self {
             control,
@@ -422,6 +425,38 @@ fn remote_that_dies_before_its_reply_is_left_for_the_next() {
         .start();
     Client::new(sockhop.wait_listening(SOON)).exchange(echo_datagrams(), b"hello");
     assert_eq!(first.1.accepted(), 1);
+}
+
+/// `lan` and `far` have a cable to `home` each, and no way to each other.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs root for network namespaces"]
+fn client_without_a_way_to_the_relay_is_served() {
+    let (lan, home, far) = (Netns::new(), Netns::new(), Netns::new());
+    home.cable(&lan, &["10.78.1.1/24"], &["10.78.1.2/24"]);
+    home.cable(&far, &["10.78.2.1/24"], &["10.78.2.2/24"]);
+    let echo = far.inside(echo_datagrams);
+    let server = Sockhop::serve(&["--listen=10.78.2.2:1080", "--allow-dest=127.0.0.0/8"])
+        .inside(&far)
+        .start();
+    server.wait_listening(SOON);
+    let forward = |more: &[&str]| {
+        let usual = ["--remote=10.78.2.2", "--listen=10.78.1.1:0"];
+        let sockhop = Sockhop::forward(&[&usual, more].concat())
+            .inside(&home)
+            .start();
+        let forwarder = sockhop.wait_listening(SOON);
+        (sockhop, forwarder)
+    };
+    let (_sockhop, forwarder) = forward(&["--no-udp"]);
+    lan.inside(|| {
+        let (_control, code, relay) = ask(forwarder, ANY);
+        assert_eq!((code, relay.ip().to_string().as_str()), (0, "10.78.2.2"));
+        let lost = udp("0.0.0.0:0").send_to(HELLO, relay);
+        assert!(lost.is_err(), "there is a way after all");
+    });
+    let (_sockhop, forwarder) = forward(&[]);
+    lan.inside(|| Client::new(forwarder).exchange(echo, b"hello"));
 }
 
 /// Port of the forwarder, port of the echo on loopback, whether names are looked up by the proxy.
