@@ -193,3 +193,20 @@ fn what_working_remotes_answer_is_the_answer() {
     }
     assert_eq!(echo.accepted(), 0);
 }
+
+#[test]
+fn draining_ends_those_that_go_past_the_remote() {
+    let echo = Target::echo();
+    let (sockhop, forwarder) = direct(&["--remote", &dead_address().to_string()]);
+    let stream = socks5_connect(forwarder, echo.address()).expect("from here");
+    let peer = Peer::valid(Duration::ZERO);
+    let to_it = json!({"remote": peer.address().to_string(), "drain_s": 0.1});
+    sockhop.control("connect", to_it).unwrap();
+    assert!(matches!(
+        expect_end(&stream, SOON),
+        Observed::Eof | Observed::Reset
+    ));
+    let stream = socks5_connect(forwarder, echo.address()).expect("by the peer");
+    assert_eq!(exchange(&stream, b"x").unwrap(), b"x");
+    assert_eq!(served(&sockhop), 1);
+}
