@@ -108,3 +108,42 @@ pub fn unmapped(address: SocketAddr) -> SocketAddr {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    /// A proxy tells clients from others by the address of their connection.
+    #[test]
+    fn datagrams_come_from_the_address_of_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let own: SocketAddr = "127.0.0.5:0".parse().unwrap();
+        proxy.bind(&own.into()).unwrap();
+        proxy
+            .connect(&listener.local_addr().unwrap().into())
+            .unwrap();
+        let relay = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let limit = std::time::Duration::from_secs(10);
+        relay.set_read_timeout(Some(limit)).unwrap();
+        let socket = open_towards_relay(&proxy, relay.local_addr().unwrap()).unwrap();
+        socket.send(b"x").unwrap();
+        assert_eq!(relay.recv_from(&mut [0; 8]).unwrap().1.ip(), own.ip());
+        // Another one is not heard.
+        let (ours, other) = (
+            socket.local_addr().unwrap(),
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+        );
+        other.send_to(b"other", ours).unwrap();
+        relay.send_to(b"relay", ours).unwrap();
+        let mut buffer = [0; 8];
+        let limit = Timespec::try_from(limit).unwrap();
+        poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&limit)).unwrap();
+        let count = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"relay");
+    }
+}
