@@ -62,6 +62,11 @@ impl Exposition {
 impl Family<'_> {
     /// A sample. The values of labels may be any text.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.add(labels, &value);
+    }
+
+    /// Once for all kinds of numbers, which is smaller.
+    fn add(&mut self, labels: &[(&str, &str)], value: &dyn Display) {
         self.exposition.push(format_args!("{}", self.name));
         for (place, (label, value)) in labels.iter().enumerate() {
             let before = if place == 0 { '{' } else { ',' };
