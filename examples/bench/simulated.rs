@@ -105,14 +105,17 @@ impl Day {
                 self.look();
                 next_look = self.now + Duration::from_secs(60);
             }
+            if self.megabytes == 0.0 && self.elapsed() >= SETTLED {
+                // Before our own lists of figures grow.
+                let used = rss().unwrap_or_default().saturating_sub(self.rss_before);
+                self.megabytes = used as f64 / 1e6;
+            }
             if self.now >= next_newcomer {
                 self.newcomer();
                 next_newcomer = self.now + DAY / 2 / NEWCOMERS;
             }
             self.now += Duration::from_millis(100);
         }
-        let used = rss().unwrap_or_default().saturating_sub(self.rss_before);
-        self.megabytes = used as f64 / 1e6;
         self
     }
 

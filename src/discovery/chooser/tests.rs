@@ -299,7 +299,7 @@ const HELD: f64 = 180.0;
 #[test]
 fn equal_peers_never_take_turns() {
     for seed in 0..SEEDS {
-        for (noise, clients) in [(0.0, None), (0.3, None), (0.8, Some(1.0))] {
+        for (noise, clients) in [(0.0, None), (0.3, None), (0.8, Some(5.0))] {
             let mut sim = Sim::new(seed, &[], (0..6).map(|_| serve(60.0)).collect());
             sim.noise = noise;
             sim.clients = clients.map(Duration::from_secs_f64);
@@ -473,7 +473,7 @@ fn a_flapping_one_is_given_up() {
     for (up, down) in [(60.0, 30.0), (150.0, 30.0), (600.0, 60.0)] {
         for seed in 0..SEEDS {
             let flaps = in_turns((up, Does::Serve(20.0)), (down, Does::Refuse));
-            let mut sim = Sim::new(seed, &[], vec![flaps, serve(60.0)]).with_clients(1.0);
+            let mut sim = Sim::new(seed, &[], vec![flaps, serve(60.0)]).with_clients(5.0);
             sim.run(12.0 * HOUR);
             // Its pauses are shorter than the time between two probes: it is found out when it is chosen, after 3, 6, 12, 24,
             // 48, 96 and 192 minutes.
