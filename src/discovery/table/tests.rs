@@ -1,6 +1,6 @@
 //! Every rule of the table, with the time passed in.
 
-use super::super::status::Phase;
+use super::super::status::{Phase, Reason};
 use super::*;
 use std::net::IpAddr;
 
