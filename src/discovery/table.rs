@@ -405,7 +405,7 @@ impl Table {
         }
     }
 
-    /// Makes this address due, as soon as [`DOUBTS_APART`] lets it: somebody has doubts about it.
+    /// Makes this address due, as soon as `DOUBTS_APART` lets it: somebody has doubts about it.
     pub fn probe_soon(&mut self, address: SocketAddr, now: Instant) {
         let tick = self.tick(now);
         if let Some(id) = self.find(Key::new(address)) {

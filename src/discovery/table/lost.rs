@@ -79,7 +79,7 @@ impl Table {
             .is_some_and(|merit| merit.last_valid.is_set())
     }
 
-    /// Removes what no source names and no probe has confirmed for [`TableSettings::expiry`]; returns how many.
+    /// Removes what no source names and no probe has confirmed for [`expiry`](super::TableSettings::expiry); returns how many.
     /// Suspects stay: while the link is down no probe can confirm anything.
     ///
     /// Looks at every entry: meant to be called once an interval.
