@@ -20,7 +20,7 @@ use crate::handshake::watch::{Asked, Seen, Speaks, Watch};
 use crate::handshake::{Client, Goal, HandshakeError, Outcome};
 use crate::net::{ConnectFailure, finish_connect, read_some, write_all_now};
 use crate::wire::Credentials;
-use crate::wire::socks5::{Method, Reply};
+use crate::wire::socks5::{Method, Reply, ReplyCode};
 
 /// One candidate, and the client's first bytes on the way to it.
 pub(super) struct Attempt {
@@ -65,8 +65,10 @@ pub(super) enum Advance {
     Wait,
     /// It chose this method, or accepted our login, which is as good as "no authentication".
     Method(Method),
-    /// It answered the request; the bytes are those that came.
+    /// It granted the request; the bytes are those that came.
     Reply(Reply, Vec<u8>),
+    /// It refused the request.
+    Refused(ReplyCode, Vec<u8>),
     /// It said this instead of what SOCKS 5 has in its place.
     Unreadable(Vec<u8>),
     /// From here on bytes are only passed on: it answered a client that does not speak SOCKS 5, or took more than is kept.
@@ -284,8 +286,11 @@ impl Attempt {
                 Some(Seen::Reply { reply, bytes }) if self.is_asked(said) => {
                     return Advance::Reply(reply, bytes);
                 }
+                Some(Seen::Refused { code, bytes }) if self.is_asked(said) => {
+                    return Advance::Refused(code, bytes);
+                }
                 // To a request that it has not heard.
-                Some(Seen::Reply { mut bytes, .. }) => {
+                Some(Seen::Reply { mut bytes, .. } | Seen::Refused { mut bytes, .. }) => {
                     bytes.append(&mut self.unread);
                     return Advance::Unreadable(bytes);
                 }

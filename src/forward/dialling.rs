@@ -303,6 +303,9 @@ impl Dial {
                 Advance::Reply(reply, bytes) => {
                     self.take_reply(place, reply, bytes, serving, cx.now)
                 }
+                Advance::Refused(code, bytes) => {
+                    self.take_refusal(place, code, &bytes, serving, cx.now)
+                }
                 Advance::Unreadable(bytes) => self.take_rubbish(place, bytes, serving, cx.now),
                 Advance::Relay => {
                     if attempt.has_answered() {
@@ -385,61 +388,67 @@ impl Dial {
         self.attempts.push(attempt);
     }
 
-    /// A remote has answered the request.
+    /// A remote has refused the request.
+    fn take_refusal(
+        &mut self,
+        place: usize,
+        code: ReplyCode,
+        bytes: &[u8],
+        serving: &Serving,
+        now: Instant,
+    ) -> Option<Verdict> {
+        let attempt = self.attempts.get(place)?;
+        let (remote, since, greeted) = (attempt.remote, attempt.since, attempt.greeted);
+        if !is_unreached(code) {
+            serving.route.answered(remote, greeted, now);
+            self.report_replies(serving, Served::No);
+            return Some(self.relay(place, bytes));
+        }
+        self.replies.push(Unreached {
+            remote,
+            since,
+            code,
+        });
+        if serving.settings.retry && self.others_left(place, now) {
+            log::debug!("{}: remote {remote}: {code}", serving.client);
+            self.attempts.remove(place);
+            return None;
+        }
+        let best = self.most_telling().unwrap_or(code);
+        self.report_replies(serving, Served::No);
+        Some(match best == code {
+            true => self.relay(place, bytes),
+            false => Verdict::Decline(Refusal::Reply(best)),
+        })
+    }
+
+    /// A remote has granted the request.
     fn take_reply(
         &mut self,
         place: usize,
         reply: Reply,
         bytes: Vec<u8>,
-        serving: &mut Serving,
+        serving: &Serving,
         now: Instant,
     ) -> Option<Verdict> {
-        let code = reply.code;
         let attempt = self.attempts.get(place)?;
         let (remote, since, greeted) = (attempt.remote, attempt.since, attempt.greeted);
-        if is_unreached(code) {
-            self.replies.push(Unreached {
-                remote,
-                since,
-                code,
-            });
-            if serving.settings.retry && self.others_left(place, now) {
-                log::debug!("{}: remote {remote}: {code}", serving.client);
-                self.attempts.remove(place);
-                return None;
-            }
-            let best = self.most_telling();
-            self.report_replies(serving, Served::No);
-            if best != Some(code)
-                && let Some(best) = best
-            {
-                return Some(Verdict::Decline(Refusal::Reply(best)));
-            }
-            return Some(self.relay(place, &bytes));
-        }
         serving.route.answered(remote, greeted, now);
-        let is_served = code == ReplyCode::SUCCEEDED;
-        if is_served {
-            serving.route.served(remote, now);
-        }
-        let served = if is_served { Served::Yes } else { Served::No };
-        self.report_replies(serving, served);
-        if !is_served {
-            return Some(self.relay(place, &bytes));
-        }
+        serving.route.served(remote, now);
+        self.report_replies(serving, Served::Yes);
         for late in &self.attempts {
             if late.since < since {
                 let failure = DialFailure::Silent(Awaited::Reply);
                 serving.failed(late.remote, late.since, failure);
             }
         }
-        let command = match self.said(serving).asked() {
-            Asked::For { command, .. } => Some(command),
-            _ => None,
-        };
-        if command != Some(Command::Associate) {
+        let Asked::For {
+            command: Command::Associate,
+            ..
+        } = self.said(serving).asked()
+        else {
             return Some(self.relay(place, &bytes));
-        }
+        };
         let (won, behind) = self.win(place);
         Some(Verdict::Associated(Associated {
             won,

@@ -24,14 +24,16 @@
 //! let (taken, seen) = watch.feed(proxy)?;
 //! assert_eq!((taken, seen), (2, Some(Seen::Method(Method::NONE))));
 //! let (taken, seen) = watch.feed(&proxy[2..])?;
-//! let Some(Seen::Reply { reply, bytes }) = seen else { panic!("no reply") };
-//! assert_eq!((taken, reply.code.0, bytes.as_slice()), (10, 4, &proxy[2..]));
+//! let Some(Seen::Refused { code, bytes }) = seen else { panic!("no refusal") };
+//! assert_eq!((taken, code.0, bytes.as_slice()), (2, 4, &[5, 4][..]));
 //! # Ok::<(), sockhop::wire::DecodeError>(())
 //! ```
 //!
 //! What to read: RFC 1928 §3, §4, §6; SOCKS4 "CONNECT".
 
-use crate::wire::socks5::{self, Command, Greeting, Method, MethodSelection, Reply, Request};
+use crate::wire::socks5::{
+    self, Command, Greeting, Method, MethodSelection, Reply, ReplyCode, Request,
+};
 use crate::wire::{DecodeError, socks4};
 
 /// What a client has said so far. Reading it again with more bytes tells the same and more.
@@ -176,11 +178,19 @@ enum State {
 pub enum Seen {
     /// The answer to the greeting.
     Method(Method),
-    /// The (first) reply to the request.
+    /// The (first) reply to the request, which succeeded.
     Reply {
         /// What it says.
         reply: Reply,
         /// What came: the client's own, to be passed on as it is.
+        bytes: Vec<u8>,
+    },
+    /// The request failed. A refusal is complete with its code: some proxies send no address, others one of a type that
+    /// doesn't exist. What is left of it lies behind the handshake.
+    Refused {
+        /// Why.
+        code: ReplyCode,
+        /// What came of it so far.
         bytes: Vec<u8>,
     },
 }
@@ -223,17 +233,30 @@ impl Watch {
                 }
                 None => return Ok((room, None)),
             },
+            _ if let Some(code) = refusal(&self.heard) => (
+                REFUSAL,
+                Seen::Refused {
+                    code,
+                    bytes: self.pass(REFUSAL),
+                },
+            ),
             _ => match Reply::decode(&self.heard)? {
                 Some((reply, length)) => {
-                    self.state = State::Passed;
-                    let mut bytes = std::mem::take(&mut self.heard);
-                    bytes.truncate(length);
+                    let bytes = self.pass(length);
                     (length, Seen::Reply { reply, bytes })
                 }
                 None => return Ok((room, None)),
             },
         };
         Ok((length.saturating_sub(kept), Some(seen)))
+    }
+
+    /// The last message, of that length.
+    fn pass(&mut self, length: usize) -> Vec<u8> {
+        self.state = State::Passed;
+        let mut bytes = std::mem::take(&mut self.heard);
+        bytes.truncate(length);
+        bytes
     }
 
     /// Whether the answer to the greeting is still to come.
@@ -248,6 +271,18 @@ impl Watch {
         &self.heard
     }
 }
+
+fn refusal(heard: &[u8]) -> Option<ReplyCode> {
+    match *heard {
+        [socks5::VERSION, code, ..] => {
+            Some(ReplyCode(code)).filter(|code| *code != ReplyCode::SUCCEEDED)
+        }
+        _ => None,
+    }
+}
+
+/// Version and code, RFC 1928 §6.
+const REFUSAL: usize = 2;
 
 /// Version and count of the methods, RFC 1928 §3.
 const GREETING_HEAD: usize = Greeting::MAX_LEN - 255;
@@ -387,6 +422,18 @@ mod tests {
         }
     }
 
+    /// Some refuse with an address of a type that doesn't exist, some without one.
+    #[test]
+    fn a_refusal_is_complete_with_its_code() {
+        for behind in [&[0, 0, 0, 0, 0, 0, 0, 0][..], &[]] {
+            let mut watch = Watch::for_reply();
+            let (code, bytes) = (ReplyCode::HOST_UNREACHABLE, vec![5, 4]);
+            let seen = Some(Seen::Refused { code, bytes });
+            assert_eq!(watch.feed(&[&[5, 4], behind].concat()), Ok((2, seen)));
+            assert_eq!(watch.feed(behind), Ok((0, None)));
+        }
+    }
+
     #[test]
     fn other_methods_end_the_watch() {
         for method in [1, 2, 0x80, 0xff] {
@@ -413,7 +460,7 @@ mod tests {
         #[test]
         fn the_same_at_any_split(
             method in prop_oneof![Just(0_u8), any::<u8>()],
-            code in any::<u8>(),
+            code in prop_oneof![Just(0_u8), any::<u8>()],
             name in proptest::collection::vec(any::<u8>(), 0..=255),
             behind in proptest::collection::vec(any::<u8>(), 0..20),
             lengths in proptest::collection::vec(0_usize..400, 1..8),
@@ -421,7 +468,11 @@ mod tests {
             let mut bytes = vec![5, method, 5, code, 0, 3, u8::try_from(name.len()).unwrap()];
             bytes.extend(&name);
             bytes.extend([1, 2]);
-            let end = if method == 0 { bytes.len() } else { 2 };
+            let end = match (method, code) {
+                (0, 0) => bytes.len(),
+                (0, _) => 4,
+                _ => 2,
+            };
             bytes.extend(&behind);
             let whole = watch(Watch::default(), [&bytes[..]]);
             let cut = parts(&bytes, &lengths);
@@ -429,9 +480,16 @@ mod tests {
             prop_assert_eq!(&whole, &split);
             prop_assert_eq!(whole.taken, end);
             prop_assert_eq!(whole.seen.len(), if method == 0 { 2 } else { 1 });
-            if let Some(Seen::Reply { reply, bytes: seen }) = whole.seen.get(1) {
-                prop_assert_eq!(reply.code.0, code);
-                prop_assert_eq!(seen, &bytes[2..end]);
+            match whole.seen.get(1) {
+                Some(Seen::Reply { reply, bytes: seen }) => {
+                    prop_assert_eq!((reply.code.0, code), (0, 0));
+                    prop_assert_eq!(seen, &bytes[2..end]);
+                }
+                Some(Seen::Refused { code: seen, bytes }) => {
+                    prop_assert_eq!(seen.0, code);
+                    prop_assert_eq!(bytes, &[5, code]);
+                }
+                _ => {}
             }
         }
 

@@ -106,6 +106,8 @@ nobody_notices! {
     rubbish_for_a_reply: all_meet_it, Request, says(b"HTTP/1.1 400\r\n\r\n", Fault::Close);
     general_failure: all_meet_it, Request, says(&reply(1), Fault::Close);
     network_unreachable: all_meet_it, Request, says(&reply(3), Fault::Silence);
+    host_unreachable_without_an_address: all_meet_it, Request, says(&[5, 4], Fault::Close);
+    host_unreachable_with_an_odd_address: all_meet_it, Request, says(&[5, 4, 0, 0, 0, 0, 0, 0], Fault::Close);
     host_unreachable: all_meet_it, Request, says(&reply(4), Fault::Close);
 }
 
