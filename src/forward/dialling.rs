@@ -743,7 +743,15 @@ impl Dial {
         let choice = &self.choice;
         let is_candidate = |attempt: &Attempt| choice.has(attempt.remote);
         if !stays {
-            self.attempts.retain(is_candidate);
+            let mut kept = Vec::new();
+            for attempt in std::mem::take(&mut self.attempts) {
+                match is_candidate(&attempt) {
+                    true => kept.push(attempt),
+                    // It has not failed: another choice may bring it back.
+                    false => self.tried.retain(|tried| *tried != attempt.remote),
+                }
+            }
+            self.attempts = kept;
         }
         if self.attempts.iter().all(is_candidate) {
             serving.epoch = self.followed;

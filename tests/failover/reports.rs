@@ -160,6 +160,26 @@ fn a_request_under_way_stays_where_it_is_when_the_choice_changes_unless_streams_
 }
 
 #[test]
+fn a_remote_that_was_left_for_another_choice_may_be_chosen_again() {
+    let (first, second) = (
+        Fake::bad(At::Greeting, Fault::Silence),
+        Fake::bad(At::Greeting, Fault::Silence),
+    );
+    let forwarder = to(&[&first]);
+    let client = connect(forwarder.address).unwrap();
+    say(&client, &[5, 1, 0]).unwrap();
+    assert!(first.wait_open(1, SOON));
+    choose(&forwarder, &[&second]);
+    assert!(first.wait_open(0, SOON) && second.wait_open(1, SOON));
+    first.become_another(Kind::Good);
+    choose(&forwarder, &[&first]);
+    expect(&client, &[5, 0]).unwrap();
+    say(&client, &request(1)).unwrap();
+    expect(&client, &reply(0)).unwrap();
+    assert!(!forwarder.has_reports());
+}
+
+#[test]
 fn what_a_remote_alone_was_trusted_with_is_said_to_nobody_else() {
     let login = b"\x05\x01\x02\x01\x03ada\x04pass";
     let payload = [&[5, 1, 0][..], &request(1), b"payload"].concat();
