@@ -30,11 +30,12 @@
 //! 2. The worker runs the session's turns and waits in poll(2) between them. A client that says nothing is parked in the
 //!    reactor: no thread, no buffer, one descriptor.
 //! 3. With the client's first bytes the session takes the [`forward::Choice`] of its route, connects to the first
-//!    candidate and sends them. If that one refuses, resets, closes or stays silent, the next candidate gets the same.
-//! 4. The remote's first answer byte makes it a [`relay::Relay`]: from there on bytes are only passed on, copied while
+//!    candidate and sends them. If that one refuses, resets, closes or hesitates, the next candidate gets the same. Greeting,
+//!    request and reply of SOCKS 5 are read as they pass by, so that another one may still answer the request.
+//! 4. The reply (or any other first answer) makes it a [`relay::Relay`]: from there on bytes are only passed on, copied while
 //!    there are few, spliced while there are many. Idle, it is parked: two descriptors and a few hundred bytes.
 //! 5. It ends when both sides have, or with a reset that is passed on, or when a limit is over. A failure that came
-//!    before the first answer was reported; discovery and choice follow it at once.
+//!    before that was reported; discovery and choice follow it at once.
 #![cfg_attr(
     not(test),
     warn(
