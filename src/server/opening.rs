@@ -30,6 +30,8 @@ pub(super) struct Opening {
     held: Option<Hold>,
     /// What the client has been told already, by somebody else, of what it is told here.
     heard: Vec<u8>,
+    /// The last read was a short one.
+    has_all_there_was: bool,
 }
 
 /// The client has to wait until then.
@@ -76,6 +78,7 @@ impl Opening {
                 verdict: None,
             }),
             heard: Vec::new(),
+            has_all_there_was: false,
         }
     }
 
@@ -200,9 +203,17 @@ impl Opening {
                 Ok(false) => break,
                 Err(_) => return Opened::Left,
             }
+            if self.has_all_there_was {
+                self.has_all_there_was = false;
+                break;
+            }
             match read_some(&self.client, cx.buffer_up_to(Server::MAX_MESSAGE)) {
                 Ok(Some([])) | Err(_) => return Opened::Left,
-                Ok(Some(input)) => self.unread.extend_from_slice(input),
+                Ok(Some(input)) => {
+                    self.unread.extend_from_slice(input);
+                    // Less than there is room for: whether more has come since, nobody need ask twice.
+                    self.has_all_there_was = input.len() < Server::MAX_MESSAGE;
+                }
                 Ok(None) => break,
             }
         }

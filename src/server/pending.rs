@@ -64,7 +64,7 @@ impl Pending {
         if write_all_now(&self.client, &mut self.unsent).is_err() {
             return true;
         }
-        while self.listens() {
+        while self.listens() && cx.ready.has(CLIENT) {
             match read_some(&self.client, cx.buffer_up_to(MOST_PAYLOAD)) {
                 Ok(Some([])) => {
                     self.half_closed = true;

@@ -53,7 +53,10 @@ impl ServerSession {
             Command::Bind => "BIND for",
             _ => "to",
         };
-        self.story.target = Some(format!("{verb} {address}").into());
+        // Only the log tells of it: an idle connection need not remember it otherwise.
+        if log::log_enabled!(log::Level::Debug) {
+            self.story.target = Some(format!("{verb} {address}").into());
+        }
         let check_name = match request.command {
             Command::Connect => Rules::check_name,
             Command::Bind if self.settings.bind_timeout.is_some() => Rules::check_peer_name,

@@ -262,12 +262,15 @@ impl ServerSession {
             return Step::Stay(Stage::Relaying(established), turn);
         }
         let Moved { up, down } = moved;
-        let how = established.relay.ended();
-        let ended = match how {
-            Some(how) => format!("{up} up, {down} down: {how:?}"),
-            None => format!("{up} up, {down} down"),
-        };
-        self.story.end(cx.now, &ended);
+        match established.relay.ended() {
+            Some(how) => {
+                let ended = format_args!("{up} up, {down} down: {how:?}");
+                self.story.end(cx.now, &ended);
+            }
+            None => self
+                .story
+                .end(cx.now, &format_args!("{up} up, {down} down")),
+        }
         Step::Next(Stage::Over)
     }
 
