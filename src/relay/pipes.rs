@@ -4,6 +4,8 @@
 //! pool has a cap because a pipe costs two descriptors and up to its size in kernel memory, and because an ordinary
 //! user's pipes shrink to 8 KiB when there are too many (`fs.pipe-user-pages-soft`). No pipe means copying.
 
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+pub(super) use linux::Hardship;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use linux::Pipe;
 pub use linux_or_none::Pipes;
@@ -34,6 +36,22 @@ mod linux {
         cap: usize,
         /// Pipes were refused or too small: don't ask the system again before then.
         barred_until: Option<Instant>,
+        #[cfg(test)]
+        hardship: Hardship,
+    }
+
+    /// What the system does to a pool in a test.
+    #[cfg(test)]
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub(in crate::relay) enum Hardship {
+        #[default]
+        None,
+        /// It gives no pipes.
+        NoPipes,
+        /// Its pipes are small, and stay so.
+        SmallPipes,
+        /// It knows no splice(2) any more after so many calls.
+        NoSpliceAfter(usize),
     }
 
     #[derive(Debug)]
@@ -53,8 +71,21 @@ mod linux {
                     lent: 0,
                     cap,
                     barred_until: None,
+                    #[cfg(test)]
+                    hardship: Hardship::None,
                 })),
             }
+        }
+
+        #[cfg(test)]
+        pub(in crate::relay) fn with_hardship(self, hardship: Hardship) -> Self {
+            self.pool.lock().unwrap().hardship = hardship;
+            self
+        }
+
+        #[cfg(test)]
+        pub(in crate::relay) fn hardship(&self) -> Hardship {
+            self.pool.lock().unwrap().hardship
         }
 
         /// An empty pipe, or `None` when all are lent or the system gives none that is worth it.
@@ -69,7 +100,14 @@ mod linux {
                     if pool.barred_until.is_some_and(|until| now < until) {
                         return None;
                     }
-                    let ends = open();
+                    #[cfg(not(test))]
+                    let ends = open(SIZE);
+                    #[cfg(test)]
+                    let ends = match pool.hardship {
+                        Hardship::NoPipes => None,
+                        Hardship::SmallPipes => open(8 * 1024),
+                        _ => open(SIZE),
+                    };
                     pool.barred_until = ends.is_none().then(|| now + BARRED);
                     ends?
                 }
@@ -84,7 +122,7 @@ mod linux {
         }
     }
 
-    fn open() -> Option<Ends> {
+    fn open(size: usize) -> Option<Ends> {
         let (read, write) = match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
             Ok(ends) => ends,
             Err(error) => {
@@ -93,7 +131,7 @@ mod linux {
             }
         };
         // A larger pipe means fewer calls per byte. Refused beyond the user's share: the default size will do.
-        let size = fcntl_setpipe_size(&write, SIZE)
+        let size = fcntl_setpipe_size(&write, size)
             .or_else(|_| fcntl_getpipe_size(&write))
             .unwrap_or(0);
         if size < SMALLEST {
@@ -117,6 +155,25 @@ mod linux {
             self.ends
                 .as_ref()
                 .map(|ends| (&ends.read, &ends.write, ends.size))
+        }
+
+        /// Asked before every call of splice(2), so that tests can refuse it.
+        #[cfg(not(test))]
+        pub(in crate::relay) fn may_splice(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        #[cfg(test)]
+        pub(in crate::relay) fn may_splice(&self) -> std::io::Result<()> {
+            let mut pool = self.pool.pool.lock().unwrap();
+            match &mut pool.hardship {
+                Hardship::NoSpliceAfter(0) => Err(rustix::io::Errno::INVAL.into()),
+                Hardship::NoSpliceAfter(left) => {
+                    *left -= 1;
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
         }
     }
 

@@ -18,6 +18,7 @@ pub(super) fn fill(source: &Socket, pipe: &mut Pipe) -> io::Result<Option<usize>
     // Never more than the pipe can hold: kernels before 5.1 block on that. SPLICE_F_MORE is left out: it would hold
     // small messages back like a cork.
     let count = until_done(|| {
+        pipe.may_splice()?;
         Ok(splice(
             source,
             None,
@@ -38,8 +39,11 @@ pub(super) fn empty(pipe: &mut Pipe, sink: &Socket, moved: &mut u64) -> io::Resu
             return Ok(true);
         };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let Some(count) = until_done(|| Ok(splice(read, None, sink, None, pipe.held, flags)?))?
-        else {
+        let count = until_done(|| {
+            pipe.may_splice()?;
+            Ok(splice(read, None, sink, None, pipe.held, flags)?)
+        })?;
+        let Some(count) = count else {
             return Ok(false);
         };
         pipe.held = pipe.held.saturating_sub(count);

@@ -12,6 +12,9 @@ use socket2::{SockRef, Socket};
 use super::{Ended, Moved, Pipes, Relay, RelaySettings};
 use crate::engine::{Interests, Ready, Turn, TurnContext, poll_interests};
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod modes;
+
 /// A relay and what runs it.
 struct Rig {
     relay: Relay,
