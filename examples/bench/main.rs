@@ -27,10 +27,15 @@
 //! - `simulated.rs`, `sweep.rs`: discovery
 //! - `programs.rs`: how each is started
 //! - `scenarios.rs`: what is measured
+//! - `fairness.rs`, `growth.rs`: the longer ones of that: many streams at once, connections that become more and more
 //! - `report.rs`: medians, the table, JSON
+//! - `plot.rs`: a picture of the main ones
 //! - `process.rs`: children that never outlive us, and their figures from `/proc`
 //! - `roles.rs`: the other sides, this executable started again: the target, the plain relay, and the long way
 
+mod fairness;
+mod growth;
+mod plot;
 mod process;
 mod programs;
 mod relays;
@@ -62,6 +67,10 @@ struct Options {
     /// also write every single figure to this file
     #[argh(option)]
     json: Option<PathBuf>,
+
+    /// also draw the main figures into this file, as SVG
+    #[argh(option)]
+    svg: Option<PathBuf>,
 
     /// compare SOCKS5 servers, not forwarders
     #[argh(switch)]
@@ -178,6 +187,10 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     }
 
     print!("{report}");
+    if let Some(path) = &options.svg {
+        std::fs::write(path, plot::svg(&report))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     if let Some(path) = &options.json {
         std::fs::write(path, report.json(rounds, options.quick).to_string())
             .map_err(|error| format!("{}: {error}", path.display()))?;

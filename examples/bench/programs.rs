@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::process::{Room, Tree};
 
 /// A process per connection.
@@ -18,8 +20,12 @@ pub(crate) fn socat(room: &Room, port: u16, to: &str) -> io::Result<Tree> {
 /// Not `splice-auto`: with bulk alone it seldom decides for splice, and costs twice as much.
 pub(crate) fn haproxy(room: &Room, here: &str, to: &str, splice: &str) -> io::Result<Tree> {
     let program = installed("haproxy")?;
+    // Two descriptors each, and pipes; above what the system allows it does not start.
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let each = if splice.is_empty() { 2 } else { 3 };
+    let most = (limit.saturating_sub(200) / each).min(10_100);
     let text = format!(
-        "global\n  nbthread 1\n  maxconn 4000\n\
+        "global\n  nbthread 1\n  maxconn {most}\n\
          defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  {splice}\n\
          listen bench\n  bind {here}\n  server target {to}\n"
     );
@@ -67,6 +73,13 @@ pub(crate) fn nginx(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
             file.as_os_str(),
         ],
     )
+}
+
+pub(crate) fn rinetd(room: &Room, port: u16, to: u16) -> io::Result<Tree> {
+    let text = format!("127.0.0.1 {port} 127.0.0.1 {to}\n");
+    let file = room.file("rinetd.conf", &text)?;
+    let arguments = ["-f".as_ref(), "-c".as_ref(), file.as_os_str()];
+    room.program(&installed("rinetd")?, &arguments)
 }
 
 /// Version 1.0.3 has no way to be quiet; its messages go to a file.

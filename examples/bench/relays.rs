@@ -24,6 +24,8 @@ pub(crate) enum Relay {
     Socat,
     /// nginx's stream module.
     Nginx,
+    /// One thread with select(2).
+    Rinetd,
     /// `sockhop forward`.
     Sockhop,
     /// A SOCKS server, a thread per connection.
@@ -64,6 +66,7 @@ impl Kind {
                 Relay::Haproxy,
                 Relay::Socat,
                 Relay::Nginx,
+                Relay::Rinetd,
                 Relay::Sockhop,
             ],
             Self::Servers => &[
@@ -140,6 +143,7 @@ impl Relay {
             Self::Haproxy => "haproxy",
             Self::Socat => "socat",
             Self::Nginx => "nginx",
+            Self::Rinetd => "rinetd",
             Self::Sockhop => "sockhop",
             Self::Microsocks => "microsocks",
             Self::Dante => "dante",
@@ -148,6 +152,16 @@ impl Relay {
             Self::Socks6 => "socks6",
             Self::Socks6Session => "socks6-session",
             Self::Converter => "converter",
+        }
+    }
+
+    /// How many connections it is asked to hold at most: some have threads or processes for each, or look at all for any,
+    /// and some are set up for fewer.
+    pub(crate) fn bears(self) -> usize {
+        match self {
+            Self::Plain | Self::Socat | Self::Rinetd | Self::Microsocks | Self::Dante => 1_000,
+            Self::HaproxySplice | Self::Nginx => 4_000,
+            _ => usize::MAX,
         }
     }
 
@@ -189,6 +203,7 @@ impl Relay {
             Self::Haproxy => Some(programs::haproxy(room, &here, &to, "")?),
             Self::Socat => Some(programs::socat(room, port, &to)?),
             Self::Nginx => Some(programs::nginx(room, &here, &to)?),
+            Self::Rinetd => Some(programs::rinetd(room, port, target_port)?),
             Self::Sockhop => Some(programs::sockhop_forward(room, &here, &to)?),
             Self::Microsocks => Some(programs::microsocks(room, port)?),
             Self::Dante => Some(programs::dante(room, port)?),

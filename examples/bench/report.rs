@@ -89,11 +89,26 @@ impl Report {
         })
     }
 
-    fn cells(&self) -> Vec<Vec<String>> {
+    /// The relays that were measured, in the order of the columns.
+    pub(crate) fn present(&self) -> Vec<Relay> {
         let all = self.kind.relays().iter().copied();
-        let present: Vec<_> = all
-            .filter(|relay| self.rows.iter().any(|row| row.median(*relay).is_some()))
-            .collect();
+        all.filter(|relay| self.rows.iter().any(|row| row.median(*relay).is_some()))
+            .collect()
+    }
+
+    /// The names of all figures.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.rows.iter().map(|row| row.figure.name.as_str())
+    }
+
+    /// What came of a figure for a relay.
+    pub(crate) fn median(&self, name: &str, relay: Relay) -> Option<f64> {
+        let row = self.rows.iter().find(|row| row.figure.name == name)?;
+        row.median(relay)
+    }
+
+    fn cells(&self) -> Vec<Vec<String>> {
+        let present = self.present();
         let subject = self.kind.subject();
         let rivals = self.kind.rivals().iter().copied();
         let against: Vec<_> = rivals
@@ -103,6 +118,7 @@ impl Report {
         let mut heading = vec![String::new(), String::new(), String::new()];
         heading.extend(present.iter().map(|relay| relay.name().to_owned()));
         heading.extend(against.iter().map(|relay| format!("/{}", relay.name())));
+        heading.push("/best of the others".to_owned());
         let mut cells = vec![heading];
         for row in &self.rows {
             let better = match row.figure.better {
@@ -120,6 +136,12 @@ impl Report {
                     .map(|relay| row.median(*relay).map_or_else(|| "–".to_owned(), short)),
             );
             line.extend(against.iter().map(|rival| row.ratio(subject, *rival)));
+            let others = present.iter().copied();
+            let best = row.best(others.filter(|relay| *relay != subject && *relay != Relay::None));
+            line.push(best.map_or_else(
+                || "–".to_owned(),
+                |best| format!("{} {}", row.ratio(subject, best), best.name()),
+            ));
             cells.push(line);
         }
         cells
@@ -136,6 +158,17 @@ impl Row {
             odd if odd % 2 == 1 => Some(values[middle]),
             _ => Some(f64::midpoint(values[middle - 1], values[middle])),
         }
+    }
+
+    /// Who did best of these.
+    fn best(&self, relays: impl Iterator<Item = Relay>) -> Option<Relay> {
+        let known = relays.filter_map(|relay| Some((relay, self.median(relay)?)));
+        let order = |(_, one): &(Relay, f64), (_, other): &(Relay, f64)| one.total_cmp(other);
+        let best = match self.figure.better {
+            Better::Lower => known.min_by(order),
+            Better::Higher => known.max_by(order),
+        };
+        best.map(|(relay, _)| relay)
     }
 
     fn of(&self, relay: Relay) -> Vec<f64> {

@@ -7,6 +7,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::fairness;
+use crate::growth;
 use crate::relays::{Kind, Running};
 use crate::report::{Better, Figure};
 use crate::roles::{self, ask};
@@ -34,6 +36,10 @@ pub(crate) enum Scenario {
     },
     /// Clients that connect and say nothing: what they cost, and what others feel of them.
     Silent,
+    /// Many bulk streams, more than there are threads for, and a small exchange beside them.
+    Fairness,
+    /// Memory and processor time as held connections become more.
+    Growth,
     /// Datagrams there and back, several on the way at a time.
     Datagrams,
     /// From connecting to the target's first byte, one connection after the other.
@@ -73,6 +79,8 @@ pub(crate) struct Size {
     bulk: u64,
     datagrams: u32,
     first_bytes: usize,
+    sharing: Duration,
+    most_connections: usize,
 }
 
 impl Size {
@@ -86,6 +94,8 @@ impl Size {
         bulk: 2 * GIB,
         datagrams: 200_000,
         first_bytes: 50,
+        sharing: Duration::from_secs(3),
+        most_connections: 10_000,
     };
     /// Under a minute.
     pub(crate) const QUICK: Self = Self {
@@ -97,6 +107,8 @@ impl Size {
         bulk: GIB / 2,
         datagrams: 50_000,
         first_bytes: 15,
+        sharing: Duration::from_millis(700),
+        most_connections: 100,
     };
 }
 
@@ -109,7 +121,7 @@ const CONNECTING: usize = 8;
 const SETTLE: Duration = Duration::from_millis(100);
 
 impl Scenario {
-    const RELAYING: [Self; 9] = [
+    const RELAYING: [Self; 11] = [
         Self::RoundTrip { connections: 1 },
         Self::RoundTrip { connections: 32 },
         Self::Connect,
@@ -129,8 +141,10 @@ impl Scenario {
             direction: Direction::Up,
             streams: 16,
         },
+        Self::Fairness,
         Self::Start,
         Self::Idle,
+        Self::Growth,
     ];
 
     const ASKING: [Self; 3] = [
@@ -153,7 +167,7 @@ impl Scenario {
 
     /// Whether it wants a fresh relay and no other one running: two of the same program would share memory, and halve their PSS.
     pub(crate) fn is_alone(&self) -> bool {
-        matches!(self, Self::Start | Self::Idle | Self::Silent)
+        matches!(self, Self::Start | Self::Idle | Self::Silent | Self::Growth)
     }
 
     /// Runs it once with this relay.
@@ -167,6 +181,8 @@ impl Scenario {
             Self::Connect => self.connect(relay, size.connecting),
             Self::Bulk { direction, streams } => self.bulk(relay, direction, streams, size.bulk),
             Self::Silent => silent(relay, size),
+            Self::Fairness => fairness::measure(relay, size.sharing),
+            Self::Growth => growth::measure(relay, size.most_connections, size.quiet),
             Self::Datagrams => datagrams(relay, size.datagrams),
             Self::FirstByte { way } => self.first_byte(relay, way, size),
         }
@@ -500,6 +516,8 @@ impl fmt::Display for Scenario {
             Self::RoundTrip { connections } => write!(f, "round-trip-{connections}"),
             Self::Connect => f.write_str("connection"),
             Self::Silent => f.write_str("silent"),
+            Self::Fairness => f.write_str("fairness"),
+            Self::Growth => f.write_str("growth"),
             Self::Datagrams => f.write_str("datagrams"),
             Self::FirstByte { way: Way::Near } => f.write_str("first-byte"),
             Self::FirstByte { way: Way::Far } => {
