@@ -174,11 +174,11 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
             continue;
         }
         for relay in &relays {
-            match relay.start(&room, kind) {
-                Ok(running) => alone
-                    .iter()
-                    .for_each(|scenario| measure(scenario, &running)),
-                Err(error) => eprintln!("bench: {} did not start again: {error}", relay.name()),
+            for scenario in &alone {
+                match relay.start(&room, kind) {
+                    Ok(running) => measure(scenario, &running),
+                    Err(error) => eprintln!("bench: {} did not start again: {error}", relay.name()),
+                }
             }
         }
     }
