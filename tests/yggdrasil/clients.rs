@@ -144,6 +144,13 @@ pub(crate) fn slowest(clients: &[Client]) -> Duration {
     clients.iter().map(Client::took).max().unwrap_or_default()
 }
 
+/// What half of them took at most.
+pub(crate) fn usual(clients: &[Client]) -> Duration {
+    let mut took: Vec<_> = clients.iter().map(Client::took).collect();
+    took.sort();
+    took.get(took.len() / 2).copied().unwrap_or_default()
+}
+
 /// Enough for some to be somewhere between their first byte and their last at any time.
 const AT_ONCE: usize = 4;
 

@@ -18,9 +18,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use clients::{assert_all, slowest};
+use clients::{Client, assert_all, slowest, usual};
 use common::{SOON, wait_until};
-use overlay::{OVERLAY, Overlay};
+use overlay::{Node, OVERLAY, Overlay};
 
 #[test]
 #[ignore = "needs root for network namespaces, and Yggdrasil"]
@@ -59,21 +59,39 @@ fn a_server_that_is_killed_under_a_stream_of_clients_fails_none() {
         .wait_status(|status| status["remote"] == remote, SOON);
 }
 
-/// They have asked, and the server is connecting for them. It has a long time for that, so only its end can free them.
+/// The server has a long time, so only its end can free its clients.
 #[test]
 #[ignore = "needs root for network namespaces, and Yggdrasil"]
 fn a_server_that_is_killed_over_requests_fails_none() {
     let overlay = Overlay::new(&["--connect-timeout", "60s"]);
     let (used, other) = overlay.used_and_other();
-    used.netns.filter(&["input tcp dport 8080 drop"]);
-    let clients = thread::scope(|scope| {
-        let clients = [(); 8].map(|()| scope.spawn(|| overlay.curl()));
-        let is_asked = wait_until(SOON, || used.connecting() == clients.len());
-        overlay.kill_proxy(used);
-        assert!(is_asked, "not all have made their requests");
-        clients.map(|client| client.join().expect("no panic"))
+    let clients = gone_over_requests(&overlay, used, || overlay.kill_proxy(used));
+    assert_all(&clients, other.name);
+}
+
+#[test]
+#[ignore = "needs root for network namespaces, and Yggdrasil"]
+fn a_server_that_goes_silent_over_requests_fails_none() {
+    let overlay = Overlay::new(&[]);
+    let (used, other) = overlay.used_and_other();
+    let clients = gone_over_requests(&overlay, used, || {
+        used.netns.filter(&["input tcp dport { 1080, 8080 } drop"]);
     });
     assert_all(&clients, other.name);
+    let took = slowest(&clients);
+    assert!(took < CONNECT_TIMEOUT + AT_MOST, "{took:?}");
+}
+
+/// Clients whose requests a server has and has not answered when something happens to it: it is connecting for them.
+fn gone_over_requests(overlay: &Overlay, used: &Node, event: impl FnOnce()) -> [Client; 8] {
+    used.netns.filter(&["input tcp dport 8080 drop"]);
+    thread::scope(|scope| {
+        let clients = [(); 8].map(|()| scope.spawn(|| overlay.curl()));
+        let are_asked = wait_until(SOON, || used.connecting() == clients.len());
+        event();
+        assert!(are_asked, "not all requests have got there");
+        clients.map(|client| client.join().expect("no panic"))
+    })
 }
 
 #[test]
@@ -85,6 +103,8 @@ fn a_server_whose_packets_get_lost_fails_no_client_and_costs_a_bounded_time() {
     served.assert_none_failed(used.name, other.name);
     let took = slowest(&served.after);
     assert!(took < AT_MOST, "{took:?}");
+    let added = usual(&served.after).saturating_sub(usual(&served.before));
+    assert!(added < AT_MOST / 2, "{added:?}");
     // A request that got there may take its time: for as long as connecting may take nobody else is asked.
     for client in &served.meanwhile {
         let took = client.took();
