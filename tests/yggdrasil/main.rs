@@ -29,14 +29,9 @@ fn with_nobody_named_a_proxy_is_found_and_used() {
     let (used, _) = overlay.used_and_other();
     assert_eq!(overlay.curl().got, Ok(used.name.to_owned()));
     let status = overlay.sockhop.status();
-    let state = |name: &str| {
-        let sources = status["sources"].as_array().expect("a list");
-        let found = sources.iter().find(|source| source["name"] == name);
-        found.unwrap_or_else(|| panic!("no {name} in {status}"))["error"].clone()
-    };
-    assert_eq!(state("yggdrasil"), Value::Null);
-    assert_eq!(state("mycelium"), "not found on this machine");
-    assert_eq!(state("tailscale"), "not found on this machine");
+    assert_eq!(trouble(&status, "yggdrasil"), &Value::Null);
+    assert_eq!(trouble(&status, "mycelium"), "not found on this machine");
+    assert_eq!(trouble(&status, "tailscale"), "not found on this machine");
     // Two nodes are known and nobody else, the own one in particular.
     assert_eq!(overlay.sockhop.proxies().len(), 2, "{status}");
     let home = overlay.home.proxy();
@@ -160,6 +155,13 @@ fn the_own_link_goes_down_and_comes_back() {
     assert!(overlay.curl().got.is_ok());
 }
 
+/// What is wrong with a source.
+fn trouble<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let sources = status["sources"].as_array().expect("a list");
+    let found = sources.iter().find(|source| source["name"] == name);
+    &found.unwrap_or_else(|| panic!("no {name} in {status}"))["error"]
+}
+
 /// A folder, and the arguments for a state file in it.
 fn state() -> (TempDir, [String; 2]) {
     let folder = TempDir::new().expect("temporary directory");
@@ -203,6 +205,11 @@ fn after_a_restart_the_last_good_one_is_used_without_asking_anybody() {
         status["reason"],
         "the last good one before the start, not probed yet"
     );
+
+    // That Yggdrasil does not answer is no secret.
+    overlay
+        .sockhop
+        .wait_status(|status| trouble(status, "yggdrasil").is_string(), OVERLAY);
 
     // The power fails. And while it was away, the last good one went.
     overlay.stop(Signal::KILL);
