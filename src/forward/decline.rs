@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::dialling::Refusal;
+use super::verdict::Refusal;
 
 use crate::engine::{Turn, TurnContext, Want};
 use crate::handshake::server::Phase;

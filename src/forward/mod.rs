@@ -12,6 +12,7 @@ mod said;
 mod serving;
 mod session;
 mod stranded;
+mod verdict;
 
 pub use books::{Answer, MOST_REMOTES, RemoteCounts, Totals};
 pub use route::{Awaited, Candidate, Choice, DialFailure, Epoch, Patience, Report, Route};

@@ -21,11 +21,12 @@ use socket2::Socket;
 
 use super::datagrams::{Datagrams, Ends, Ports};
 use super::decline::Decline;
-use super::dialling::{Associated, Dial, FIRST_BYTES_LIMIT, Refusal, Verdict, Won};
+use super::dialling::{Dial, FIRST_BYTES_LIMIT};
 use super::route::{Ride, Route};
 use super::said::KEPT;
 use super::serving::{ForwardSettings, Name, Serving};
 use super::stranded::Stranded;
+use super::verdict::{Associated, Refusal, Verdict, Won};
 use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::Client;
 use crate::net::read_some;
