@@ -54,7 +54,7 @@ pub(super) struct Dial {
     /// How far any remote has heard the client.
     furthest: usize,
     /// Remotes that could not reach the destination.
-    replies: Vec<Unreached>,
+    unreached: Unreached,
     /// Remotes knew none of the client's methods.
     is_method_refused: bool,
     /// There was no descriptor for an attempt, or no candidate so far: when to look again.
@@ -90,7 +90,7 @@ impl Dial {
             tried: Vec::new(),
             attempts: Vec::new(),
             furthest: 0,
-            replies: Vec::new(),
+            unreached: Unreached::default(),
             is_method_refused: false,
             retry: None,
             beside_after: None,
@@ -224,7 +224,7 @@ impl Dial {
                 place += 1;
             }
         }
-        if !self.replies.is_empty() && now >= self.give_up {
+        if !self.unreached.is_empty() && now >= self.give_up {
             return Some(Verdict::Decline(self.refusal(serving)));
         }
         None
@@ -244,7 +244,7 @@ impl Dial {
             true => [self.retry, self.request_by],
             false => [
                 self.beside_at(serving),
-                Some(self.give_up).filter(|_| !self.replies.is_empty()),
+                Some(self.give_up).filter(|_| !self.unreached.is_empty()),
             ],
         };
         self.attempts

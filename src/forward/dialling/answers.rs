@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::unreached::{Served, Unreached, is_unreached};
+use super::unreached::is_unreached;
 use super::{Dial, NO_AUTHENTICATION};
 use crate::engine::TurnContext;
 use crate::forward::attempt::Advance;
@@ -140,21 +140,17 @@ impl Dial {
         let (remote, since, greeted) = (attempt.remote, attempt.since, attempt.greeted);
         if !is_unreached(code) {
             serving.route.answered(remote, greeted, now);
-            self.report_replies(serving, Served::No);
+            self.unreached.report_replied(serving);
             return Some(self.relay(place, bytes));
         }
-        self.replies.push(Unreached {
-            remote,
-            since,
-            code,
-        });
+        self.unreached.push(remote, since, code);
         if serving.settings.retry && self.others_left(place, now) {
             log::debug!("{}: remote {remote}: {code}", serving.client);
             self.attempts.remove(place);
             return None;
         }
-        let best = self.most_telling().unwrap_or(code);
-        self.report_replies(serving, Served::No);
+        let best = self.unreached.most_telling().unwrap_or(code);
+        self.unreached.report_replied(serving);
         Some(match best == code {
             true => self.relay(place, bytes),
             false => Verdict::Decline(Refusal::Reply(best)),
@@ -174,7 +170,7 @@ impl Dial {
         let (remote, since, greeted) = (attempt.remote, attempt.since, attempt.greeted);
         serving.route.answered(remote, greeted, now);
         serving.route.served(remote, now);
-        self.report_replies(serving, Served::Yes);
+        self.unreached.report_outdone(serving);
         for late in &self.attempts {
             if late.since < since {
                 let failure = DialFailure::Silent(Awaited::Reply);
@@ -249,6 +245,7 @@ impl Dial {
             && (self.choice.patience == Patience::Limited || self.others_left(place, now))
     }
 
+    /// Gives up this attempt, which is there. Without `blame` the remote is not at fault.
     pub(super) fn fail(
         &mut self,
         place: usize,
@@ -271,6 +268,7 @@ impl Dial {
         }
     }
 
+    /// This attempt's remote serves the client, which has not heard `answer`.
     pub(super) fn relay(&mut self, place: usize, answer: &[u8]) -> Verdict {
         if self.attempts.get(place).is_none() {
             return Verdict::Over;

@@ -101,6 +101,18 @@ impl Dial {
         false
     }
 
+    /// What the client is told when nobody is left.
+    pub(super) fn refusal(&mut self, serving: &Serving) -> Refusal {
+        let best = self.unreached.most_telling();
+        self.unreached.report_replied(serving);
+        self.attempts.clear();
+        match best {
+            Some(code) => Refusal::Reply(code),
+            None if self.is_method_refused => Refusal::Method,
+            None => Refusal::Nobody,
+        }
+    }
+
     /// Whether there is anybody else than this one.
     pub(super) fn others_left(&self, place: usize, now: Instant) -> bool {
         let under_way = self.attempts.len() > usize::from(place < self.attempts.len());
@@ -111,7 +123,7 @@ impl Dial {
     fn may_ask(&self, under_way: usize) -> bool {
         let said = Said::new(&self.kept, Hold::Private, self.told);
         self.furthest <= said.repeatable()
-            && self.replies.len() + under_way < AT_ONCE
+            && self.unreached.len() + under_way < AT_ONCE
             && self.untried().is_some()
     }
 

@@ -3,56 +3,58 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::Dial;
 use crate::forward::route::DialFailure;
 use crate::forward::serving::Serving;
-use crate::forward::verdict::Refusal;
 use crate::wire::socks5::ReplyCode;
 
-pub(super) struct Unreached {
-    pub(super) remote: SocketAddr,
-    pub(super) since: Instant,
-    pub(super) code: ReplyCode,
+/// The remotes that could not reach the destination, as long as one is sought that can.
+#[derive(Default)]
+pub(super) struct Unreached(Vec<Attempted>);
+
+struct Attempted {
+    remote: SocketAddr,
+    since: Instant,
+    code: ReplyCode,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Served {
-    Yes,
-    No,
-}
-
-impl Dial {
-    /// The reply that says most about the destination.
-    pub(super) fn most_telling(&self) -> Option<ReplyCode> {
-        // The first one of equals.
-        let replies = self.replies.iter().rev();
-        replies.map(|reply| reply.code).max_by_key(|code| code.0)
+impl Unreached {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    pub(super) fn report_replies(&mut self, serving: &Serving, served: Served) {
-        for Unreached {
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A remote that was asked at that time has replied with this.
+    pub(super) fn push(&mut self, remote: SocketAddr, since: Instant, code: ReplyCode) {
+        self.0.push(Attempted {
             remote,
             since,
             code,
-        } in self.replies.drain(..)
-        {
-            let failure = match served {
-                Served::Yes => DialFailure::Outdone(code),
-                Served::No => DialFailure::Replied(code),
-            };
-            serving.failed(remote, since, failure);
-        }
+        });
     }
 
-    /// What the client is told when nobody is left.
-    pub(super) fn refusal(&mut self, serving: &Serving) -> Refusal {
-        let best = self.most_telling();
-        self.report_replies(serving, Served::No);
-        self.attempts.clear();
-        match best {
-            Some(code) => Refusal::Reply(code),
-            None if self.is_method_refused => Refusal::Method,
-            None => Refusal::Nobody,
+    /// The reply that says most about the destination.
+    pub(super) fn most_telling(&self) -> Option<ReplyCode> {
+        // The first one of equals.
+        let replies = self.0.iter().rev();
+        replies.map(|reply| reply.code).max_by_key(|code| code.0)
+    }
+
+    /// Another remote has reached it, so these failed the client.
+    pub(super) fn report_outdone(&mut self, serving: &Serving) {
+        self.report(serving, DialFailure::Outdone);
+    }
+
+    /// None has reached it: it may be the destination's fault.
+    pub(super) fn report_replied(&mut self, serving: &Serving) {
+        self.report(serving, DialFailure::Replied);
+    }
+
+    fn report(&mut self, serving: &Serving, failure: fn(ReplyCode) -> DialFailure) {
+        for reply in self.0.drain(..) {
+            serving.failed(reply.remote, reply.since, failure(reply.code));
         }
     }
 }
