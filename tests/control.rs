@@ -119,6 +119,7 @@ fn status_has_the_documented_fields() {
             "sources": [{"name": "remote", "error": null}, {"name": "flag", "error": null}],
             "uptime_s": null,
             "last_error": null,
+            "associations": 0,
         })
     );
     sockhop.control("connect", Value::Null).unwrap();

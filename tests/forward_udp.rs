@@ -180,7 +180,9 @@ fn datagrams_go_through_forwarder_and_server_as_long_as_the_connection_is_there(
     for size in [0, 1, 1400, 9000] {
         client.exchange(far, &vec![b'x'; size]);
     }
-    server.wait_status(|status| status["associations"] == 1, SOON);
+    for end in [&server, &sockhop] {
+        end.wait_status(|status| status["associations"] == 1, SOON);
+    }
     // With the handshake, and its headers.
     let moved = |status: &serde_json::Value| {
         let (up, down) = (&status["bytes"]["up"], &status["bytes"]["down"]);
@@ -192,7 +194,9 @@ fn datagrams_go_through_forwarder_and_server_as_long_as_the_connection_is_there(
     sockhop.wait_status(|status| status["connections"]["parked"] == 1, SOON);
     client.exchange(far, b"again");
     drop(client.control);
-    server.wait_status(|status| status["associations"] == 0, SOON);
+    for end in [&server, &sockhop] {
+        end.wait_status(|status| status["associations"] == 0, SOON);
+    }
     sockhop.wait_status(|status| status["connections"]["active"] == 0, SOON);
     sockhop.wait_log("datagrams: ", SOON);
     assert!(is_closed(&client.socket), "{}", client.relay);

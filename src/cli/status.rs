@@ -132,6 +132,11 @@ fn text(status: &Answer, width: Option<usize>) -> String {
             ),
         );
     }
+    if status.associations > 0 {
+        let place = place + status.streams.len() + 1;
+        let count = format!("{} associations", status.associations);
+        lines.insert(place.min(lines.len()), ("datagrams", count));
+    }
     if let Some(count) = status.served_directly {
         lines.push(("fallback", format!("{count} clients served directly")));
     }
@@ -344,6 +349,7 @@ mod tests {
                 what: "bad \u{1b}".to_owned(),
             }),
             served_directly: Some(7),
+            associations: 2,
         };
         assert_eq!(
             text(&status, None),
@@ -356,6 +362,7 @@ mod tests {
              streams      [407::1]:1080: 1 live, 110 in total, 5 B up, 6 B down\n\
              old streams  10.0.0.1:1080: 2 live, 10 in total, 0 B up, 2.0 KiB down, cut in 28s\n\
              connections  3 active (2 parked), 120 in total, 5 refused (limit 1, peer 4)\n\
+             datagrams    2 associations\n\
              bytes        1.5 KiB up, 3.0 GiB down\n\
              running for  1h 2m 5s\n\
              fallback     7 clients served directly\n\

@@ -451,6 +451,9 @@ pub struct Status {
     /// Clients that were served from this machine's own connection, because no remote could be used. `None`: none ever are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_directly: Option<u64>,
+    /// Clients that have datagrams carried now.
+    #[serde(default)]
+    pub associations: u64,
 }
 
 /// What a server does now. Fields are only ever added.
@@ -984,6 +987,7 @@ mod tests {
         let object = written.as_object_mut().unwrap();
         assert_eq!(object.remove("reason"), Some(Value::Null));
         assert_eq!(object.remove("sources"), Some(Value::Array(Vec::new())));
+        assert_eq!(object.remove("associations"), Some(Value::from(0)));
         object["connections"]
             .as_object_mut()
             .unwrap()

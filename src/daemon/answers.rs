@@ -68,6 +68,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
         uptime_s: seconds(cx.now.saturating_duration_since(forwarder.started)),
         last_error: forwarder.last_error(),
         served_directly: forwarder.fallback.as_ref().map(Direct::served),
+        associations: forwarder.converter.associations() as u64,
     }
 }
 

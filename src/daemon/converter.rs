@@ -174,6 +174,11 @@ impl Converter {
         self.stats.counts()
     }
 
+    /// Clients of the forwarder that have datagrams carried now, whoever carries them.
+    pub(super) fn associations(&self) -> usize {
+        self.associations.active()
+    }
+
     /// What went wrong last with one of the proxies.
     pub(super) fn last_trouble(&self) -> Option<(SystemTime, String)> {
         let current = self.current.borrow();
