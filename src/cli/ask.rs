@@ -53,10 +53,18 @@ impl Question<'_> {
         show: impl FnOnce(T) -> String,
     ) -> Result<(), Failure> {
         let answer = self.line()?.ask(call)?;
-        if self.json {
-            return output::print(&format!("{}\n", answer.json));
+        output::print(&match self.json {
+            true => format!("{}\n", answer.json),
+            false => show(answer.decode()?),
+        })?;
+        if answer.left_out > 0 {
+            // Not into the data, which is read by programs as well.
+            output::message(&format!(
+                "sockhop: {}: the best are listed, {} more are left out\n",
+                self.command, answer.left_out
+            ));
         }
-        output::print(&show(answer.decode()?))
+        Ok(())
     }
 }
 

@@ -66,6 +66,7 @@ impl Client {
             }
             Ok(result) if response.id == id => Ok(Answer {
                 json: String::from(Box::<str>::from(result)),
+                left_out: response.left_out,
                 path: self.path.clone(),
             }),
             _ => Err(self.failed(call, Problem::NotAnAnswer(NotAnAnswer::Shape))),
@@ -135,6 +136,8 @@ impl Client {
 pub struct Answer {
     /// As it came.
     pub json: String,
+    /// How many entries are missing at the end of a list that would be too long.
+    pub left_out: u64,
     path: PathBuf,
 }
 

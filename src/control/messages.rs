@@ -1,7 +1,8 @@
 //! The messages of the control protocol: JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>), one object a line.
 //!
 //! Departures: no batches (one line is one request, and is answered before the next), and no notifications
-//! (a request without an id is refused, since every change here has a result that somebody should see).
+//! (a request without an id is refused, since every change here has a result that somebody should see). An answer whose list is not
+//! the whole one has a member `left_out` beside its `result`.
 //!
 //! ```
 //! use sockhop::control::messages::{Call, Request};
@@ -22,7 +23,7 @@ use serde_json::value::RawValue;
 
 use crate::choice::Mode;
 
-/// The longest answer that a client reads, without its line feed: 16 MiB hold some 50,000 entries of `proxies`.
+/// The longest answer that a client reads, without its line feed. Longer lists of `proxies` are cut by whoever answers.
 pub const MAX_LINE: usize = 16 << 20;
 
 /// The longest time that streams are given to end by themselves.
@@ -37,7 +38,7 @@ pub const MAX_REQUEST: usize = 16 << 10;
 pub enum Call {
     /// What it does now; answered with [`Status`], by a server with [`ServerStatus`].
     Status,
-    /// Every known peer; answered with a list of [`ProxyEntry`].
+    /// Every known peer, or the best of very many; answered with a list of [`ProxyEntry`].
     Proxies,
     /// Forward to this remote, or to the first that answers; answered with [`Connected`].
     Connect {
@@ -199,6 +200,8 @@ pub struct Response {
     pub id: Id,
     /// The result as JSON text, or what went wrong.
     pub outcome: Result<Box<RawValue>, ErrorObject>,
+    /// How many entries are missing at the end of a list that would be too long.
+    pub left_out: u64,
 }
 
 impl Response {
@@ -210,7 +213,19 @@ impl Response {
             ErrorObject::new(ErrorCode::Internal, "cannot write the answer")
                 .with_reason(error.to_string())
         });
-        Self { id, outcome }
+        Self {
+            id,
+            outcome,
+            left_out: 0,
+        }
+    }
+
+    /// An answer with a part of a list, and how many entries are missing at its end.
+    pub fn part<T: Serialize>(id: Id, list: &[T], left_out: u64) -> Self {
+        Self {
+            left_out,
+            ..Self::result(id, &list)
+        }
     }
 
     /// An answer that says what went wrong.
@@ -218,6 +233,7 @@ impl Response {
         Self {
             id,
             outcome: Err(error),
+            left_out: 0,
         }
     }
 
@@ -232,6 +248,7 @@ impl Response {
         Ok(Self {
             id: wire.id,
             outcome,
+            left_out: wire.left_out,
         })
     }
 
@@ -242,6 +259,7 @@ impl Response {
             id: self.id.clone(),
             result: self.outcome.as_deref().ok(),
             error: self.outcome.as_ref().err().cloned(),
+            left_out: self.left_out,
         };
         match serde_json::to_string(&wire) {
             Ok(mut line) => {
@@ -739,6 +757,8 @@ struct WireResponse<'a> {
     result: Option<&'a RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<ErrorObject>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    left_out: u64,
 }
 
 #[derive(Deserialize, Default)]
@@ -923,6 +943,18 @@ mod tests {
         let response = Response::decode(line.as_bytes()).unwrap();
         assert_eq!(response.outcome.as_ref().unwrap().get(), text);
         assert_eq!(response.to_line(), line);
+    }
+
+    #[test]
+    fn an_answer_says_what_its_list_lacks() {
+        let line = Response::part(Id::from(3), &[1, 2], 40).to_line();
+        assert_eq!(
+            line,
+            "{\"jsonrpc\":\"2.0\",\"id\":3,\"result\":[1,2],\"left_out\":40}\n"
+        );
+        assert_eq!(Response::decode(line.as_bytes()).unwrap().left_out, 40);
+        let whole = Response::part(Id::from(3), &[1, 2], 0).to_line();
+        assert!(whole.ends_with("[1,2]}\n"), "{whole}");
     }
 
     #[test]

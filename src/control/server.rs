@@ -265,6 +265,13 @@ impl Reply {
         }
     }
 
+    /// Answers with a list from which so many were left out.
+    pub fn send_part<T: Serialize>(mut self, list: &[T], left_out: u64) {
+        if let Some(id) = self.id.take() {
+            self.put(Response::part(id, list, left_out));
+        }
+    }
+
     fn put(&self, response: Response) {
         let mut outbox = self.outbox.borrow_mut();
         outbox

@@ -1,6 +1,5 @@
 //! What the control socket tells about a forwarder.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -109,37 +108,6 @@ fn streams(forwarder: &Forwarder, now: Instant) -> Vec<RemoteStreams> {
         before.rotate_right(1);
     }
     streams
-}
-
-/// Every known peer: by status, then score, then latency, then address.
-pub(super) fn proxies(forwarder: &Forwarder, now: Instant) -> Vec<ProxyEntry> {
-    let discovery = forwarder.discovery.borrow();
-    let selected = forwarder.remote().and_then(|(address, _)| address);
-    let chosen = selected.and_then(|address| discovery.table.get(address, now));
-    let mut rows: Vec<Row> = discovery.table.snapshot(now).collect();
-    rows.sort_unstable_by_key(|row| {
-        (
-            row.status,
-            Reverse(row.score.map_or(0, f32::to_bits)),
-            row.latency.unwrap_or(Duration::MAX),
-            row.address,
-        )
-    });
-    rows.iter()
-        .map(|row| {
-            let sources = row
-                .sources
-                .iter()
-                .filter_map(|id| discovery.sources().get(id.number()))
-                .map(|source| source.name.clone())
-                .collect();
-            let is_selected = selected == Some(row.address);
-            ProxyEntry {
-                why: forwarder.why(row, is_selected, chosen.as_ref(), now),
-                ..entry(row, sources, is_selected)
-            }
-        })
-        .collect()
 }
 
 /// One peer as it is shown.

@@ -7,6 +7,7 @@ mod fallback;
 mod forwarder;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod peer_list;
 mod requests;
 mod runtime;
 mod server;

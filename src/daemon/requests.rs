@@ -1,7 +1,7 @@
 //! What the control socket can ask of a forwarder.
 
-use super::answers;
 use super::forwarder::Forwarder;
+use super::{answers, peer_list};
 use crate::control::messages::{Call, Disconnected, ErrorCode, ErrorObject, Probing};
 use crate::control::server::Reply;
 use crate::engine::{Cx, Shared};
@@ -12,7 +12,10 @@ pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx
     let mut this = forwarder.borrow_mut();
     match call {
         Call::Status => reply.send(Ok(answers::status(&this, cx))),
-        Call::Proxies => reply.send(Ok(answers::proxies(&this, cx.now))),
+        Call::Proxies => {
+            let (entries, left_out) = peer_list::proxies(&this, cx.now);
+            reply.send_part(&entries, left_out);
+        }
         Call::Connect {
             remote: None,
             drain,
