@@ -22,7 +22,7 @@ pub(super) struct Roster {
     range: Range,
     /// In order, so that the same list looks the same the next time.
     peers: BTreeSet<IpAddr>,
-    own: Vec<IpAddr>,
+    own: BTreeSet<IpAddr>,
     outside: usize,
     bad: usize,
     left_out: usize,
@@ -33,7 +33,7 @@ impl Roster {
         Self {
             range,
             peers: BTreeSet::new(),
-            own: Vec::new(),
+            own: BTreeSet::new(),
             outside: 0,
             bad: 0,
             left_out: 0,
@@ -42,7 +42,9 @@ impl Roster {
 
     /// Never a peer, whoever names it.
     pub(super) fn is_own(&mut self, ip: IpAddr) {
-        self.own.push(ip);
+        if self.own.len() < MAX_OWN {
+            self.own.insert(ip);
+        }
     }
 
     /// One more peer, which may be known already.
@@ -114,6 +116,9 @@ impl Roster {
     }
 }
 
+/// A daemon has one or two addresses; each of its answers may tell them again.
+const MAX_OWN: usize = 64;
+
 fn counted(count: usize) -> String {
     match count {
         1 => "1 address".to_owned(),
@@ -177,6 +182,16 @@ mod tests {
                 error: None
             }
         );
+    }
+
+    #[test]
+    fn own_addresses_without_end_are_cut() {
+        let mut roster = Roster::new(RANGE);
+        for number in 0..MAX_ADDRESSES as u128 {
+            roster.is_own(IpAddr::from((0x0400_u128 << 112 | number).to_be_bytes()));
+            roster.is_own(ip("400::"));
+        }
+        assert_eq!(roster.own.len(), MAX_OWN);
     }
 
     #[test]
