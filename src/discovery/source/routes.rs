@@ -25,9 +25,18 @@ impl RoutesSource {
     /// The routes of the network namespace that we are in.
     #[must_use]
     pub fn new(default_port: u16) -> Self {
+        Self::of(
+            "/proc/self/net/route".into(),
+            "/proc/self/net/ipv6_route".into(),
+            default_port,
+        )
+    }
+
+    /// The routes of two files in the kernel's format.
+    pub(super) fn of(v4: PathBuf, v6: PathBuf, default_port: u16) -> Self {
         Self {
-            v4: "/proc/self/net/route".into(),
-            v6: "/proc/self/net/ipv6_route".into(),
+            v4,
+            v6,
             default_port,
             pause: pause_after(&[]),
         }
@@ -90,7 +99,7 @@ fn read_lines(
     let mut line = Vec::new();
     for number in 0_usize.. {
         line.clear();
-        if from.read_until(b'\n', &mut line)? == 0 {
+        if (&mut from).take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
             break;
         }
         each(&String::from_utf8_lossy(&line));
@@ -161,6 +170,9 @@ const RANGE: Range = Range {
     contains: is_routed,
 };
 
+/// The kernel's lines have 128 and 150 bytes. What is longer is read as several lines, of which none is a route.
+const MAX_LINE: u64 = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::super::signal::pair;
@@ -190,9 +202,8 @@ fe800000000000000000000000000009 80 00000000000000000000000000000000 00 00000000
 
     fn source(v4: Option<&str>, v6: Option<&str>) -> (RoutesSource, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let mut source = RoutesSource::new(1080);
-        source.v4 = folder.path().join("route");
-        source.v6 = folder.path().join("ipv6_route");
+        let [v4_path, v6_path] = ["route", "ipv6_route"].map(|name| folder.path().join(name));
+        let source = RoutesSource::of(v4_path, v6_path, 1080);
         for (path, text) in [(&source.v4, v4), (&source.v6, v6)] {
             if let Some(text) = text {
                 std::fs::write(path, text).unwrap();
