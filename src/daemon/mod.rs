@@ -16,4 +16,7 @@ mod sources;
 mod start;
 mod state;
 
+#[cfg(fuzzing)]
+pub use state::fuzzing as state_file;
+
 pub use runtime::{Daemon, StartError};

@@ -6,6 +6,8 @@ mod books;
 mod datagrams;
 mod decline;
 mod dialling;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod pace;
 mod route;
 mod said;

@@ -9,6 +9,8 @@
 //! within a quarter of an hour of the last one. That is 96 a day at most, and one at the end.
 
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keeper;
 mod knowledge;
 mod memory;

@@ -12,6 +12,8 @@ mod ask;
 pub mod exec;
 pub mod file;
 pub mod fixed;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod json;
 pub mod lines;
