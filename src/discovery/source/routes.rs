@@ -170,7 +170,7 @@ const RANGE: Range = Range {
     contains: is_routed,
 };
 
-/// The kernel's lines have 128 and 150 bytes. What is longer is read as several lines, of which none is a route.
+/// The kernel's lines have 128 and 150 bytes. What is longer is read as several.
 const MAX_LINE: u64 = 4096;
 
 #[cfg(test)]
@@ -248,6 +248,20 @@ fe800000000000000000000000000009 80 00000000000000000000000000000000 00 00000000
     fn rubbish_is_no_route() {
         let rubbish = "x\n\n\t\t\t\neth0 zz zz zz zz zz zz zz\neth0 0200000A";
         assert!(peers(refresh(Some(rubbish), Some(rubbish))).is_empty());
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_more_room() {
+        let (_handle, mut signal) = pair().unwrap();
+        let mut patience = Patience::new(&mut signal, REFRESH_LIMIT);
+        let mut read = 0;
+        let endless = io::repeat(b'x').take(MAX_LINE * 100);
+        read_lines(endless, &mut patience, &mut |line| {
+            assert!(line.len() as u64 <= MAX_LINE, "{} bytes", line.len());
+            read += line.len() as u64;
+        })
+        .unwrap();
+        assert_eq!(read, MAX_LINE * 100);
     }
 
     #[test]
