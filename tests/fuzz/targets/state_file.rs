@@ -50,6 +50,11 @@ fn check_file(file: &[u8]) {
             {
                 assert!(decode(&file[..cut]).is_err(), "cut at {cut}");
             }
+            for place in cuts(file.len()) {
+                let mut changed = file.to_vec();
+                changed[place] ^= 1 << (place % 8);
+                assert!(decode(&changed).is_err(), "a bit of byte {place}");
+            }
             let mut longer = file.to_vec();
             longer.push(b'\n');
             assert!(decode(&longer).is_err(), "something behind its end");
