@@ -29,10 +29,6 @@ pub const MAX_LINE: usize = 16 << 20;
 /// The longest time that streams are given to end by themselves.
 pub const MAX_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The longest request that a server needs to read, without its line feed: a `connect` with the longest host name
-/// is some 400 bytes, the rest is room for an id and for spaces.
-pub const MAX_REQUEST: usize = 16 << 10;
-
 /// What can be asked of a forwarder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
