@@ -60,7 +60,7 @@ use scenarios::{Scenario, Size};
 /// Compare sockhop with the other relays installed on this machine.
 #[derive(FromArgs)]
 struct Options {
-    /// one round with less of everything: under a minute
+    /// one round with less of everything: two minutes
     #[argh(switch)]
     quick: bool,
 
