@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Instant;
 
 use common::{
-    Daemon, Launch, Netns, SOON, Sshd, Target, dead_address, exchange, free_port, need_root,
-    wait_until,
+    Daemon, Launch, Netns, SOON, Sshd, Target, dante_with, dead_address, exchange, free_port,
+    need_root, wait_until,
 };
 use sockhop::client::{self, ClientError, Fault};
 use sockhop::handshake::client::Phase;
@@ -144,36 +144,8 @@ fn microsocks_with_user_and_password() {
 #[test]
 #[ignore = "needs danted"]
 fn dante_through_dial() {
-    let (echo, at) = (Target::echo(), free_port());
-    let _server = Daemon::start("danted", at, |directory| {
-        let configuration = directory.join("danted.conf");
-        let users = match rustix::process::geteuid().is_root() {
-            true => "user.privileged: root\nuser.unprivileged: nobody\n",
-            false => "",
-        };
-        let port = at.port();
-        fs::write(
-            &configuration,
-            format!(
-                "logoutput: stderr\ninternal: 127.0.0.1 port = {port}\nexternal: lo\n\
-                 clientmethod: none\nsocksmethod: none\n{users}\
-                 client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n\
-                 socks block {{ from: 0.0.0.0/0 to: 127.0.0.9/32 }}\n\
-                 socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n"
-            ),
-        )
-        .expect("write the configuration");
-        [
-            "-N",
-            "1",
-            "-p",
-            &text(&directory.join("pid")),
-            "-f",
-            &text(&configuration),
-        ]
-        .map(String::from)
-        .to_vec()
-    });
+    let echo = Target::echo();
+    let (_server, at) = dante_with("socks block { from: 0.0.0.0/0 to: 127.0.0.9/32 }\n");
     let target = echo.address().to_string();
     for scheme in ["socks4", "socks5", "socks5h"] {
         let proxy = format!("{scheme}://{at}");

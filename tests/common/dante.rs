@@ -8,6 +8,11 @@ use super::tools::{Daemon, free_port};
 
 /// Dante on loopback, without authentication.
 pub fn dante() -> (Daemon, SocketAddr) {
+    dante_with("")
+}
+
+/// The same, with these rules of its configuration before the one that lets everything pass.
+pub fn dante_with(rules: &str) -> (Daemon, SocketAddr) {
     let address = free_port();
     let daemon = Daemon::start("danted", address, |directory| {
         let configuration = directory.join("danted.conf");
@@ -22,6 +27,7 @@ pub fn dante() -> (Daemon, SocketAddr) {
                 "logoutput: stderr\ninternal: 127.0.0.1 port = {port}\nexternal: lo\n\
                  clientmethod: none\nsocksmethod: none\n{users}\
                  client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n\
+                 {rules}\
                  socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 \
                    command: bind bindreply connect udpassociate udpreply }}\n"
             ),

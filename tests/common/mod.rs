@@ -37,7 +37,7 @@ pub use client::{
     Observed, connect, exchange, expect_end, observe, reset, socks5_connect, socks5_connect_name,
     socks5_request,
 };
-pub use dante::dante;
+pub use dante::{dante, dante_with};
 pub use datagrams::{echo_datagrams, echo_one, is_closed, wait_dropped};
 #[cfg(target_os = "linux")]
 pub use netns::Netns;
