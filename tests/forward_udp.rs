@@ -12,7 +12,7 @@ use std::thread;
 use common::Netns;
 use common::{
     Observed, Peer, SOON, Sockhop, Target, connect, echo_datagrams, exchange, expect_end,
-    free_port, is_closed, observe, program, socks5_connect, success,
+    free_port, is_closed, observe, program, read_exactly, socks5_connect, success,
 };
 use serde_json::json;
 
@@ -32,12 +32,6 @@ fn written(address: SocketAddr) -> Vec<u8> {
         SocketAddr::V6(v6) => [&[4], &v6.ip().octets()[..]].concat(),
     };
     [&ip[..], &address.port().to_be_bytes()].concat()
-}
-
-fn read_exactly(mut stream: impl Read, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
-    bytes
 }
 
 /// The code and the address of a reply.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Observed, SOON, Signal, Sockhop, Target, Unanswering, connect, dead_address, exchange,
-    expect_end, observe, socks5_connect, socks5_connect_name, wait_until,
+    expect_end, observe, read_exactly, socks5_connect, socks5_connect_name, wait_until,
 };
 use serde_json::json;
 
@@ -58,12 +58,6 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an orderly end");
     answer
-}
-
-fn read_exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
-    bytes
 }
 
 /// The code of SOCKS5's reply to this request, after a greeting without authentication.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::Netns;
 use common::{
     Chunks, Daemon, Observed, Pattern, SOON, Signal, Sockhop, Target, connect, dead_address,
-    expect_end, observe, reset, wait_until,
+    expect_end, observe, read_exactly, reset, wait_until,
 };
 #[cfg(target_os = "linux")]
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -62,13 +62,6 @@ fn ask(server: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = connect(server).expect("connect");
     stream.write_all(bytes).expect("write");
     stream
-}
-
-#[track_caller]
-fn read_exactly(mut stream: &TcpStream, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
-    bytes
 }
 
 /// The code and address of a SOCKS5 reply.

@@ -2,11 +2,13 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 
-use common::{Observed, SOON, Signal, Sockhop, Target, connect, dead_address, exchange, observe};
+use common::{
+    Observed, SOON, Signal, Sockhop, Target, connect, dead_address, exchange, observe, read_exactly,
+};
 use serde_json::json;
 
 /// A server that lets clients go to IPv4's loopback.
@@ -23,13 +25,6 @@ fn ask(server: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = connect(server).expect("connect");
     stream.write_all(bytes).expect("write");
     stream
-}
-
-#[track_caller]
-fn read_exactly(mut stream: &TcpStream, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
-    bytes
 }
 
 /// A request of SOCKS4 for loopback, as the user with this id.

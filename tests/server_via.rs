@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{
     Behaviour, Chunks, Daemon, End, Pattern, Peer, SOON, Sockhop, Step, Target, Unanswering,
-    connect, dead_address, exchange, program, socks5_connect, socks5_connect_name, wait_until,
+    connect, dead_address, exchange, program, read_exactly, socks5_connect, socks5_connect_name,
+    wait_until,
 };
 use serde_json::json;
 
@@ -64,12 +65,6 @@ fn ask(server: SocketAddr, request: &[u8], payload: &[u8]) -> TcpStream {
     let bytes = [&[5, 1, 0], request, payload].concat();
     stream.write_all(&bytes).expect("write");
     stream
-}
-
-fn read_exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
-    bytes
 }
 
 /// The code of the reply of a server that refuses, and then closes in order.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{
     Behaviour, Observed, Peer, SOON, Sockhop, Step, connect, dante, echo_datagrams, exchange,
-    expect_end, is_closed, wait_dropped, wait_until,
+    expect_end, is_closed, read_exactly, wait_dropped, wait_until,
 };
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -65,13 +65,6 @@ fn ask(server: SocketAddr, request: &[u8]) -> TcpStream {
         .expect("write");
     assert_eq!(read_exactly(&stream, 2), [5, 0]);
     stream
-}
-
-#[track_caller]
-fn read_exactly(mut stream: &TcpStream, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
-    bytes
 }
 
 /// The next reply: its code and its address, which is an IPv4 one.

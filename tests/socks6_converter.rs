@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Chunks, Observed, Pattern, Peer, RpcError, SOON, Sockhop, Step, Target, connect, dead_address,
-    exchange, expect_end, program, socks5_connect, socks5_connect_name, wait_until,
+    exchange, expect_end, program, read_exactly, socks5_connect, socks5_connect_name, wait_until,
 };
 use serde_json::{Value, json};
 use sockhop::ProxyUri;
@@ -367,12 +367,6 @@ fn request4(command: u8, target: SocketAddr, name: Option<&str>) -> Vec<u8> {
         }
         (None, ip) => panic!("{ip} is not IPv4"),
     }
-    bytes
-}
-
-fn read_exactly(mut stream: &TcpStream, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
     bytes
 }
 

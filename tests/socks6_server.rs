@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    Peer, SOON, Sockhop, Target, Unanswering, connect, dead_address, exchange, wait_until,
+    Peer, SOON, Sockhop, Target, Unanswering, connect, dead_address, exchange, read_exactly,
+    wait_until,
 };
 use sockhop::daemon::Daemon;
 use sockhop::daemon::settings::{ControlPath, ServeSettings};
@@ -72,13 +73,6 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an orderly end");
     answer
-}
-
-#[track_caller]
-fn read_exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).expect("read");
-    bytes
 }
 
 /// The code of the operation reply; the authentication has to succeed.
@@ -990,7 +984,7 @@ fn peers_of_a_backlog_are_fetched_one_by_one() {
     for ((peer, reply), stream) in peers.iter_mut().zip(fetched).zip(&mut streams) {
         assert_eq!(address_in(&reply), peer.local_addr().ok());
         peer.write_all(b"hello").expect("write");
-        assert_eq!(read_exactly(stream, 5), b"hello");
+        assert_eq!(read_exactly(&mut *stream, 5), b"hello");
         stream.write_all(b"hi").expect("write");
         assert_eq!(read_exactly(peer, 2), b"hi");
     }

@@ -21,6 +21,14 @@ pub enum Observed {
     Silent,
 }
 
+/// So many bytes, within the stream's read time limit.
+#[track_caller]
+pub fn read_exactly(mut stream: impl Read, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).expect("read");
+    bytes
+}
+
 /// Waits up to `limit` for the next thing that happens on the stream.
 pub fn observe(mut stream: &TcpStream, limit: Duration) -> Observed {
     let before = stream.read_timeout().expect("read time limit");

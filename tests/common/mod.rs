@@ -34,8 +34,8 @@ mod tools;
 
 pub use api::{Answer, Api, http_ok};
 pub use client::{
-    Observed, connect, exchange, expect_end, observe, reset, socks5_connect, socks5_connect_name,
-    socks5_request,
+    Observed, connect, exchange, expect_end, observe, read_exactly, reset, socks5_connect,
+    socks5_connect_name, socks5_request,
 };
 pub use dante::{dante, dante_with};
 pub use datagrams::{echo_datagrams, echo_one, is_closed, wait_dropped};
