@@ -7,6 +7,7 @@
 //! cargo build --release && cargo run --release --example bench -- --quick --servers
 //! cargo build --release && cargo run --release --example bench -- --quick --socks6
 //! cargo build --release && cargo run --release --example bench -- --discovery
+//! cargo build --release && cargo run --release --example bench -- --soak 30m
 //! ```
 //!
 //! Every relay leads to a target server; the client is this process, the target is another one. A forwarder has a port for it, a
@@ -28,6 +29,7 @@
 //! - `programs.rs`: how each is started
 //! - `scenarios.rs`: what is measured
 //! - `fairness.rs`, `growth.rs`: the longer ones of that: many streams at once, connections that become more and more
+//! - `soak.rs`: what happens in the long run
 //! - `report.rs`: medians, the table, JSON
 //! - `plot.rs`: a picture of the main ones
 //! - `process.rs`: children that never outlive us, and their figures from `/proc`
@@ -43,6 +45,7 @@ mod report;
 mod roles;
 mod scenarios;
 mod simulated;
+mod soak;
 mod socks6;
 mod sweep;
 
@@ -84,6 +87,10 @@ struct Options {
     #[argh(switch)]
     discovery: bool,
 
+    /// thousands of clients of a forwarder for so long (30m), over servers that die and come back
+    #[argh(option, from_str_fn(duration))]
+    soak: Option<Duration>,
+
     /// only these relays and scenarios, by name, separated by commas
     #[argh(option)]
     only: Option<String>,
@@ -119,7 +126,10 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
         return Err("the figures come from Linux's /proc".into());
     }
     process::raise_descriptor_limit()?;
-    let room = process::Room::new(WHOLE_RUN)?;
+    let room = process::Room::new(WHOLE_RUN + options.soak.unwrap_or_default())?;
+    if let Some(length) = options.soak {
+        return soak::run(&room, length);
+    }
     if options.discovery {
         simulated::run()?;
         return sweep::run(&room);
@@ -196,6 +206,10 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// The relays and scenarios that `--only` names; all of a sort when it names none of that sort.

@@ -175,6 +175,11 @@ impl Tree {
         Ok(())
     }
 
+    /// Sends a signal to all of it.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process_group(self.group, signal)?)
+    }
+
     /// Processor seconds so far: of the living processes, and of those that they have waited for.
     pub(crate) fn cpu(&self) -> io::Result<f64> {
         let ticks: u64 = self.stats()?.iter().map(|stat| stat.ticks).sum();

@@ -144,6 +144,21 @@ pub(crate) fn sockhop_forward(room: &Room, here: &str, to: &str) -> io::Result<T
     room.program(&sockhop()?, &arguments.map(OsStr::new))
 }
 
+/// It finds out by itself which of these ports of loopback leads on.
+pub(crate) fn sockhop_forward_to_peers(room: &Room, port: u16, peers: &[u16]) -> io::Result<Tree> {
+    let here = format!("127.0.0.1:{port}");
+    let mut arguments = vec!["forward", "--listen", &here, "--control", "none", "-q"];
+    let peers: Vec<String> = peers
+        .iter()
+        .map(|port| format!("127.0.0.1:{port}"))
+        .collect();
+    for peer in &peers {
+        arguments.extend(["--peer", peer]);
+    }
+    let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
+    room.program(&sockhop()?, &arguments)
+}
+
 /// The release build beside this executable.
 pub(crate) fn sockhop() -> io::Result<PathBuf> {
     // target/release/examples/bench -> target/release/sockhop

@@ -357,7 +357,7 @@ pub(crate) struct Datagrams {
 }
 
 /// The handshake as most clients do it, in two round trips; the port that the server tells (RFC 1928 §3, §4, §6).
-fn ask(stream: &mut TcpStream, command: u8, port: u16) -> io::Result<u16> {
+pub(crate) fn ask(stream: &mut TcpStream, command: u8, port: u16) -> io::Result<u16> {
     stream.write_all(&[5, 1, 0])?;
     let mut method = [0; 2];
     stream.read_exact(&mut method)?;
@@ -381,11 +381,12 @@ fn put_address(bytes: &mut Vec<u8>, port: u16) {
     bytes.extend(port.to_be_bytes());
 }
 
-const CONNECT: u8 = 1;
+/// CONNECT (RFC 1928 §4).
+pub(crate) const CONNECT: u8 = 1;
 const UDP_ASSOCIATE: u8 = 3;
 
 /// A port that nobody has at the moment.
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
