@@ -51,7 +51,7 @@ pub(crate) fn measure(
         // There and back.
         let each = (tree.cpu()? - before) / (2 * MESSAGES) as f64 * 1e6;
         figures.push((
-            Figure::new(name(number, "CPU a message"), "µs", Better::Lower),
+            Figure::new(name(number, MESSAGE), "µs", Better::Lower),
             each,
         ));
     }
@@ -62,10 +62,10 @@ fn name(number: usize, what: &str) -> String {
     format!("{PREFIX}{number} connections: {what}")
 }
 
-/// The number of connections in the name of a figure that tells of memory.
-pub(crate) fn connections_of(figure: &str) -> Option<f64> {
+/// The number of connections in the name of a figure, if it tells of that.
+pub(crate) fn connections_of(figure: &str, of: &str) -> Option<f64> {
     let (number, what) = figure.strip_prefix(PREFIX)?.split_once(" connections: ")?;
-    (what == MEMORY).then(|| number.parse().ok())?
+    (what == of).then(|| number.parse().ok())?
 }
 
 /// With two descriptors for each in the relay, and some for what a relay needs itself.
@@ -78,7 +78,9 @@ fn possible() -> usize {
 }
 
 const PREFIX: &str = "growth: ";
-const MEMORY: &str = "memory";
+/// What is told of each number.
+pub(crate) const MEMORY: &str = "memory";
+pub(crate) const MESSAGE: &str = "CPU a message";
 
 const NUMBERS: [usize; 4] = [10, 100, 1_000, 10_000];
 

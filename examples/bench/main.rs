@@ -71,7 +71,7 @@ struct Options {
     #[argh(option)]
     json: Option<PathBuf>,
 
-    /// also draw the main figures into this file, as SVG
+    /// also draw the main figures and how cost grows into this file, as SVG
     #[argh(option)]
     svg: Option<PathBuf>,
 
@@ -132,7 +132,7 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     if options.discovery {
         simulated::run()?;
-        return sweep::run(&room);
+        return sweep::run(&room).map(drop);
     }
     let size = if options.quick {
         Size::QUICK
@@ -198,7 +198,11 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
 
     print!("{report}");
     if let Some(path) = &options.svg {
-        std::fs::write(path, plot::svg(&report))
+        let rounds = match kind {
+            Kind::Forwarders => sweep::run(&room)?,
+            Kind::Servers | Kind::Socks6 => Vec::new(),
+        };
+        std::fs::write(path, plot::svg(&report, &rounds))
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     if let Some(path) = &options.json {

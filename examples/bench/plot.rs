@@ -1,20 +1,22 @@
-//! The table's main figures as a picture: processor time for bulk data, latency, memory over connections.
+//! The table's main figures as a picture: processor time for bulk data, latency, and how memory and processor time grow with the
+//! connections and with the known peers.
 
 use std::fmt::Write as _;
 
 use crate::growth;
 use crate::relays::Relay;
 use crate::report::Report;
+use crate::sweep::Round;
 
 /// An SVG that needs no script, no font of its own and no other file.
-pub(crate) fn svg(report: &Report) -> String {
+pub(crate) fn svg(report: &Report, rounds: &[Round]) -> String {
     let relays: Vec<_> = report
         .present()
         .into_iter()
         .filter(|relay| *relay != Relay::None)
         .collect();
-    let rows = relays.len() as f64;
-    let height = TOP + (rows * ROW).max(180.0) + 50.0;
+    let middle = TOP + (relays.len() as f64 * ROW).max(CHART) + 50.0;
+    let height = middle + TOP + CHART + 50.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#333\">\n\
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n"
@@ -35,8 +37,76 @@ pub(crate) fn svg(report: &Report) -> String {
         "64-byte round trip, µs: p50 of 1, p99 of 32",
         ["round-trip-1: p50", "round-trip-32: p99"],
     );
-    memory(&mut svg, report, &relays, 2.0 * PANEL, height);
+    let grows = |what| -> Vec<Line> {
+        relays
+            .iter()
+            .map(|relay| Line {
+                name: relay.name(),
+                color: color(&relays, *relay),
+                points: growth_of(report, *relay, what),
+            })
+            .collect()
+    };
+    let over_connections = [10.0, 10_000.0];
+    let memory = grows(growth::MEMORY);
+    let memory: Vec<_> = memory
+        .into_iter()
+        .map(|line| line.scaled(1.0 / 1024.0))
+        .collect();
+    let place = |column: f64, top| (column * PANEL, top);
+    let title = "memory (PSS) over held connections";
+    lines(
+        &mut svg,
+        place(2.0, 0.0),
+        title,
+        "MiB",
+        over_connections,
+        &memory,
+    );
+    let title = "CPU of a small message over held connections";
+    let messages = grows(growth::MESSAGE);
+    lines(
+        &mut svg,
+        place(0.0, middle),
+        title,
+        "µs",
+        over_connections,
+        &messages,
+    );
+    let over_peers = [10.0, 100_000.0];
+    let of_rounds = |figure: fn(&Round) -> f64| {
+        let fast = rounds.iter().filter(|round| round.rate == FAST);
+        vec![Line {
+            name: Relay::Sockhop.name(),
+            color: color(&[], Relay::Sockhop),
+            points: fast
+                .map(|round| (f64::from(round.known), figure(round)))
+                .collect(),
+        }]
+    };
+    let title = "memory for known peers";
+    let memory = of_rounds(|round| round.memory() / 1024.0);
+    lines(
+        &mut svg,
+        place(1.0, middle),
+        title,
+        "MiB",
+        over_peers,
+        &memory,
+    );
+    let title = "CPU of a round over known peers";
+    let cpu = of_rounds(|round| round.cpu);
+    lines(&mut svg, place(2.0, middle), title, "s", over_peers, &cpu);
     svg + "</svg>\n"
+}
+
+/// How a figure of a relay grows with the connections.
+fn growth_of(report: &Report, relay: Relay, what: &str) -> Vec<(f64, f64)> {
+    let points = report.names().filter_map(|name| {
+        let connections = growth::connections_of(name, what)?;
+        Some((connections, report.median(name, relay)?))
+    });
+    points.collect()
 }
 
 /// A row for each relay, with one bar for each of the figures.
@@ -48,7 +118,7 @@ fn bars(
     title: &str,
     figures: [&str; 2],
 ) {
-    heading(svg, left, title);
+    heading(svg, left, 0.0, title);
     let value = |relay, figure| report.median(figure, relay).unwrap_or_default();
     let most = relays
         .iter()
@@ -79,86 +149,115 @@ fn bars(
     }
 }
 
-/// A line for each relay, both axes logarithmic.
-fn memory(svg: &mut String, report: &Report, relays: &[Relay], left: f64, height: f64) {
-    heading(svg, left, "memory (PSS) over held connections");
-    let lines: Vec<(Relay, Vec<(f64, f64)>)> = relays
-        .iter()
-        .map(|relay| {
-            let points = report.names().filter_map(|name| {
-                Some((
-                    growth::connections_of(name)?,
-                    report.median(name, *relay)? / 1024.0,
-                ))
-            });
-            (*relay, points.collect())
-        })
-        .collect();
-    let all = || lines.iter().flat_map(|(_, points)| points);
-    let (most, least) = all().fold((1.0_f64, 1.0_f64), |(most, least), (_, mib)| {
-        (most.max(*mib), least.min(*mib))
-    });
-    if all().next().is_none() {
+/// What is drawn for one of those compared.
+struct Line {
+    name: &'static str,
+    color: &'static str,
+    points: Vec<(f64, f64)>,
+}
+
+impl Line {
+    fn scaled(mut self, by: f64) -> Self {
+        for (_, value) in &mut self.points {
+            *value *= by;
+        }
+        self
+    }
+}
+
+/// Lines over numbers of something, both axes logarithmic. Nothing is drawn of what is not above zero.
+fn lines(
+    svg: &mut String,
+    (left, top): (f64, f64),
+    title: &str,
+    unit: &str,
+    [from, to]: [f64; 2],
+    all: &[Line],
+) {
+    let values = || {
+        all.iter()
+            .flat_map(|line| &line.points)
+            .map(|(_, value)| *value)
+    };
+    let (least, most) = values()
+        .filter(|value| *value > 0.0)
+        .fold((f64::INFINITY, 0.0_f64), |(least, most), value| {
+            (least.min(value), most.max(value))
+        });
+    if most <= 0.0 {
         return;
     }
-    let (bottom, top) = (height - 40.0, TOP + 6.0);
-    let (low, high) = (least.log10().floor(), most.log10().ceil().max(1.0));
-    let x = |connections: f64| left + 60.0 + (connections.log10() - 1.0) / 3.0 * 150.0;
-    let y = |mib: f64| bottom - (mib.log10() - low) / (high - low) * (bottom - top);
-    for power in 1..=4 {
-        let connections = 10_f64.powi(power);
-        rule(svg, [x(connections), top, x(connections), bottom]);
-        let label = format!("{connections}");
-        text(svg, x(connections), bottom + 14.0, "middle", &label);
+    heading(svg, left, top, title);
+    let (bottom, top) = (top + TOP + CHART, top + TOP + 6.0);
+    let (low, high) = (
+        least.log10().floor(),
+        most.log10().ceil().max(least.log10().floor() + 1.0),
+    );
+    let x = |number: f64| left + 70.0 + (number / from).log10() / (to / from).log10() * 140.0;
+    let y = |value: f64| bottom - (value.log10() - low) / (high - low) * (bottom - top);
+    let mut number = from;
+    while number <= to {
+        rule(svg, [x(number), top, x(number), bottom]);
+        text(
+            svg,
+            x(number),
+            bottom + 14.0,
+            "middle",
+            &round_number(number),
+        );
+        number *= 10.0;
     }
     let mut power = low;
     while power <= high {
-        let mib = 10_f64.powf(power);
-        rule(svg, [x(10.0), y(mib), x(10_000.0), y(mib)]);
-        text(
-            svg,
-            x(10.0) - 6.0,
-            y(mib) + 4.0,
-            "end",
-            &format!("{mib} MiB"),
-        );
+        let value = 10_f64.powf(power);
+        rule(svg, [x(from), y(value), x(to), y(value)]);
+        let label = format!("{} {unit}", (value * 1e6).round() / 1e6);
+        text(svg, x(from) - 6.0, y(value) + 4.0, "end", &label);
         power += 1.0;
     }
-    let mut last = f64::NEG_INFINITY;
-    let mut ends: Vec<_> = lines
+    let mut ends: Vec<_> = all
         .iter()
-        .filter_map(|(relay, points)| Some((*relay, points, *points.last()?)))
+        .filter_map(|line| {
+            let points: Vec<_> = line
+                .points
+                .iter()
+                .filter(|(_, value)| *value > 0.0)
+                .collect();
+            Some((line, **points.last()?, points))
+        })
         .collect();
-    ends.sort_by(|(_, _, one), (_, _, other)| other.1.total_cmp(&one.1));
-    for (relay, points, (connections, mib)) in ends {
+    ends.sort_by(|(_, one, _), (_, other, _)| other.1.total_cmp(&one.1));
+    let mut last = f64::NEG_INFINITY;
+    for (line, end, points) in ends {
         let path: String = points
             .iter()
-            .map(|(connections, mib)| format!("{:.1},{:.1} ", x(*connections), y(*mib)))
+            .map(|(number, value)| format!("{:.1},{:.1} ", x(*number), y(*value)))
             .collect();
-        let color = color(relays, relay);
         let _ = writeln!(
             svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>",
-            path.trim_end()
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>",
+            path.trim_end(),
+            line.color
         );
         // Names that would stand on each other move down.
-        let at = (y(mib) + 4.0).max(last + 11.0);
+        let at = (y(end.1) + 4.0).max(last + 11.0);
         last = at;
         text(
             svg,
-            x(connections).max(x(1_000.0)) + 5.0,
+            x(end.0).max(x(to) - 50.0) + 5.0,
             at,
             "start",
-            relay.name(),
+            line.name,
         );
     }
 }
 
-fn heading(svg: &mut String, left: f64, title: &str) {
+fn heading(svg: &mut String, left: f64, top: f64, title: &str) {
     let _ = writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"20\" font-weight=\"bold\">{title}</text>",
-        left + 12.0
+        "<text x=\"{:.1}\" y=\"{:.1}\" font-weight=\"bold\">{title}</text>",
+        left + 12.0,
+        top + 20.0
     );
 }
 
@@ -174,6 +273,14 @@ fn rule(svg: &mut String, [x1, y1, x2, y2]: [f64; 4]) {
         svg,
         "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"#ddd\"/>"
     );
+}
+
+fn round_number(number: f64) -> String {
+    if number >= 1_000.0 {
+        format!("{}k", number / 1_000.0)
+    } else {
+        format!("{number}")
+    }
 }
 
 /// One that stands out for sockhop, one each for the others.
@@ -193,6 +300,10 @@ const PANEL: f64 = 310.0;
 const WIDTH: f64 = 3.0 * PANEL + 30.0;
 const TOP: f64 = 30.0;
 const ROW: f64 = 28.0;
+/// How high a chart with lines is.
+const CHART: f64 = 190.0;
+/// The rounds that are drawn: at the highest rate.
+const FAST: u32 = 1000;
 /// Room for the names of relays, and for the longest bar.
 const NAMES: f64 = 100.0;
 const BAR: f64 = 160.0;

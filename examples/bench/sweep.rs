@@ -1,4 +1,4 @@
-//! What a forwarder takes to probe ten thousand addresses of loopback: the real program and real sockets.
+//! What a forwarder takes to probe many addresses of loopback: the real program and real sockets.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -13,38 +13,81 @@ use sockhop::control::messages::{Call, Status};
 use crate::process::Room;
 use crate::programs;
 
-const KNOWN: u32 = 10_000;
+/// Known addresses and the rates at which they are probed: the default, and fast.
+const ROUNDS: [(u32, u32); 5] = [
+    (10, 1000),
+    (1_000, 1000),
+    (10_000, 1000),
+    (10_000, 100),
+    (100_000, 1000),
+];
 
-/// Of these so many are proxies, on as many addresses.
-const GOOD: u32 = 100;
+/// One of so many is a proxy, and at least one.
+const ONE_IN: u32 = 100;
 
-/// Rates that are compared: the default, and fast.
-const RATES: [u32; 2] = [1000, 100];
+/// Proxies at most: each has a listener here.
+const GOOD_AT_MOST: u32 = 100;
 
-/// A round at the lowest rate, and some more.
+/// The longest round, and some more.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// Prints what a first round of probes took, at several rates.
-pub(crate) fn run(room: &Room) -> Result<(), Box<dyn std::error::Error>> {
-    println!(
-        "\nA first round over {KNOWN} addresses of loopback, {GOOD} of them proxies, the others refuse\n"
-    );
-    println!(
-        "| --probe-rate | round, s | CPU, s | CPU per probe, µs | RSS before, MB | after, MB | clients listen after, s |"
-    );
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    let port = good_ones()?;
-    let mut list = String::new();
-    for n in 0..KNOWN {
-        writeln!(list, "{}", SocketAddr::from((at(n), port)))?;
-    }
-    for rate in RATES {
-        println!("{}", round(room, &list, rate)?);
-    }
-    Ok(())
+/// What a first round over all known addresses took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) known: u32,
+    pub(crate) rate: u32,
+    took: Duration,
+    /// Seconds.
+    pub(crate) cpu: f64,
+    /// Kibibytes, before there was an address and at the end.
+    rss: [f64; 2],
+    listening: Duration,
 }
 
-fn round(room: &Room, list: &str, rate: u32) -> Result<String, Box<dyn std::error::Error>> {
+impl Round {
+    /// What the known addresses take, in kibibytes.
+    pub(crate) fn memory(&self) -> f64 {
+        self.rss[1] - self.rss[0]
+    }
+}
+
+/// Measures all rounds and prints what they took.
+pub(crate) fn run(room: &Room) -> Result<Vec<Round>, Box<dyn std::error::Error>> {
+    println!(
+        "\nA first round over addresses of loopback, one of {ONE_IN} a proxy ({GOOD_AT_MOST} at most), the others refuse\n"
+    );
+    println!(
+        "| known | --probe-rate | round, s | CPU, s | CPU per probe, µs | RSS before, MB | after, MB | clients listen after, s |"
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let port = good_ones()?;
+    let mut rounds = Vec::new();
+    for (known, rate) in ROUNDS {
+        let mut list = String::new();
+        for n in 0..known {
+            writeln!(list, "{}", SocketAddr::from((at(n, known), port)))?;
+        }
+        let round = round(room, &list, known, rate)?;
+        let Round { took, cpu, rss, .. } = round;
+        println!(
+            "| {known} | {rate} | {:.1} | {cpu:.2} | {:.0} | {:.1} | {:.1} | {:.1} |",
+            took.as_secs_f64(),
+            cpu / f64::from(known) * 1e6,
+            rss[0] / 1000.0,
+            rss[1] / 1000.0,
+            round.listening.as_secs_f64(),
+        );
+        rounds.push(round);
+    }
+    Ok(rounds)
+}
+
+fn round(
+    room: &Room,
+    list: &str,
+    known: u32,
+    rate: u32,
+) -> Result<Round, Box<dyn std::error::Error>> {
     let peers = room.file("peers", "")?;
     let control = room.path().join("control");
     let rate_text = rate.to_string();
@@ -74,17 +117,17 @@ fn round(room: &Room, list: &str, rate: u32) -> Result<String, Box<dyn std::erro
     let begin = Instant::now();
     loop {
         let status: Status = client.call(&Call::Status)?.decode()?;
-        let known = status.candidates;
-        let probed = known.valid + known.not_listening + known.not_a_proxy;
-        if probed + known.unknown > 0 {
+        let now_known = status.candidates;
+        let probed = now_known.valid + now_known.not_listening + now_known.not_a_proxy;
+        if probed + now_known.unknown > 0 {
             started.get_or_insert_with(Instant::now);
         }
         if !status.listening.is_empty() {
             listening.get_or_insert_with(Instant::now);
         }
-        if probed >= u64::from(KNOWN) {
-            if known.valid != u64::from(GOOD) {
-                return Err(format!("{} are valid, not {GOOD}", known.valid).into());
+        if probed >= u64::from(known) {
+            if now_known.valid != u64::from(good(known)) {
+                return Err(format!("{} are valid, not {}", now_known.valid, good(known)).into());
             }
             break;
         }
@@ -96,14 +139,19 @@ fn round(room: &Room, list: &str, rate: u32) -> Result<String, Box<dyn std::erro
     let started = started.unwrap_or(begin);
     let (took, cpu, after) = (started.elapsed(), tree.cpu()? - cpu_before, tree.usage()?);
     let listening = listening.map(|at| at.saturating_duration_since(started));
-    Ok(format!(
-        "| {rate} | {:.1} | {cpu:.2} | {:.0} | {:.1} | {:.1} | {:.1} |",
-        took.as_secs_f64(),
-        cpu / f64::from(KNOWN) * 1e6,
-        before.rss / 1000.0,
-        after.rss / 1000.0,
-        listening.unwrap_or_default().as_secs_f64(),
-    ))
+    Ok(Round {
+        known,
+        rate,
+        took,
+        cpu,
+        rss: [before.rss, after.rss],
+        listening: listening.unwrap_or_default(),
+    })
+}
+
+/// How many of the known are proxies.
+fn good(known: u32) -> u32 {
+    (known / ONE_IN).clamp(1, GOOD_AT_MOST)
 }
 
 fn connect(control: &std::path::Path) -> Result<Client, Box<dyn std::error::Error>> {
@@ -117,13 +165,13 @@ fn connect(control: &std::path::Path) -> Result<Client, Box<dyn std::error::Erro
     }
 }
 
-/// Every hundredth address accepts; the port is one that nobody else listens on, of all of loopback.
+/// The port is one that nobody else listens on, of all of loopback.
 fn good_ones() -> io::Result<u16> {
-    let first = TcpListener::bind((at(0), 0))?;
+    let first = TcpListener::bind((good_one(0), 0))?;
     let port = first.local_addr()?.port();
     let mut listeners = vec![first];
-    for n in 1..GOOD {
-        listeners.push(TcpListener::bind((at(n * (KNOWN / GOOD)), port))?);
+    for n in 1..GOOD_AT_MOST {
+        listeners.push(TcpListener::bind((good_one(n), port))?);
     }
     for listener in listeners {
         thread::spawn(move || {
@@ -139,7 +187,16 @@ fn good_ones() -> io::Result<u16> {
     Ok(port)
 }
 
-/// 127.32.0.0 and what follows.
-fn at(n: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(0x7F20_0000 + n)
+/// The known addresses, the proxies evenly among them: 127.32.0.0 and what follows.
+fn at(n: u32, known: u32) -> Ipv4Addr {
+    let apart = known / good(known);
+    match (n / apart, n % apart) {
+        (place, 0) if place < good(known) => good_one(place),
+        _ => Ipv4Addr::from_bits(0x7F20_0000 + n),
+    }
+}
+
+/// 127.16.0.0 and what follows.
+fn good_one(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x7F10_0000 + n)
 }
