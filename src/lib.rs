@@ -69,11 +69,13 @@ pub mod client;
 pub mod discovery;
 pub mod forward;
 pub mod listen;
+#[cfg(feature = "server")]
 pub mod server;
 
 pub mod cli;
 pub mod control;
 pub mod daemon;
+#[cfg(feature = "server")]
 pub mod demo;
 
 pub use proxy_uri::ProxyUri;

@@ -1,4 +1,5 @@
 //! `sockhop demo`: what the first user sees.
+#![cfg(feature = "server")]
 
 mod common;
 

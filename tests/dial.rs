@@ -1,4 +1,5 @@
 //! `sockhop dial` as ssh and others run it: the real program between pipes.
+#![cfg(feature = "client-cli")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `sockhop dial --udp` and `--listen`, and `NO_PROXY`: against proxies that the test plays itself, and our own server.
+#![cfg(all(feature = "client-cli", feature = "server"))]
 
 mod common;
 

@@ -179,6 +179,7 @@ fn socks6_sends_early_data_and_uses_the_session_again() {
     assert_eq!(output.stdout, b"HIHI");
 }
 
+#[cfg(feature = "server")]
 #[test]
 fn server_serves_and_refuses_what_is_not_named() {
     let target = Target::echo();

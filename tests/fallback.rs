@@ -1,4 +1,5 @@
 //! Clients that no remote can be used for: refused, or served from this machine's own connection.
+#![cfg(feature = "server")]
 
 mod common;
 

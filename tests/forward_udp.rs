@@ -1,4 +1,5 @@
 //! UDP ASSOCIATE through the forwarder: datagrams pass through it too, wherever the remote says that they go.
+#![cfg(feature = "server")]
 
 mod common;
 

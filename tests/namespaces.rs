@@ -727,6 +727,7 @@ fn clients_that_vanish_while_their_packets_get_lost_leave_nothing_behind() {
 }
 
 /// The code of a SOCKS5 server's reply to a CONNECT to this IPv4 address; `None` when the client is closed unheard.
+#[cfg(feature = "server")]
 fn code_of(server: SocketAddr, target: &str) -> Option<u8> {
     let SocketAddr::V4(target) = at(target) else {
         panic!("{target} is not IPv4");
@@ -744,6 +745,7 @@ fn code_of(server: SocketAddr, target: &str) -> Option<u8> {
     Some(answer[3])
 }
 
+#[cfg(feature = "server")]
 #[test]
 #[ignore = "needs root for network namespaces"]
 fn a_server_lets_in_whom_it_should_and_leads_out_only() {

@@ -1,4 +1,5 @@
 //! Other people's clients through our server, as Debian packages them.
+#![cfg(feature = "server")]
 
 mod common;
 

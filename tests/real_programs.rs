@@ -530,6 +530,7 @@ impl Drop for Running {
     }
 }
 
+#[cfg(feature = "server")]
 #[test]
 #[ignore = "needs curl"]
 fn curl_fetches_through_our_server_in_every_version() {

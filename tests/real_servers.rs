@@ -1,4 +1,5 @@
 //! Our client and `sockhop dial` through other people's servers, as Debian packages them.
+#![cfg(feature = "client-cli")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Proxies that want a user and a password: probed, chosen and forwarded to with those that there are for them.
+#![cfg(feature = "server")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `sockhop serve` as clients meet it. Nothing here uses the crate's own SOCKS code: bytes are written by hand.
+#![cfg(feature = "server")]
 
 mod common;
 

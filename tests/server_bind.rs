@@ -1,4 +1,5 @@
 //! BIND of `sockhop serve` as clients and their peers meet it. But for what is said to use the library, bytes are written by hand.
+#![cfg(feature = "server")]
 
 mod common;
 

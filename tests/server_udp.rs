@@ -1,4 +1,5 @@
 //! UDP ASSOCIATE of `sockhop serve` as clients meet it. All but the last tests write their bytes by hand.
+#![cfg(feature = "server")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Who uses `sockhop serve`, and what it tells about them. Bytes are written by hand.
+#![cfg(feature = "server")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `sockhop serve --via`: the way out through other proxies. Nothing here uses the crate's own SOCKS code.
+#![cfg(feature = "server")]
 
 mod common;
 

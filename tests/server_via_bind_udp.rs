@@ -1,5 +1,6 @@
 //! BIND and UDP ASSOCIATE of `sockhop serve --via`, as clients and proxies meet them. All bytes of SOCKS 4 and 5 are written
 //! by hand.
+#![cfg(feature = "server")]
 
 mod common;
 

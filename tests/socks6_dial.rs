@@ -1,5 +1,5 @@
 //! `sockhop dial` through SOCKS 6 proxies that the test plays by hand-written bytes.
-#![cfg(feature = "socks6")]
+#![cfg(all(feature = "client-cli", feature = "socks6"))]
 
 mod common;
 

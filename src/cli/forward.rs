@@ -16,6 +16,7 @@ use crate::daemon::settings::{
 use crate::discovery::rules::{MOST_PREFERENCES, Rules};
 use crate::peer::Peer;
 use crate::remote::Remote;
+#[cfg(feature = "server")]
 use crate::server::rules::Rule;
 
 /// Find a proxy and forward a local port to it (the main job).
@@ -136,6 +137,7 @@ pub(super) struct Forward {
 
     /// with a socks6 proxy: reply to CONNECT at once, before it is known what
     /// becomes of it; a failure then closes the connection
+    #[cfg(feature = "socks6")]
     #[argh(switch)]
     early_reply: bool,
 
@@ -155,10 +157,12 @@ pub(super) struct Forward {
 
     /// DEST, repeatable: where clients may go with --fallback direct, besides
     /// public addresses
+    #[cfg(feature = "server")]
     #[argh(option)]
     allow_dest: Vec<String>,
 
     /// DEST, repeatable: where clients may not go with --fallback direct
+    #[cfg(feature = "server")]
     #[argh(option)]
     deny_dest: Vec<String>,
 
@@ -272,6 +276,7 @@ impl Forward {
             })?
             .unwrap_or(default.probe_timeout),
             probe_target: optional("--probe-target", &self.probe_target, str::parse)?,
+            #[cfg(feature = "socks6")]
             reply_timing: values::reply_timing(self.early_reply),
             probe_socks6: values::ask_socks6(
                 NAME,
@@ -286,8 +291,9 @@ impl Forward {
             },
             on_switch: optional("--on-switch", &self.on_switch, str::parse)?
                 .unwrap_or(default.on_switch),
-            fallback: optional("--fallback", &self.fallback, str::parse)?
+            fallback: optional("--fallback", &self.fallback, values::fallback)?
                 .unwrap_or(default.fallback),
+            #[cfg(feature = "server")]
             fallback_rules: values::options(NAME, "--allow-dest", &self.allow_dest, Rule::allow)?,
             udp: !self.no_udp,
             max_connections: optional("--max-connections", &self.max_connections, |text| {
@@ -333,8 +339,13 @@ impl Forward {
         if !self.allow.is_empty() {
             settings.allow = Some(values::options(NAME, "--allow", &self.allow, values::cidr)?);
         }
-        let denied = values::options(NAME, "--deny-dest", &self.deny_dest, Rule::deny)?;
-        settings.fallback_rules.extend(denied);
+        #[cfg(feature = "server")]
+        settings.fallback_rules.extend(values::options(
+            NAME,
+            "--deny-dest",
+            &self.deny_dest,
+            Rule::deny,
+        )?);
         check(&settings)?;
         Ok(settings)
     }
@@ -351,6 +362,7 @@ fn check(settings: &Settings) -> Result<(), Failure> {
             "--remote: some are socks6 proxies and some are not; clients are converted for all of them or for none",
         );
     }
+    #[cfg(feature = "server")]
     if settings.fallback == Fallback::Refuse && !settings.fallback_rules.is_empty() {
         return usage(
             "--allow-dest and --deny-dest are for clients that are served without a proxy: add --fallback direct",
@@ -393,11 +405,14 @@ const VARIABLE: &str = "SOCKHOP_REMOTE";
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "socks6")]
     use std::time::Duration;
 
     use super::*;
+    #[cfg(feature = "socks6")]
     use crate::choice::OnSwitch;
     use crate::listen_address::ListenAddress;
+    #[cfg(feature = "socks6")]
     use crate::server::ReplyTiming;
     use crate::target::SOCKS_PORT;
 
@@ -459,6 +474,16 @@ mod tests {
         }
     }
 
+    #[cfg(not(feature = "server"))]
+    #[test]
+    fn clients_without_a_remote_are_not_served_without_a_server() {
+        let error = settings("--peer a --fallback direct").unwrap_err();
+        assert!(error.contains("without a server"), "{error}");
+        assert!(settings("--peer a --fallback refuse").is_ok());
+    }
+
+    // Of a build that has all of them.
+    #[cfg(feature = "socks6")]
     #[test]
     fn every_option_reaches_its_setting() {
         let line = "--remote a --remote socks5://b:2 --peer c --peers file:d --peers exec:e --peers routes --listen 1 \
@@ -536,6 +561,7 @@ mod tests {
                 "--no-probing with --control none",
             ),
             ("--manual --control none", "--manual with --control none"),
+            #[cfg(feature = "server")]
             ("--peer a --deny-dest 10.0.0.0/8", "add --fallback direct"),
         ] {
             let error = settings(line).expect_err(line);

@@ -3,10 +3,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Failure, output, proxies};
+use super::Failure;
+#[cfg(feature = "server")]
+use super::{output, proxies};
 use crate::control::messages::ProxyEntry;
-use crate::daemon::settings::{ServeSettings, Settings};
+#[cfg(feature = "server")]
+use crate::daemon::settings::ServeSettings;
+use crate::daemon::settings::Settings;
 use crate::daemon::{Daemon, answers};
+#[cfg(feature = "server")]
 use crate::demo::{self, Audience, Ending};
 use crate::discovery::probe::{AskSocks6, ProbeSettings};
 use crate::discovery::survey;
@@ -36,6 +41,7 @@ pub(super) fn daemon(settings: Settings) -> Result<(), Failure> {
 }
 
 /// Runs a server until it is told to end.
+#[cfg(feature = "server")]
 pub(super) fn server(settings: ServeSettings) -> Result<(), Failure> {
     Daemon::server(settings)
         .and_then(Daemon::run)
@@ -99,6 +105,7 @@ pub(super) fn probe(
 }
 
 /// Runs the demonstration; with `once` it ends after it has shown that everything works.
+#[cfg(feature = "server")]
 pub(super) fn demo(once: bool) -> Result<(), Failure> {
     let ending = if once {
         Ending::AtOnce
@@ -109,8 +116,10 @@ pub(super) fn demo(once: bool) -> Result<(), Failure> {
 }
 
 /// The demonstration on stdout.
+#[cfg(feature = "server")]
 struct Printed;
 
+#[cfg(feature = "server")]
 impl Audience for Printed {
     fn tell(&mut self, line: &str) {
         // Nobody reads any more: that is no reason to end.

@@ -6,7 +6,9 @@
 mod arguments;
 mod ask;
 mod connect;
+#[cfg(feature = "server")]
 mod demo;
+#[cfg(feature = "client-cli")]
 mod dial;
 mod disconnect;
 mod failure;
@@ -17,6 +19,7 @@ mod probe;
 mod probing;
 mod proxies;
 mod screen;
+#[cfg(feature = "server")]
 mod serve;
 mod status;
 mod table;
@@ -63,16 +66,23 @@ struct Program {
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand)]
+#[cfg_attr(
+    not(feature = "server"),
+    expect(clippy::large_enum_variant, reason = "there is one in a process")
+)]
 enum Subcommand {
     Forward(forward::Forward),
+    #[cfg(feature = "server")]
     Serve(serve::Serve),
     Probe(probe::Probe),
+    #[cfg(feature = "client-cli")]
     Dial(dial::Dial),
     Status(status::Status),
     Proxies(proxies::Proxies),
     Connect(connect::Connect),
     Disconnect(disconnect::Disconnect),
     Probing(probing::Probing),
+    #[cfg(feature = "server")]
     Demo(demo::Demo),
 }
 
@@ -116,8 +126,10 @@ impl Command {
     pub fn log_level(&self) -> LevelFilter {
         let (quiet_by, base) = match &self.0 {
             Asked::Command(Subcommand::Forward(forward)) => (forward.loudness(), LevelFilter::Info),
+            #[cfg(feature = "server")]
             Asked::Command(Subcommand::Serve(serve)) => (serve.loudness(), LevelFilter::Info),
             Asked::Command(Subcommand::Probe(probe)) => (probe.loudness(), LevelFilter::Warn),
+            #[cfg(feature = "server")]
             Asked::Command(Subcommand::Demo(demo)) => (demo.loudness(), LevelFilter::Warn),
             Asked::Command(_) | Asked::Text(_) => (0, LevelFilter::Warn),
         };
@@ -129,14 +141,17 @@ impl Command {
         match self.0 {
             Asked::Text(text) => output::print(&text),
             Asked::Command(Subcommand::Forward(forward)) => forward.run(),
+            #[cfg(feature = "server")]
             Asked::Command(Subcommand::Serve(serve)) => serve.run(),
             Asked::Command(Subcommand::Probe(probe)) => probe.run(),
+            #[cfg(feature = "client-cli")]
             Asked::Command(Subcommand::Dial(dial)) => dial.run(),
             Asked::Command(Subcommand::Status(status)) => status.run(),
             Asked::Command(Subcommand::Proxies(proxies)) => proxies.run(),
             Asked::Command(Subcommand::Connect(connect)) => connect.run(),
             Asked::Command(Subcommand::Disconnect(disconnect)) => disconnect.run(),
             Asked::Command(Subcommand::Probing(probing)) => probing.run(),
+            #[cfg(feature = "server")]
             Asked::Command(Subcommand::Demo(demo)) => demo.run(),
         }
     }
@@ -206,7 +221,13 @@ mod tests {
     #[test]
     fn every_help_fits_a_terminal_and_has_an_example() {
         let commands = Program::get_args_info().commands;
-        assert_eq!(commands.len(), 10);
+        let of_features = [
+            cfg!(feature = "server"),
+            cfg!(feature = "server"),
+            cfg!(feature = "client-cli"),
+        ];
+        let of_features = of_features.iter().filter(|built_in| **built_in).count();
+        assert_eq!(commands.len(), 7 + of_features);
         for command in commands.iter().map(|known| Some(known.name)).chain([None]) {
             let help = help_of(command);
             assert!(help.contains("Examples:"), "{command:?}");

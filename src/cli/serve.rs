@@ -441,8 +441,9 @@ mod tests {
 
     use super::*;
     use crate::daemon::settings::ControlPath;
+    use crate::listen::ASSOCIATIONS_PER_CLIENT;
     use crate::server::ReplyTiming;
-    use crate::server::association::{ASSOCIATIONS_PER_CLIENT, Filter};
+    use crate::server::association::Filter;
     #[cfg(feature = "socks6")]
     use crate::wire::socks6::Profile;
 

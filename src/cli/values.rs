@@ -11,9 +11,11 @@ use ipnet::IpNet;
 
 use super::Failure;
 use crate::bad_text::BadText;
+use crate::choice::Fallback;
 use crate::daemon::settings::ControlPath;
 use crate::discovery::probe::AskSocks6;
 use crate::listen_address::ListenAddress;
+#[cfg(feature = "server")]
 use crate::server::ReplyTiming;
 #[cfg(feature = "metrics")]
 use crate::target::parse_port_or_any;
@@ -53,10 +55,24 @@ pub(super) fn optional<T>(
 }
 
 /// When clients have their replies.
+#[cfg(feature = "server")]
 pub(super) fn reply_timing(early: bool) -> ReplyTiming {
     match early {
         true => ReplyTiming::AtOnce,
         false => ReplyTiming::WhenKnown,
+    }
+}
+
+/// What becomes of clients that no remote can be used for.
+pub(super) fn fallback(text: &str) -> Result<Fallback, BadText> {
+    match text.parse()? {
+        #[cfg(not(feature = "server"))]
+        Fallback::Direct => Err(BadText::new(
+            text,
+            "is not built in: this build is without a server",
+            "refuse",
+        )),
+        fallback => Ok(fallback),
     }
 }
 

@@ -38,6 +38,7 @@ pub use error::{ClientError, Fault, Phase, Whose};
 pub use negotiate::{NegotiationError, negotiate};
 #[cfg(feature = "socks6")]
 pub use socks6::{DEFAULT_BACKLOG, DatagramError, Listener, negotiate_socks6};
+#[cfg(feature = "client-cli")]
 pub(crate) use stream::connect_any;
 
 use std::net::TcpStream;

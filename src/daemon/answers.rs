@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::fallback::Direct;
 use super::forwarder::Forwarder;
 use crate::control::messages::{
     Bytes, Candidates, Connections, PeerStatus, ProxyEntry, RemoteStreams, SourceState, Status,
@@ -16,8 +15,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
     let discovery = forwarder.discovery.borrow();
     let stats = *forwarder.intake.stats.borrow();
     let totals = forwarder.route.totals();
-    // With those that were served directly.
-    let converted = forwarder.converter.counts();
+    let served = forwarder.served.counts();
     let count = |status| discovery.table.count(status) as u64;
     let refused_by_reason = [
         ("not-allowed", stats.not_allowed),
@@ -34,17 +32,17 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
             active: forwarder.intake.limits.active() as u64,
             parked: cx.parked() as u64,
             total: stats.accepted,
-            refused: stats.refused() + converted.refused.values().sum::<u64>(),
+            refused: stats.refused() + served.refused.iter().map(|(_, count)| count).sum::<u64>(),
             refused_by_reason: sorted(
                 refused_by_reason
                     .into_iter()
-                    .chain(converted.refused)
+                    .chain(served.refused)
                     .filter(|(_, count)| *count > 0),
             ),
         },
         bytes: Bytes {
-            up: totals.up + converted.up,
-            down: totals.down + converted.down,
+            up: totals.up + served.up,
+            down: totals.down + served.down,
         },
         candidates: Candidates {
             valid: count(status::Status::Valid),
@@ -66,8 +64,8 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
         streams: streams(forwarder, cx.now),
         uptime_s: seconds(cx.now.saturating_duration_since(forwarder.started)),
         last_error: forwarder.last_error(),
-        served_directly: forwarder.fallback.as_ref().map(Direct::served),
-        associations: forwarder.converter.associations() as u64,
+        served_directly: forwarder.served.served_directly(),
+        associations: forwarder.served.associations() as u64,
     }
 }
 
@@ -92,7 +90,7 @@ fn streams(forwarder: &Forwarder, now: Instant) -> Vec<RemoteStreams> {
         }),
         cut_in_s: cut_in(Some(counts.remote), is_selected(counts.remote)),
     });
-    let converted = forwarder.converter.streams().into_iter();
+    let converted = forwarder.served.converted().into_iter();
     let converted = converted.map(|(proxy, live)| RemoteStreams {
         cut_in_s: cut_in(None, name.as_ref() == Some(&proxy)),
         selected: name.as_ref() == Some(&proxy),

@@ -14,11 +14,9 @@ use crate::listen::{Client, Limits};
 use crate::net::OwnListeners;
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
-use crate::server::association::{ASSOCIATIONS_PER_CLIENT, Filter, UdpOptions, UdpSettings};
+use crate::server::association::{Filter, UdpOptions, UdpSettings};
 use crate::server::rules::Rules;
-use crate::server::{
-    OwnListener, ReplyTiming, ServerCounts, ServerSession, ServerSettings, ServerStats, Via,
-};
+use crate::server::{OwnListener, ReplyTiming, ServerSession, ServerSettings, ServerStats, Via};
 
 /// What the sessions of converted clients are made with, while there are any. Clones are the same one.
 #[derive(Clone)]
@@ -51,23 +49,19 @@ impl Converter {
         relay: Arc<RelaySettings>,
         associations: Limits,
         resolver: Resolver,
+        stats: ServerStats,
     ) -> Self {
         Self {
             current: Rc::default(),
             streams: Rc::default(),
             relay,
-            associations: associations.clone(),
+            associations,
             resolver,
-            stats: ServerStats::default(),
+            stats,
             timing: settings.reply_timing,
             patience: settings.connect_timeout,
             retry: settings.retry,
         }
-    }
-
-    /// A limit for [`Converter::new`].
-    pub(super) fn limit(most: usize, mailbox: crate::engine::Mailbox) -> Limits {
-        Limits::new(most, Some(ASSOCIATIONS_PER_CLIENT), mailbox)
     }
 
     /// From now on clients get through these proxies, the first that works. The sessions with them are new ones. Returns
@@ -109,7 +103,6 @@ impl Converter {
             via: Some(Arc::new(via)),
             reply_timing: self.timing,
             // Its clients need no converter.
-            #[cfg(feature = "socks6")]
             socks6: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             connect_timeout,
@@ -162,21 +155,6 @@ impl Converter {
             (name.clone(), token.strong_count() - usize::from(itself))
         });
         live.filter(|(_, live)| *live > 0).collect()
-    }
-
-    /// Where what happens is counted.
-    pub(super) fn stats(&self) -> ServerStats {
-        self.stats.clone()
-    }
-
-    /// What was carried and refused so far.
-    pub(super) fn counts(&self) -> ServerCounts {
-        self.stats.counts()
-    }
-
-    /// Clients of the forwarder that have datagrams carried now, whoever carries them.
-    pub(super) fn associations(&self) -> usize {
-        self.associations.active()
     }
 
     /// What went wrong last with one of the proxies.

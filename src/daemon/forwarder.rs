@@ -21,10 +21,9 @@ use crossbeam_channel::Receiver;
 use self::choosing::LOOK_FIRST;
 use self::draining::Drains;
 use self::restart::Restart;
-use super::converter::Converter;
 use super::explicit::Explicit;
-use super::fallback::Direct;
 use super::runtime::warn_of_exposure;
+use super::served::Served;
 use super::settings::Settings;
 use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
@@ -49,8 +48,7 @@ pub(super) struct Forwarder {
     pub(super) intake: Intake,
     pub(super) started: Instant,
     pub(super) mode: Mode,
-    pub(super) converter: Converter,
-    pub(super) fallback: Option<Direct>,
+    pub(super) served: Served,
     last_error: Option<LastError>,
     serve: Serve,
     pub(super) own: Shared<OwnListeners>,
@@ -108,8 +106,7 @@ pub(super) struct Parts {
     pub(super) route: Route,
     pub(super) intake: Intake,
     pub(super) serve: Serve,
-    pub(super) converter: Converter,
-    pub(super) fallback: Option<Direct>,
+    pub(super) served: Served,
     pub(super) own: Shared<OwnListeners>,
     pub(super) resolver: Resolver,
     pub(super) by_hand: SourceId,
@@ -130,8 +127,7 @@ impl Forwarder {
             intake: parts.intake,
             started: now,
             last_error: None,
-            converter: parts.converter,
-            fallback: parts.fallback,
+            served: parts.served,
             serve: parts.serve,
             own: parts.own,
             resolver: parts.resolver,
@@ -162,7 +158,7 @@ impl Forwarder {
             Plan::Automatic { selected } => Some((Some(*selected), selected.to_string())),
             Plan::Explicit(explicit) if explicit.converted().is_some() => {
                 // Without one, all of them are our own listeners.
-                let Some(proxy) = self.converter.in_use() else {
+                let Some(proxy) = self.served.converted_for() else {
                     return Some((None, explicit.first()?.to_string()));
                 };
                 Some((explicit.address_of(&proxy), proxy.to_string()))
@@ -210,7 +206,7 @@ impl Forwarder {
                 Some((name, error)) => format!("named by hand; {name}: {error}"),
                 None if explicit.converted().is_some() => {
                     let first = explicit.first().and_then(Remote::proxy);
-                    let others = match self.converter.in_use() {
+                    let others = match self.served.converted_for() {
                         used if used.as_ref() == first => "",
                         _ => "; those named before it do not work",
                     };
@@ -243,7 +239,7 @@ impl Forwarder {
 
     /// The last error, of whatever part.
     pub(super) fn last_error(&self) -> Option<LastError> {
-        let converting = self.converter.last_trouble();
+        let converting = self.served.last_trouble();
         let converting = converting.map(|(at, what)| last_error(at, what));
         // The text of a time sorts as the time does.
         let both = converting.into_iter().chain(self.last_error.clone());
@@ -265,10 +261,10 @@ impl Forwarder {
             // Better now than in an hour, when the first peer turns up: whether the listeners can be bound at all.
             Mode::Automatic => {
                 let goes_on = self.go_on_with(remembered, cx)?;
-                match (goes_on, &self.fallback) {
+                match (goes_on, self.served.serves_without_remote()) {
                     (true, _) => {}
-                    (false, Some(_)) => self.await_first_answers(cx)?,
-                    (false, None) => drop(self.bind_all()?),
+                    (false, true) => self.await_first_answers(cx)?,
+                    (false, false) => drop(self.bind_all()?),
                 }
             }
             Mode::Manual => {}

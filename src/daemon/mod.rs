@@ -1,8 +1,10 @@
 //! The running forwarder or server: what joins discovery, choice, listeners, sessions and the control socket.
 
 pub(crate) mod answers;
+#[cfg(feature = "socks6")]
 mod converter;
 mod explicit;
+#[cfg(feature = "server")]
 mod fallback;
 mod forwarder;
 #[cfg(feature = "metrics")]
@@ -10,6 +12,8 @@ mod metrics;
 mod peer_list;
 mod requests;
 mod runtime;
+mod served;
+#[cfg(feature = "server")]
 mod server;
 pub mod settings;
 mod sources;

@@ -8,8 +8,12 @@ use std::rc::Rc;
 
 use ipnet::IpNet;
 
-use super::settings::{ControlPath, ServeSettings, Settings};
-use super::{server, start};
+#[cfg(feature = "server")]
+use super::server;
+#[cfg(feature = "server")]
+use super::settings::ServeSettings;
+use super::settings::{ControlPath, Settings};
+use super::start;
 use crate::control::path::default_path;
 use crate::control::server::{ControlSocket, ControlSocketError};
 use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
@@ -17,8 +21,8 @@ use crate::listen::{BindError, Limits};
 use crate::listen_address::ListenAddress;
 use crate::net::{DescriptorBudget, OwnListeners, raise_descriptor_limit};
 use crate::relay::Pipes;
-use crate::server::OwnListener;
-use crate::server::users::UsersFileError;
+#[cfg(feature = "server")]
+use crate::server::{OwnListener, users::UsersFileError};
 use crate::target::SOCKS_PORT;
 
 /// A forwarder or a server that can be run.
@@ -50,10 +54,11 @@ impl Daemon {
         })
     }
 
-    /// A server, in the same way.
+    /// A server, in the same way. Needs the feature `server`.
     ///
     /// # Errors
     /// As [`Daemon::new`].
+    #[cfg(feature = "server")]
     pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
         Self::with(workers, &control, move |means, cx| {
@@ -118,8 +123,10 @@ pub enum StartError {
     /// The control socket could not be bound.
     Control(ControlSocketError),
     /// The file of users cannot be used.
+    #[cfg(feature = "server")]
     Users(UsersFileError),
     /// The proxy to connect through is the server itself.
+    #[cfg(feature = "server")]
     Via(OwnListener),
     /// A source of peers could not be started.
     Source(String, io::Error),
@@ -134,7 +141,9 @@ impl StartError {
         match self {
             Self::Bind(error) => error.hint(),
             Self::Control(error) => Some(error.hint()),
-            Self::Users(_) | Self::Via(_) | Self::Source(..) | Self::System(_) => None,
+            #[cfg(feature = "server")]
+            Self::Users(_) | Self::Via(_) => None,
+            Self::Source(..) | Self::System(_) => None,
         }
     }
 }
@@ -144,7 +153,9 @@ impl fmt::Display for StartError {
         match self {
             Self::Bind(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
+            #[cfg(feature = "server")]
             Self::Users(error) => error.fmt(f),
+            #[cfg(feature = "server")]
             Self::Via(error) => error.fmt(f),
             Self::Source(name, _) => write!(f, "cannot start the source {name}"),
             Self::System(_) => f.write_str("cannot start"),
@@ -157,7 +168,9 @@ impl Error for StartError {
         match self {
             Self::Bind(error) => error.source(),
             Self::Control(error) => error.source(),
+            #[cfg(feature = "server")]
             Self::Users(error) => error.source(),
+            #[cfg(feature = "server")]
             Self::Via(_) => None,
             Self::Source(_, error) | Self::System(error) => Some(error),
         }

@@ -6,21 +6,23 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+#[cfg(feature = "server")]
 use crate::ProxyUri;
 use crate::choice::{Fallback, Mode, OnSwitch};
 use crate::discovery::probe::AskSocks6;
 use crate::discovery::rules::Rules;
+#[cfg(feature = "server")]
+use crate::listen::ASSOCIATIONS_PER_CLIENT;
 use crate::listen_address::ListenAddress;
 use crate::peer::Peer;
 use crate::remote::Remote;
-use crate::server::ReplyTiming;
-use crate::server::association::{ASSOCIATIONS_PER_CLIENT, UdpOptions};
-use crate::server::rules::Rule;
 #[cfg(feature = "socks6")]
 use crate::server::socks6::Socks6Options;
-use crate::server::users::User;
+#[cfg(feature = "server")]
+use crate::server::{ReplyTiming, association::UdpOptions, rules::Rule, users::User};
 use crate::source_spec::SourceSpec;
 use crate::target::HostPort;
+#[cfg(feature = "server")]
 use crate::wire::socks4::UserId;
 
 /// The settings of a forwarder. `Settings::default()` has every default and nobody to forward to but what the overlay daemons of
@@ -60,10 +62,12 @@ pub struct Settings {
     /// What becomes of clients that no remote can be used for.
     pub fallback: Fallback,
     /// Where clients may go that are served from here then.
+    #[cfg(feature = "server")]
     pub fallback_rules: Vec<Rule>,
     /// Whether datagrams of clients pass through here. If not, clients are told what the remote says.
     pub udp: bool,
     /// When clients have their replies, where they are converted.
+    #[cfg(feature = "socks6")]
     pub reply_timing: ReplyTiming,
     /// Clients at the same time, within [`CONNECTIONS`]. `None`: as many as the descriptor limit allows.
     pub max_connections: Option<usize>,
@@ -93,7 +97,8 @@ pub struct Settings {
 }
 
 /// The settings of a server. `ServeSettings::default()` has every default: nobody has to authenticate, and clients get to
-/// public addresses only.
+/// public addresses only. Needs the feature `server`.
+#[cfg(feature = "server")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeSettings {
     /// Where clients connect; never empty.
@@ -151,6 +156,7 @@ impl Settings {
     }
 }
 
+#[cfg(feature = "server")]
 impl Default for ServeSettings {
     fn default() -> Self {
         Self {
@@ -211,8 +217,10 @@ impl Default for Settings {
             mode: Mode::Automatic,
             on_switch: OnSwitch::Keep,
             fallback: Fallback::Refuse,
+            #[cfg(feature = "server")]
             fallback_rules: Vec::new(),
             udp: true,
+            #[cfg(feature = "socks6")]
             reply_timing: ReplyTiming::default(),
             max_connections: None,
             max_per_client: None,

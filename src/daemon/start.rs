@@ -9,13 +9,12 @@ use std::time::Instant;
 
 use crossbeam_channel::unbounded;
 
-use super::converter::Converter;
-use super::fallback::Direct;
 use super::forwarder::{Forwarder, Parts, Steering};
 #[cfg(feature = "metrics")]
 use super::metrics::{self, MetricsServer};
 use super::requests;
 use super::runtime::{Means, StartError, catch_signals, limits, own_listeners, pipes};
+use super::served::Served;
 use super::settings::Settings;
 use super::sources;
 use super::state::{Keeper, Known, remind};
@@ -28,7 +27,7 @@ use crate::discovery::table::{SourceId, TableSettings};
 use crate::discovery::{Discovery, Prober};
 use crate::engine::{Cx, Shared, TaskId};
 use crate::forward::{ForwardSession, ForwardSettings, Route};
-use crate::listen::{Admission, Intake, IntakeStats, Serve};
+use crate::listen::{ASSOCIATIONS_PER_CLIENT, Admission, Intake, IntakeStats, Limits, Serve};
 #[cfg(feature = "metrics")]
 use crate::listen::{Bound, Listener};
 use crate::net::{DescriptorBudget, OwnListeners};
@@ -61,20 +60,14 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
     let (report, reports) = unbounded();
     let route = Route::new(report, cx.mailbox(), steering);
     let relay = relay(&settings, budget);
-    let associations = Converter::limit(budget.connections, cx.mailbox());
-    let converter = Converter::new(
+    let most = budget.connections;
+    let associations = Limits::new(most, Some(ASSOCIATIONS_PER_CLIENT), cx.mailbox());
+    let served = Served::new(
         &settings,
-        Arc::clone(&relay),
+        &relay,
         associations.clone(),
-        resolver.clone(),
-    );
-    let fallback = Direct::new(
-        &settings,
-        Arc::clone(&relay),
-        associations.clone(),
-        resolver.clone(),
-        own.borrow().clone(),
-        converter.stats(),
+        &resolver,
+        &own.borrow(),
     );
     let forward = ForwardSettings {
         connect_timeout: settings.connect_timeout,
@@ -82,14 +75,13 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
         retry: settings.retry,
         relay,
         associations: settings.udp.then_some(associations),
-        fallback: fallback.clone().map(|direct| Box::new(direct) as _),
+        fallback: served.without_remote(),
     };
     let forwarder = Forwarder::new(
         Parts {
             intake: intake(&settings, budget, &discovery, cx),
-            serve: serve(forward, &route, &converter),
-            converter,
-            fallback,
+            serve: serve(forward, &route, &served),
+            served,
             settings,
             discovery: Shared::clone(&discovery),
             route,
@@ -279,16 +271,22 @@ fn relay(settings: &Settings, budget: DescriptorBudget) -> Arc<RelaySettings> {
 }
 
 /// Clients are passed on, or converted while the remote is one that this is done for.
-fn serve(forward: ForwardSettings, route: &Route, converter: &Converter) -> Serve {
+#[cfg_attr(not(feature = "socks6"), expect(unused_variables))]
+fn serve(forward: ForwardSettings, route: &Route, served: &Served) -> Serve {
     let forward = Arc::new(forward);
-    let (route, converter) = (route.clone(), converter.clone());
-    Rc::new(move |client| match converter.serve(client, &route) {
-        Ok(converting) => Box::new(converting),
-        Err(client) => Box::new(ForwardSession::new(
+    let (route, served) = (route.clone(), served.clone());
+    Rc::new(move |client| {
+        #[cfg(feature = "socks6")]
+        let client = match served.convert(client, &route) {
+            Ok(converting) => return Box::new(converting),
+            Err(client) => client,
+        };
+        let forward = Arc::clone(&forward);
+        Box::new(ForwardSession::new(
             client,
             route.clone(),
-            Arc::clone(&forward),
+            forward,
             Instant::now(),
-        )),
+        ))
     })
 }

@@ -190,6 +190,10 @@ impl Drop for Slot {
     }
 }
 
+/// UDP associations at the same time of one client: programs that send all of a machine's traffic through a proxy have one for
+/// each of its sockets.
+pub const ASSOCIATIONS_PER_CLIENT: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;

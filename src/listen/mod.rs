@@ -8,4 +8,4 @@ mod limits;
 pub use acceptor::{Acceptor, Client, Intake, IntakeStats, Serve};
 pub use admission::{Admission, Refused};
 pub use bind::{BindError, Bound, Listener};
-pub use limits::{Limits, Slot};
+pub use limits::{ASSOCIATIONS_PER_CLIENT, Limits, Slot};

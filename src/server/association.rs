@@ -33,9 +33,7 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-pub use settings::{
-    ASSOCIATIONS_PER_CLIENT, FIRST_DATAGRAM, Filter, IDLE, PortRange, UdpOptions, UdpSettings,
-};
+pub use settings::{FIRST_DATAGRAM, Filter, IDLE, PortRange, UdpOptions, UdpSettings};
 
 use self::dropped::Dropped;
 use self::exit::Lost;

@@ -2,7 +2,7 @@
 //!
 //! Three namespaces: `home`, where the forwarder and its clients are, and two with a SOCKS server and a web server each. All have
 //! a Yggdrasil of their own with its usual socket in a `/run` of their own. Nothing leaves them.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "server"))]
 
 mod clients;
 #[path = "../common/mod.rs"]

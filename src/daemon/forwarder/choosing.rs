@@ -51,7 +51,7 @@ impl Forwarder {
         let mut candidates: Vec<Candidate> = others.take(STAND_INS).map(candidate).collect();
         let place = self.place_of(selected, &candidates, &discovery.table);
         // Who can do without a remote need not wait for one that does not answer.
-        let only_valid = self.fallback.is_some();
+        let only_valid = self.served.serves_without_remote();
         let is_valid = |peer| {
             let row = discovery.table.get(peer, Instant::now());
             row.is_some_and(|row| row.status == Status::Valid)

@@ -101,7 +101,7 @@ impl Forwarder {
             .iter()
             .filter(|counts| address != Some(Some(counts.remote)))
             .map(|counts| counts.live as u64);
-        let converted = self.converter.streams();
+        let converted = self.served.converted();
         let converted = converted
             .iter()
             .filter(|(proxy, _)| name.as_ref() != Some(proxy))

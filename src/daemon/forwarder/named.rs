@@ -4,14 +4,17 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Forwarder, PendingConnect, Plan, cannot_listen};
+#[cfg(feature = "socks6")]
 use crate::ProxyUri;
 use crate::choice::Mode;
 use crate::control::messages::{Connected, ErrorCode, ErrorObject};
 use crate::daemon::explicit::Explicit;
 use crate::discovery::PeerLogin;
+#[cfg(feature = "socks6")]
 use crate::discovery::probe::AskSocks6;
 use crate::engine::Cx;
 use crate::forward::{Choice, Patience};
+#[cfg(feature = "socks6")]
 use crate::server::OwnListener;
 
 impl Forwarder {
@@ -23,6 +26,7 @@ impl Forwarder {
         self.mode = Mode::Explicit;
         self.looping.clear();
         self.stop_converting();
+        #[cfg(feature = "socks6")]
         if let Some(proxies) = explicit.converted() {
             self.convert(proxies, cx);
         }
@@ -33,11 +37,12 @@ impl Forwarder {
 
     /// Converts clients for these proxies from now on. Who was let in before and has not been dialled for is refused: what it says
     /// was to be passed on.
+    #[cfg(feature = "socks6")]
     fn convert(&mut self, proxies: Vec<ProxyUri>, cx: &mut Cx<'_>) {
         self.converted.clear();
         let own = self.own.borrow().clone();
         let ask = proxies.first().map(AskSocks6::like);
-        for OwnListener(proxy) in self.converter.start(proxies, own) {
+        for OwnListener(proxy) in self.served.start_converting(proxies, own) {
             self.tell_of_loop(&proxy);
         }
         self.watch_by_hand(Vec::new(), Vec::new(), cx);
@@ -53,7 +58,7 @@ impl Forwarder {
     }
 
     pub(super) fn stop_converting(&self) {
-        self.converter.stop();
+        self.served.stop_converting();
         let ask = self.settings.probe_socks6;
         self.discovery.borrow_mut().ask_socks6(ask);
     }

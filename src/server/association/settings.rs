@@ -162,9 +162,6 @@ pub const IDLE: Duration = Duration::from_secs(5 * 60);
 /// As long as the only other server gives them. The draft names no time; clients begin at once, or not at all.
 pub const FIRST_DATAGRAM: Duration = Duration::from_secs(120);
 
-/// Programs that send all of a machine's traffic through a proxy have one for each of its sockets.
-pub const ASSOCIATIONS_PER_CLIENT: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
