@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Beside them stand the types that text is parsed into once, at the edge: [`target`], [`listen_address`],
-//! [`source_spec`], [`api_address`], [`choice`], [`peer`], [`remote`], with [`bad_text`] as their error.
+//! [`source_spec`], [`api_address`], [`choice`], [`peer`], [`remote`], with [`bad_text`] as their error; and the [`logger`].
 //!
 //! # The life of one connection
 //!
@@ -60,6 +60,7 @@ pub mod bad_text;
 pub mod choice;
 mod file_stamp;
 pub mod listen_address;
+pub mod logger;
 pub mod peer;
 pub mod remote;
 pub mod source_spec;

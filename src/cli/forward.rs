@@ -14,6 +14,7 @@ use crate::daemon::settings::{
     CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, PROBE_RATES, Settings, TIMEOUTS, WORKERS,
 };
 use crate::discovery::rules::{MOST_PREFERENCES, Rules};
+use crate::logger::LogSettings;
 use crate::peer::Peer;
 use crate::remote::Remote;
 #[cfg(feature = "server")]
@@ -226,6 +227,16 @@ pub(super) struct Forward {
     #[argh(switch)]
     no_splice: bool,
 
+    /// LEVEL of what is logged: error, warn, info, debug or trace (default
+    /// info); the variable RUST_LOG overrides it
+    #[argh(option)]
+    log_level: Option<String>,
+
+    /// FORMAT of the log: auto (the default), stamped, plain (without times) or
+    /// journal (with priorities)
+    #[argh(option)]
+    log_format: Option<String>,
+
     /// log more; twice for still more
     #[argh(switch, short = 'v')]
     verbose: u8,
@@ -236,8 +247,13 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    pub(super) fn loudness(&self) -> i32 {
-        i32::from(self.verbose) - i32::from(self.quiet)
+    pub(super) fn log(&self) -> Result<LogSettings, Failure> {
+        values::log(
+            NAME,
+            self.log_level.as_deref(),
+            self.log_format.as_deref(),
+            (self.verbose, self.quiet),
+        )
     }
 
     pub(super) fn run(&self) -> Result<(), Failure> {
@@ -538,6 +554,31 @@ mod tests {
             splice: false,
         };
         assert_eq!(settings(line), Ok(expected));
+    }
+
+    #[test]
+    fn the_log_is_as_its_options_say() {
+        use crate::logger::LogFormat;
+        use log::LevelFilter::*;
+        let log = |line: &str| {
+            let arguments: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
+            let forward =
+                Forward::from_args(&["sockhop", NAME], &arguments).expect("argh takes it");
+            forward.log().map(|log| (log.level, log.format))
+        };
+        for (line, level, format) in [
+            ("", Info, None),
+            ("-q", Warn, None),
+            ("--log-level warn", Warn, None),
+            ("--log-level warn -v -v", Debug, None),
+            ("--log-format auto", Info, None),
+            ("--log-format plain", Info, Some(LogFormat::Plain)),
+        ] {
+            assert_eq!(log(line).expect(line), (level, format), "{line}");
+        }
+        for line in ["--log-level 3", "--log-format syslog"] {
+            assert_eq!(log(line).unwrap_err().status(), 2, "{line}");
+        }
     }
 
     #[test]

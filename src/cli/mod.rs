@@ -31,10 +31,11 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 
 use self::arguments::Plan;
 pub use self::failure::Failure;
+use crate::logger::{LogFormat, LogSettings};
 
 /// Bring the internet behind SOCKS proxies on an overlay network to this machine.
 #[derive(FromArgs, ArgsInfo)]
@@ -122,18 +123,24 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, F
 }
 
 impl Command {
-    /// How much of the log this command shows on stderr.
-    pub fn log_level(&self) -> LevelFilter {
-        let (quiet_by, base) = match &self.0 {
-            Asked::Command(Subcommand::Forward(forward)) => (forward.loudness(), LevelFilter::Info),
-            #[cfg(feature = "server")]
-            Asked::Command(Subcommand::Serve(serve)) => (serve.loudness(), LevelFilter::Info),
-            Asked::Command(Subcommand::Probe(probe)) => (probe.loudness(), LevelFilter::Warn),
-            #[cfg(feature = "server")]
-            Asked::Command(Subcommand::Demo(demo)) => (demo.loudness(), LevelFilter::Warn),
-            Asked::Command(_) | Asked::Text(_) => (0, LevelFilter::Warn),
+    /// What this command logs on stderr.
+    ///
+    /// # Errors
+    /// The options for it are wrong.
+    pub fn log(&self) -> Result<LogSettings, Failure> {
+        let of = |steps, base| LogSettings {
+            level: level(base, steps),
+            format: None,
         };
-        level(base, quiet_by)
+        Ok(match &self.0 {
+            Asked::Command(Subcommand::Forward(forward)) => forward.log()?,
+            #[cfg(feature = "server")]
+            Asked::Command(Subcommand::Serve(serve)) => serve.log()?,
+            Asked::Command(Subcommand::Probe(probe)) => of(probe.loudness(), LevelFilter::Warn),
+            #[cfg(feature = "server")]
+            Asked::Command(Subcommand::Demo(demo)) => of(demo.loudness(), LevelFilter::Warn),
+            Asked::Command(_) | Asked::Text(_) => of(0, LevelFilter::Warn),
+        })
     }
 
     /// Does it.
@@ -162,12 +169,17 @@ pub fn finish(end: Result<(), Failure>) -> ExitCode {
     let Err(failure) = end else {
         return ExitCode::SUCCESS;
     };
+    // In the journal an error is to be found among the errors.
+    let prefix = match LogFormat::of_stderr() {
+        format @ LogFormat::Journal => format.prefix(Level::Error),
+        _ => "",
+    };
     output::message(&format!(
-        "sockhop: {}\n",
+        "{prefix}sockhop: {}\n",
         output::tame(&failure.to_string())
     ));
     if let Some(hint) = failure.hint() {
-        output::message(&format!("hint: {}\n", output::tame(hint)));
+        output::message(&format!("{prefix}hint: {}\n", output::tame(hint)));
     }
     ExitCode::from(failure.status())
 }

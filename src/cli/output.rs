@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use super::Failure;
 use super::screen::Size;
+pub(super) use crate::logger::tame;
 
 /// Writes data to stdout. A reader that left, as `head` does, is fine; a full disk is not.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
@@ -34,19 +35,6 @@ pub(super) enum Reader {
 /// Writes a message to stderr. There is nowhere to tell that this failed.
 pub(super) fn message(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// The text without control characters, which whoever answers us could otherwise send to the terminal.
-pub(super) fn tame(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() {
-            out.extend(char.escape_default());
-        } else {
-            out.push(char);
-        }
-    }
-    out
 }
 
 /// How many columns lines on stdout may have: those of the terminal, or any number when it is none.

@@ -14,6 +14,7 @@ use super::{Failure, link, values};
 use crate::ProxyUri;
 use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
+use crate::logger::LogSettings;
 use crate::proxy_uri::ProxyUriError;
 #[cfg(feature = "socks6")]
 use crate::remote::check_socks6;
@@ -216,6 +217,16 @@ pub(super) struct Serve {
     #[argh(switch)]
     no_splice: bool,
 
+    /// LEVEL of what is logged: error, warn, info, debug or trace (default
+    /// info); the variable RUST_LOG overrides it
+    #[argh(option)]
+    log_level: Option<String>,
+
+    /// FORMAT of the log: auto (the default), stamped, plain (without times) or
+    /// journal (with priorities)
+    #[argh(option)]
+    log_format: Option<String>,
+
     /// log more; twice for still more
     #[argh(switch, short = 'v')]
     verbose: u8,
@@ -226,8 +237,13 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn loudness(&self) -> i32 {
-        i32::from(self.verbose) - i32::from(self.quiet)
+    pub(super) fn log(&self) -> Result<LogSettings, Failure> {
+        values::log(
+            NAME,
+            self.log_level.as_deref(),
+            self.log_format.as_deref(),
+            (self.verbose, self.quiet),
+        )
     }
 
     pub(super) fn run(&self) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use log::LevelFilter;
 
 use super::Failure;
 use crate::bad_text::BadText;
@@ -15,6 +16,7 @@ use crate::choice::Fallback;
 use crate::daemon::settings::ControlPath;
 use crate::discovery::probe::AskSocks6;
 use crate::listen_address::ListenAddress;
+use crate::logger::{self, LogSettings};
 #[cfg(feature = "server")]
 use crate::server::ReplyTiming;
 #[cfg(feature = "metrics")]
@@ -101,6 +103,21 @@ pub(super) fn ask_socks6(
 pub(super) fn profile(text: &str) -> Result<crate::wire::socks6::Profile, BadText> {
     text.parse()
         .map_err(|_| BadText::new(text, "is not draft12, draft11, go212 or s6m207", "draft12"))
+}
+
+/// What a daemon logs: `louder` and `quieter` are counted from the level that is given, or else from info.
+pub(super) fn log(
+    command: &'static str,
+    level: Option<&str>,
+    format: Option<&str>,
+    (louder, quieter): (u8, u8),
+) -> Result<LogSettings, Failure> {
+    let base = optional(command, "--log-level", level, logger::parse_level)?;
+    let steps = i32::from(louder) - i32::from(quieter);
+    Ok(LogSettings {
+        level: super::level(base.unwrap_or(LevelFilter::Info), steps),
+        format: optional(command, "--log-format", format, logger::parse_format)?.flatten(),
+    })
 }
 
 /// A duration such as `5s`, within a range.

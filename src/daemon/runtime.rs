@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -88,6 +89,7 @@ impl Daemon {
             failure: Rc::clone(&failure),
         };
         reactor.spawn(Box::new(build));
+        reactor.spawn(Box::new(TellHeld));
         Ok(Self {
             reactor,
             failure,
@@ -218,6 +220,19 @@ impl Task for Build {
         Next::Done
     }
 }
+
+/// Has lines of the log told of that were too many to be shown.
+struct TellHeld;
+
+impl Task for TellHeld {
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        log::logger().flush();
+        Next::Wait(Some(cx.now + TELL_HELD))
+    }
+}
+
+/// The limit is one of lines a minute.
+const TELL_HELD: Duration = Duration::from_secs(60);
 
 /// Ends on SIGTERM and SIGINT; `reload` is for SIGHUP.
 pub(super) fn catch_signals(
