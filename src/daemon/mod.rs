@@ -19,6 +19,7 @@ pub mod settings;
 mod sources;
 mod start;
 mod state;
+mod status_lines;
 
 #[cfg(fuzzing)]
 pub use state::fuzzing as state_file;

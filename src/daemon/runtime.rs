@@ -20,6 +20,7 @@ use crate::control::server::{ControlSocket, ControlSocketError};
 use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
 use crate::listen::{BindError, Limits};
 use crate::listen_address::ListenAddress;
+use crate::logger::STATUS_TARGET;
 use crate::net::{DescriptorBudget, OwnListeners, raise_descriptor_limit};
 use crate::relay::Pipes;
 #[cfg(feature = "server")]
@@ -40,6 +41,7 @@ pub(super) type AtEnd = Rc<RefCell<Option<Box<dyn FnOnce()>>>>;
 pub(super) struct Means {
     pub(super) budget: DescriptorBudget,
     pub(super) control: Option<ControlSocket>,
+    pub(super) signals: Signals,
     pub(super) at_end: AtEnd,
 }
 
@@ -72,8 +74,10 @@ impl Daemon {
         control: &ControlPath,
         build: impl FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError> + 'static,
     ) -> Result<Self, StartError> {
+        // Before anything that takes its time: a signal that is not caught yet ends the program.
+        let signals = Signals::catch().map_err(StartError::System)?;
         let budget = DescriptorBudget::share(raise_descriptor_limit());
-        // First, while there is one thread: binding it sets the process's umask for a moment.
+        // While there is one thread: binding it sets the process's umask for a moment.
         let control = bind_control(control)?;
         let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
         // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
@@ -82,6 +86,7 @@ impl Daemon {
         let means = Means {
             budget,
             control,
+            signals,
             at_end: Rc::clone(&at_end),
         };
         let build = Build {
@@ -221,6 +226,27 @@ impl Task for Build {
     }
 }
 
+/// Ends on SIGTERM and SIGINT; `reload` is for SIGHUP, and SIGUSR1 has each of the lines of `status` logged.
+pub(super) fn act_on_signals(
+    signals: Signals,
+    cx: &mut Cx<'_>,
+    mut reload: impl FnMut() + 'static,
+    mut status: impl FnMut(&Cx<'_>) -> Vec<String> + 'static,
+) {
+    cx.spawn(signals.acting(move |signal, cx| match signal {
+        Signal::Stop => {
+            log::info!("told to end");
+            cx.stop();
+        }
+        Signal::Reload => reload(),
+        Signal::Tell => {
+            for line in status(cx) {
+                log::info!(target: STATUS_TARGET, "status: {line}");
+            }
+        }
+    }));
+}
+
 /// Has lines of the log told of that were too many to be shown.
 struct TellHeld;
 
@@ -233,22 +259,6 @@ impl Task for TellHeld {
 
 /// The limit is one of lines a minute.
 const TELL_HELD: Duration = Duration::from_secs(60);
-
-/// Ends on SIGTERM and SIGINT; `reload` is for SIGHUP.
-pub(super) fn catch_signals(
-    cx: &mut Cx<'_>,
-    mut reload: impl FnMut() + 'static,
-) -> Result<(), StartError> {
-    let signals = Signals::catch(move |signal, cx| match signal {
-        Signal::Stop => {
-            log::info!("told to end");
-            cx.stop();
-        }
-        Signal::Reload => reload(),
-    });
-    cx.spawn(Box::new(signals.map_err(StartError::System)?));
-    Ok(())
-}
 
 /// The limits that were asked for, as far as descriptors allow.
 pub(super) fn limits(

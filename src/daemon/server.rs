@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::answers::{seconds, sorted};
 use super::runtime::{
-    Means, StartError, catch_signals, limits, own_listeners, pipes, warn_of_exposure,
+    Means, StartError, act_on_signals, limits, own_listeners, pipes, warn_of_exposure,
 };
 use super::settings::ServeSettings;
+use super::status_lines;
 use crate::control::messages::{
     Bytes, Call, Connections, ErrorCode, ErrorObject, Role, ServerStatus, UserStatus,
 };
@@ -45,7 +46,10 @@ pub(super) fn build(
     cx: &mut Cx<'_>,
 ) -> Result<(), StartError> {
     let Means {
-        budget, control, ..
+        budget,
+        control,
+        signals,
+        ..
     } = means;
     let users = match (&settings.users_file, settings.users.is_empty()) {
         (None, true) => None,
@@ -173,12 +177,20 @@ pub(super) fn build(
         };
         log::info!("connecting through {via}{off}");
     }
-    catch_signals(cx, move || {
-        log::info!("told to read the users again");
-        if let Some(users) = &users {
-            users.reload();
-        }
-    })?;
+    let running = Rc::new(running);
+    let told_of = Rc::clone(&running);
+    act_on_signals(
+        signals,
+        cx,
+        move || match &users {
+            Some(users) => {
+                log::info!("told to read the users again");
+                users.reload();
+            }
+            None => log::info!("told to read the users again: there are none"),
+        },
+        move |cx| status_lines::of_server(&told_of.status(cx)),
+    );
     // Last, so that whoever can talk to it talks to something that works.
     if let Some(socket) = control {
         let handler = Rc::new(move |call: Call, reply, cx: &mut Cx<'_>| {

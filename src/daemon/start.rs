@@ -9,15 +9,17 @@ use std::time::Instant;
 
 use crossbeam_channel::unbounded;
 
+use super::answers;
 use super::forwarder::{Forwarder, Parts, Steering};
 #[cfg(feature = "metrics")]
 use super::metrics::{self, MetricsServer};
 use super::requests;
-use super::runtime::{Means, StartError, catch_signals, limits, own_listeners, pipes};
+use super::runtime::{Means, StartError, act_on_signals, limits, own_listeners, pipes};
 use super::served::Served;
 use super::settings::Settings;
 use super::sources;
 use super::state::{Keeper, Known, remind};
+use super::status_lines;
 use crate::control::server::ControlServer;
 use crate::discovery::probe::ProbeSettings;
 use crate::discovery::source::Source;
@@ -42,6 +44,7 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
     let Means {
         budget,
         control,
+        signals,
         at_end,
     } = means;
     let resolver = Resolver::default();
@@ -103,10 +106,16 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
     );
 
     let reload = Shared::clone(&discovery);
-    catch_signals(cx, move || {
-        log::info!("told to read the peers again");
-        reload.borrow().refresh_sources();
-    })?;
+    let told_of = Shared::clone(&forwarder);
+    act_on_signals(
+        signals,
+        cx,
+        move || {
+            log::info!("told to read the peers again");
+            reload.borrow().refresh_sources();
+        },
+        move |cx| status_lines::of_forwarder(&answers::status(&told_of.borrow(), cx)),
+    );
 
     #[cfg(feature = "metrics")]
     serve_metrics(&forwarder, cx)?;

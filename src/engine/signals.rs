@@ -4,7 +4,7 @@ use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::pipe;
 
 use super::reactor::{Cx, Next, Task};
@@ -17,36 +17,54 @@ pub enum Signal {
     Stop,
     /// SIGHUP: read again what is read from files.
     Reload,
+    /// SIGUSR1: say in the log how things are.
+    Tell,
 }
 
 type Act = Box<dyn FnMut(Signal, &mut Cx<'_>)>;
 
-/// A task that hands signals to a function on the reactor thread.
+/// Signals that are caught. Those that come before there is a task to act on them are kept for it.
 pub struct Signals {
-    stop: UnixStream,
-    reload: UnixStream,
-    watched: bool,
-    act: Act,
+    ends: [(Signal, UnixStream); 3],
 }
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT and SIGHUP from now on.
+    /// Catches SIGTERM, SIGINT, SIGHUP and SIGUSR1 from now on, so that none of them kills the program any more.
     ///
     /// # Errors
     /// When no socket pair can be had.
-    pub fn catch(act: impl FnMut(Signal, &mut Cx<'_>) + 'static) -> io::Result<Self> {
+    pub fn catch() -> io::Result<Self> {
         let (stop, stop_end) = pair()?;
         let (reload, reload_end) = pair()?;
+        let (tell, tell_end) = pair()?;
         pipe::register(SIGTERM, stop_end.try_clone()?)?;
         pipe::register(SIGINT, stop_end)?;
         pipe::register(SIGHUP, reload_end)?;
+        pipe::register(SIGUSR1, tell_end)?;
         Ok(Self {
-            stop,
-            reload,
+            ends: [
+                (Signal::Stop, stop),
+                (Signal::Reload, reload),
+                (Signal::Tell, tell),
+            ],
+        })
+    }
+
+    /// The task that hands them to a function on the reactor thread.
+    #[must_use]
+    pub fn acting(self, act: impl FnMut(Signal, &mut Cx<'_>) + 'static) -> Box<dyn Task> {
+        Box::new(Acting {
+            ends: self.ends,
             watched: false,
             act: Box::new(act),
         })
     }
+}
+
+struct Acting {
+    ends: [(Signal, UnixStream); 3],
+    watched: bool,
+    act: Act,
 }
 
 fn pair() -> io::Result<(UnixStream, UnixStream)> {
@@ -56,21 +74,20 @@ fn pair() -> io::Result<(UnixStream, UnixStream)> {
     Ok((ours, handlers))
 }
 
-impl Task for Signals {
+impl Task for Acting {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         if !self.watched {
-            for end in [&self.stop, &self.reload] {
+            for (_, end) in &self.ends {
                 if let Err(error) = cx.watch(end.as_fd(), Want::READ) {
                     log::error!("signals are not seen: {error}");
                 }
             }
             self.watched = true;
         }
-        if drain(&self.stop) {
-            (self.act)(Signal::Stop, cx);
-        }
-        if drain(&self.reload) {
-            (self.act)(Signal::Reload, cx);
+        for (signal, end) in &self.ends {
+            if drain(end) {
+                (self.act)(*signal, cx);
+            }
         }
         Next::Wait(None)
     }
