@@ -25,6 +25,7 @@ use super::explicit::Explicit;
 use super::runtime::warn_of_exposure;
 use super::served::Served;
 use super::settings::Settings;
+use super::systemd::Notifier;
 use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
 use crate::control::server::Reply;
@@ -81,6 +82,7 @@ pub(super) struct Forwarder {
     look_pause: Duration,
     /// Whether it was said that there is nobody who names peers.
     told_of_desertion: bool,
+    notifier: Notifier,
 }
 
 enum Plan {
@@ -112,6 +114,7 @@ pub(super) struct Parts {
     pub(super) by_hand: SourceId,
     pub(super) steering: TaskId,
     pub(super) reports: Receiver<Report>,
+    pub(super) notifier: Notifier,
 }
 
 impl Forwarder {
@@ -148,6 +151,7 @@ impl Forwarder {
             next_look: None,
             look_pause: LOOK_FIRST,
             told_of_desertion: false,
+            notifier: parts.notifier,
         }
     }
 
@@ -215,6 +219,17 @@ impl Forwarder {
                 None => "named by hand".into(),
             },
         }
+    }
+
+    /// Tells the service manager what is forwarded where.
+    pub(super) fn tell_manager(&self) {
+        self.notifier.status(|| match self.remote() {
+            Some((_, remote)) => {
+                let listening = self.listening().join(", ");
+                format!("forwarding {listening} to {remote} ({})", self.reason())
+            }
+            None => format!("no remote ({})", self.reason()),
+        });
     }
 
     fn nobody_yet(&self) -> String {
@@ -439,6 +454,7 @@ impl Forwarder {
         self.next_bind = None;
         self.watch_by_hand(Vec::new(), Vec::new(), cx);
         self.discovery.borrow_mut().table.set_selected(None, cx.now);
+        cx.wake(self.steering);
         log::info!("disconnected, {streams} streams cut");
         streams
     }
@@ -507,6 +523,7 @@ impl Task for Steering {
         forwarder.end_first_wait(cx.now);
         forwarder.advance_restart(cx.now);
         forwarder.advance_drains(cx.now);
+        forwarder.tell_manager();
         let tick = cx.now + forwarder.settings.probe_interval / 4;
         Next::Wait(
             next.into_iter()

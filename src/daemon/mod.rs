@@ -20,6 +20,7 @@ mod sources;
 mod start;
 mod state;
 mod status_lines;
+mod systemd;
 
 #[cfg(fuzzing)]
 pub use state::fuzzing as state_file;

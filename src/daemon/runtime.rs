@@ -15,6 +15,7 @@ use super::server;
 use super::settings::ServeSettings;
 use super::settings::{ControlPath, Settings};
 use super::start;
+use super::systemd::Notifier;
 use crate::control::path::default_path;
 use crate::control::server::{ControlSocket, ControlSocketError};
 use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
@@ -42,6 +43,7 @@ pub(super) struct Means {
     pub(super) budget: DescriptorBudget,
     pub(super) control: Option<ControlSocket>,
     pub(super) signals: Signals,
+    pub(super) notifier: Notifier,
     pub(super) at_end: AtEnd,
 }
 
@@ -76,6 +78,7 @@ impl Daemon {
     ) -> Result<Self, StartError> {
         // Before anything that takes its time: a signal that is not caught yet ends the program.
         let signals = Signals::catch().map_err(StartError::System)?;
+        let notifier = Notifier::from_env();
         let budget = DescriptorBudget::share(raise_descriptor_limit());
         // While there is one thread: binding it sets the process's umask for a moment.
         let control = bind_control(control)?;
@@ -87,10 +90,12 @@ impl Daemon {
             budget,
             control,
             signals,
+            notifier: notifier.clone(),
             at_end: Rc::clone(&at_end),
         };
         let build = Build {
             build: Some(Box::new(move |cx| build(means, cx))),
+            notifier,
             failure: Rc::clone(&failure),
         };
         reactor.spawn(Box::new(build));
@@ -209,6 +214,7 @@ fn bind_control(path: &ControlPath) -> Result<Option<ControlSocket>, StartError>
 /// The first task: builds the others and ends.
 struct Build {
     build: Option<BuildOthers>,
+    notifier: Notifier,
     failure: Rc<RefCell<Option<StartError>>>,
 }
 
@@ -216,11 +222,18 @@ type BuildOthers = Box<dyn FnOnce(&mut Cx<'_>) -> Result<(), StartError>>;
 
 impl Task for Build {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
-        if let Some(build) = self.build.take()
-            && let Err(error) = build(cx)
-        {
-            *self.failure.borrow_mut() = Some(error);
-            cx.stop();
+        let Some(build) = self.build.take() else {
+            return Next::Done;
+        };
+        match build(cx) {
+            Ok(()) => {
+                self.notifier.start(cx);
+                self.notifier.ready();
+            }
+            Err(error) => {
+                *self.failure.borrow_mut() = Some(error);
+                cx.stop();
+            }
         }
         Next::Done
     }
@@ -229,6 +242,7 @@ impl Task for Build {
 /// Ends on SIGTERM and SIGINT; `reload` is for SIGHUP, and SIGUSR1 has each of the lines of `status` logged.
 pub(super) fn act_on_signals(
     signals: Signals,
+    notifier: Notifier,
     cx: &mut Cx<'_>,
     mut reload: impl FnMut() + 'static,
     mut status: impl FnMut(&Cx<'_>) -> Vec<String> + 'static,
@@ -236,9 +250,14 @@ pub(super) fn act_on_signals(
     cx.spawn(signals.acting(move |signal, cx| match signal {
         Signal::Stop => {
             log::info!("told to end");
+            notifier.stopping();
             cx.stop();
         }
-        Signal::Reload => reload(),
+        Signal::Reload => {
+            notifier.reloading();
+            reload();
+            notifier.ready();
+        }
         Signal::Tell => {
             for line in status(cx) {
                 log::info!(target: STATUS_TARGET, "status: {line}");

@@ -49,6 +49,7 @@ pub(super) fn build(
         budget,
         control,
         signals,
+        notifier,
         ..
     } = means;
     let users = match (&settings.users_file, settings.users.is_empty()) {
@@ -179,8 +180,10 @@ pub(super) fn build(
     }
     let running = Rc::new(running);
     let told_of = Rc::clone(&running);
+    notifier.status(|| format!("listening on {}", running.listening.join(", ")));
     act_on_signals(
         signals,
+        notifier,
         cx,
         move || match &users {
             Some(users) => {

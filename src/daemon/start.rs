@@ -45,6 +45,7 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
         budget,
         control,
         signals,
+        notifier,
         at_end,
     } = means;
     let resolver = Resolver::default();
@@ -93,6 +94,7 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
             by_hand,
             steering,
             reports,
+            notifier: notifier.clone(),
         },
         cx.now,
     );
@@ -109,6 +111,7 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
     let told_of = Shared::clone(&forwarder);
     act_on_signals(
         signals,
+        notifier,
         cx,
         move || {
             log::info!("told to read the peers again");
@@ -123,6 +126,7 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
         .borrow_mut()
         .start(&remembered, cx)
         .map_err(StartError::Bind)?;
+    forwarder.borrow().tell_manager();
     if let Some(keeper) = keeper {
         keeper.follow(Box::new(Known(Shared::clone(&forwarder))), cx);
         *at_end.borrow_mut() = Some(Box::new(move || keeper.finish(Instant::now())));

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::control::messages::{Bytes, Connections, ServerStatus, Status};
+#[cfg(feature = "server")]
+use crate::control::messages::ServerStatus;
+use crate::control::messages::{Bytes, Connections, Status};
 
 /// What a forwarder does now.
 pub(super) fn of_forwarder(status: &Status) -> Vec<String> {
@@ -41,6 +43,7 @@ pub(super) fn of_forwarder(status: &Status) -> Vec<String> {
 }
 
 /// What a server does now.
+#[cfg(feature = "server")]
 pub(super) fn of_server(status: &ServerStatus) -> Vec<String> {
     let users = match status.users {
         Some(users) => users.to_string(),

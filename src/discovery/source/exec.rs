@@ -47,7 +47,11 @@ impl ExecSource {
     }
 
     fn run(&self, signal: &mut Signal) -> Result<Output, String> {
-        let child = Command::new("sh")
+        let mut shell = Command::new("sh");
+        for name in OF_OURS_ALONE {
+            shell.env_remove(name);
+        }
+        let child = shell
             .arg("-c")
             .arg(&self.command)
             .stdin(Stdio::null())
@@ -123,6 +127,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// After it was killed, a process ends at once unless the kernel holds it.
 const REAP_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Variables of the environment that a service manager means for this process and none that it starts.
+const OF_OURS_ALONE: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 
 /// What is kept of standard error: enough for its last line.
 const LAST_WORDS: usize = 4096;

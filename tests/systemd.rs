@@ -1,0 +1,197 @@
+//! As a service of systemd: what the manager is told.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use common::{Peer, SOON, Signal, Sockhop, wait_until};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// The manager's end of `NOTIFY_SOCKET`.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+    heard: Vec<String>,
+    _folder: TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("notify");
+        Self {
+            socket: UnixDatagram::bind(&path).unwrap(),
+            path,
+            heard: Vec::new(),
+            _folder: folder,
+        }
+    }
+
+    /// Waits for a line that begins like this; those that came before count.
+    #[track_caller]
+    fn wait(&mut self, start: &str) -> String {
+        let end = Instant::now() + SOON;
+        let mut looked_at = 0;
+        loop {
+            for line in &self.heard[looked_at..] {
+                if line.starts_with(start) {
+                    return line.clone();
+                }
+            }
+            looked_at = self.heard.len();
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {start:?} in {:?}", self.heard);
+            self.socket.set_read_timeout(Some(left)).unwrap();
+            let mut bytes = [0; 4096];
+            if let Ok(count) = self.socket.recv(&mut bytes) {
+                let text = std::str::from_utf8(&bytes[..count]).unwrap();
+                assert!(text.ends_with('\n'), "{text:?}");
+                self.heard.extend(text.lines().map(str::to_owned));
+            }
+        }
+    }
+
+    /// Only what comes from now on counts.
+    fn forget(&mut self) {
+        self.heard.clear();
+    }
+
+    fn position(&self, start: &str) -> usize {
+        let mut lines = self.heard.iter();
+        lines.position(|line| line.starts_with(start)).unwrap()
+    }
+}
+
+#[test]
+fn ready_is_told_once_it_can_be_controlled_and_the_remote_when_there_is_one() {
+    let mut manager = Manager::new();
+    let peer = Peer::valid(Duration::ZERO);
+    let address = peer.address().to_string();
+    let sockhop = Sockhop::forward(&["--peer", &address, "--no-probing"])
+        .env("NOTIFY_SOCKET", &manager.path)
+        .start();
+    manager.wait("READY=1");
+    // Not waited for: it is there.
+    std::os::unix::net::UnixStream::connect(sockhop.control_path()).unwrap();
+    let status = manager.wait("STATUS=");
+    assert_eq!(
+        status,
+        "STATUS=no remote (no peer has been found valid yet)"
+    );
+    sockhop.control("probing", json!({"run": true})).unwrap();
+    let status = manager.wait("STATUS=forwarding 127.0.0.1:");
+    assert!(
+        status.contains(&format!(" to {address} (valid: ")),
+        "{status}"
+    );
+    manager.forget();
+    sockhop.control("disconnect", json!(null)).unwrap();
+    let status = manager.wait("STATUS=no remote");
+    assert!(status.contains("sockhop connect"), "{status}");
+}
+
+#[test]
+fn reload_and_end_are_told() {
+    let mut manager = Manager::new();
+    let mut sockhop = Sockhop::forward(&["--manual"])
+        .env("NOTIFY_SOCKET", &manager.path)
+        .start();
+    manager.wait("READY=1");
+    manager.forget();
+    let micros = || {
+        let now = clock_gettime(ClockId::Monotonic);
+        now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+    };
+    let before = micros();
+    sockhop.signal(Signal::HUP);
+    let stamp = manager.wait("MONOTONIC_USEC=");
+    let stamp: i64 = stamp.split_once('=').unwrap().1.parse().unwrap();
+    assert!((before..=micros()).contains(&stamp), "{stamp}");
+    manager.wait("READY=1");
+    assert!(manager.position("RELOADING=1") < manager.position("READY=1"));
+    sockhop.signal(Signal::TERM);
+    manager.wait("STOPPING=1");
+    assert_eq!(sockhop.wait_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_server_tells_where_it_listens_also_under_an_abstract_name() {
+    let name = format!("sockhop-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let mut manager = Manager::new();
+    manager.socket = UnixDatagram::bind_addr(&address).unwrap();
+    let sockhop = Sockhop::serve(&[])
+        .env("NOTIFY_SOCKET", format!("@{name}"))
+        .start();
+    manager.wait("READY=1");
+    let address = sockhop.wait_listening(SOON);
+    let status = manager.wait("STATUS=");
+    assert_eq!(status, format!("STATUS=listening on {address}"));
+}
+
+#[test]
+fn the_watchdog_hears_of_a_program_that_lives() {
+    let mut manager = Manager::new();
+    let sockhop = Sockhop::forward(&["--manual"])
+        .env("NOTIFY_SOCKET", &manager.path)
+        .env("WATCHDOG_USEC", "200000")
+        .start();
+    manager.wait("READY=1");
+    for _ in 0..3 {
+        manager.forget();
+        manager.wait("WATCHDOG=1");
+    }
+    // A program that hangs says nothing more: what is under way comes, then silence.
+    sockhop.signal(Signal::STOP);
+    manager
+        .socket
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    assert!(wait_until(SOON, || manager
+        .socket
+        .recv(&mut [0; 4096])
+        .is_err()));
+    sockhop.signal(Signal::CONT);
+    manager.forget();
+    manager.wait("WATCHDOG=1");
+}
+
+#[test]
+fn commands_that_name_peers_do_not_speak_for_the_service() {
+    let mut manager = Manager::new();
+    let folder = TempDir::new().unwrap();
+    let seen = folder.path().join("seen");
+    let command = format!("exec:env >{0}.new; mv {0}.new {0}", seen.display());
+    let _sockhop = Sockhop::forward(&["--peers", &command])
+        .env("NOTIFY_SOCKET", &manager.path)
+        .env("WATCHDOG_USEC", "5000000")
+        .env("LISTEN_FDNAMES", "x")
+        .env("KEPT", "yes")
+        .start();
+    manager.wait("READY=1");
+    assert!(wait_until(SOON, || seen.exists()));
+    let seen = fs::read_to_string(seen).unwrap();
+    assert!(seen.contains("KEPT=yes"), "{seen}");
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDNAMES"] {
+        assert!(!seen.contains(name), "{seen}");
+    }
+}
+
+#[test]
+fn a_manager_that_cannot_be_told_is_no_reason_to_end() {
+    for name in ["/nowhere/notify", "vsock:2:1"] {
+        let sockhop = Sockhop::forward(&["--manual"])
+            .env("NOTIFY_SOCKET", name)
+            .start();
+        sockhop.wait_log(&format!("service manager at {name} (NOTIFY_SOCKET)"), SOON);
+        assert_eq!(sockhop.status()["mode"], "manual");
+    }
+}
