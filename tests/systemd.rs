@@ -1,16 +1,18 @@
-//! As a service of systemd: what the manager is told.
+//! As a service of systemd: what the manager is told, and the sockets that it hands over.
 
 #![cfg(target_os = "linux")]
 
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{Peer, SOON, Signal, Sockhop, wait_until};
+use common::{Launch, Peer, SOON, Signal, Sockhop, Target, exchange, socks5_request, wait_until};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tempfile::TempDir;
@@ -80,7 +82,7 @@ fn ready_is_told_once_it_can_be_controlled_and_the_remote_when_there_is_one() {
         .start();
     manager.wait("READY=1");
     // Not waited for: it is there.
-    std::os::unix::net::UnixStream::connect(sockhop.control_path()).unwrap();
+    UnixStream::connect(sockhop.control_path()).unwrap();
     let status = manager.wait("STATUS=");
     assert_eq!(
         status,
@@ -194,4 +196,164 @@ fn a_manager_that_cannot_be_told_is_no_reason_to_end() {
         sockhop.wait_log(&format!("service manager at {name} (NOTIFY_SOCKET)"), SOON);
         assert_eq!(sockhop.status()["mode"], "manual");
     }
+}
+
+/// A request for a target on 127.0.0.1.
+fn to(target: &Target) -> Vec<u8> {
+    let mut request = vec![5, 1, 0, 1, 127, 0, 0, 1];
+    request.extend(target.address().port().to_be_bytes());
+    request
+}
+
+#[test]
+fn clients_of_a_socket_that_was_handed_over_wait_for_the_first_peer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (peer, echo) = (Peer::valid(Duration::ZERO), Target::echo());
+    // Before the program runs: the kernel takes it in, as when systemd starts the service for it.
+    let early = TcpStream::connect(address).unwrap();
+    let sockhop = Sockhop::forward(&["--peer", &peer.address().to_string()])
+        .passing(listener)
+        .start();
+    socks5_request(&early, &to(&echo)).unwrap();
+    assert_eq!(exchange(&early, b"early").unwrap(), b"early");
+    let status = sockhop.status();
+    // And not what `--listen` says, which is port 0 here.
+    assert_eq!(status["listening"], json!([address.to_string()]));
+}
+
+#[test]
+fn disconnect_leaves_a_socket_that_was_handed_over_open_and_refuses_its_clients() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (peer, echo) = (Peer::valid(Duration::ZERO), Target::echo());
+    let remote = peer.address().to_string();
+    // The echo is on this machine, where clients that are served directly may go only if told so.
+    let sockhop = Sockhop::forward(&["--peer", &remote, "--fallback", "direct"])
+        .args(["--allow-dest", "127.0.0.0/8"])
+        .passing(listener)
+        .start();
+    let served = || {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        socks5_request(&stream, &to(&echo))
+            .and_then(|()| exchange(&stream, b"x"))
+            .is_ok()
+    };
+    sockhop.wait_peer(peer.address(), "valid", SOON);
+    sockhop.wait_status(|status| status["remote"] == remote.as_str(), SOON);
+    assert!(served());
+    for _ in 0..2 {
+        sockhop.control("disconnect", json!(null)).unwrap();
+        assert!(!served(), "nobody is to be served");
+        assert_eq!(sockhop.status()["served_directly"], 0);
+        sockhop
+            .control("connect", json!({"remote": remote}))
+            .unwrap();
+        assert!(served());
+    }
+    assert_eq!(sockhop.status()["listening"], json!([address.to_string()]));
+}
+
+#[test]
+fn nobody_waits_for_a_forwarder_that_is_to_be_connected_by_hand() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let _sockhop = Sockhop::forward(&["--manual"]).passing(listener).start();
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let answer = socks5_request(&stream, &to(&Target::echo())).unwrap_err();
+    assert!(answer.to_string().contains("answered"), "{answer}");
+}
+
+#[test]
+fn a_socket_named_control_is_the_control_socket_and_its_file_stays() {
+    let folder = TempDir::new().unwrap();
+    let (clients, control) = (folder.path().join("clients"), folder.path().join("control"));
+    let echo = Target::echo();
+    let path = control.to_str().unwrap();
+    let mut sockhop = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--control", path])
+        .env("LISTEN_FDNAMES", "clients:control")
+        .passing(UnixListener::bind(&clients).unwrap())
+        .passing(UnixListener::bind(&control).unwrap())
+        .start();
+    let answer = Sockhop::run(&["status", "--json", "--control", path]);
+    let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!(
+        answer["listening"],
+        json!([format!("unix:{}", clients.display())])
+    );
+    let mut stream = UnixStream::connect(&clients).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(&[5, 1, 0]).unwrap();
+    stream.write_all(&to(&echo)).unwrap();
+    let mut reply = [0; 12];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..4], [5, 0, 5, 0]);
+    sockhop.signal(Signal::TERM);
+    assert_eq!(sockhop.wait_exit(SOON).code(), Some(0));
+    assert!(clients.exists() && control.exists(), "they are systemd's");
+}
+
+#[test]
+fn what_is_handed_over_and_cannot_be_used_is_named() {
+    let end = |launch: Launch| {
+        let mut sockhop = launch.start();
+        let code = sockhop.wait_exit(SOON).code();
+        (
+            code,
+            sockhop.wait_log("hint", SOON),
+            sockhop.log().join(" "),
+        )
+    };
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let other = tcp();
+    let connected = TcpStream::connect(other.local_addr().unwrap()).unwrap();
+    for (launch, named) in [
+        (
+            Sockhop::serve(&[]).passing(fs::File::open("/dev/null").unwrap()),
+            "descriptor 3",
+        ),
+        (Sockhop::serve(&[]).passing(datagrams), "descriptor 3"),
+        (Sockhop::serve(&[]).passing(connected), "descriptor 3"),
+        (
+            Sockhop::forward(&["--manual"])
+                .passing(tcp())
+                .passing(tcp())
+                .env("LISTEN_FDNAMES", "x:control"),
+            "descriptor 4 (\"control\")",
+        ),
+    ] {
+        let (code, hint, log) = end(launch);
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains(named), "{log}");
+        assert!(hint.contains("ListenStream="), "{hint}");
+    }
+}
+
+#[test]
+fn what_was_handed_to_somebody_else_is_left_alone() {
+    let sockhop = Sockhop::serve(&[])
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_PID", "1")
+        .start();
+    sockhop.wait_listening(SOON);
+}
+
+#[test]
+fn commands_that_name_peers_do_not_get_the_sockets() {
+    let folder = TempDir::new().unwrap();
+    let seen = folder.path().join("seen");
+    let command = format!(
+        "exec:ls -l /proc/self/fd >{0}.new; mv {0}.new {0}",
+        seen.display()
+    );
+    let _sockhop = Sockhop::forward(&["--peers", &command])
+        .passing(TcpListener::bind("127.0.0.1:0").unwrap())
+        .start();
+    assert!(wait_until(SOON, || seen.exists()));
+    let seen = fs::read_to_string(seen).unwrap();
+    assert!(seen.contains("/dev/null"), "{seen}");
+    assert!(!seen.contains("socket:"), "{seen}");
 }

@@ -24,11 +24,12 @@ use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId, Want};
 /// Answers a call, now or later, through the reply.
 pub type Handler = Rc<dyn Fn(Call, Reply, &mut Cx<'_>)>;
 
-/// The bound control socket. Its file is removed with it.
+/// The bound control socket. Its file is removed with it, unless it was passed.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
+    /// Its file, where it is ours.
+    file: Option<PathBuf>,
 }
 
 impl ControlSocket {
@@ -61,7 +62,7 @@ impl ControlSocket {
         let listener = bound.map_err(|error| failed(Problem::Io(error)))?;
         let socket = Self {
             listener,
-            path: path.to_owned(),
+            file: Some(path.to_owned()),
         };
         socket
             .listener
@@ -69,12 +70,26 @@ impl ControlSocket {
             .map_err(|error| failed(Problem::Io(error)))?;
         Ok(socket)
     }
+
+    /// One that somebody else has bound, whose file stays his.
+    ///
+    /// # Errors
+    /// When it cannot be made non-blocking.
+    pub fn passed(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            file: None,
+        })
+    }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         // Gone already if somebody cleaned up behind us.
-        let _ = fs::remove_file(&self.path);
+        if let Some(file) = &self.file {
+            let _ = fs::remove_file(file);
+        }
     }
 }
 

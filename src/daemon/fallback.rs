@@ -1,5 +1,6 @@
 //! The clients of a forwarder that no remote can be used for, served from this machine's own connection (`--fallback direct`).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::server::{ReplyTiming, ServerSession, ServerSettings, ServerStats};
 pub(super) struct Direct {
     settings: Arc<ServerSettings>,
     use_of_it: Arc<Mutex<Use>>,
+    is_offered: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -65,12 +67,18 @@ impl Direct {
         Some(Self {
             settings: Arc::new(settings),
             use_of_it: Arc::default(),
+            is_offered: Arc::new(AtomicBool::new(true)),
         })
     }
 
     /// Clients so far.
     pub(super) fn served(&self) -> u64 {
         self.lock().served
+    }
+
+    /// From now on such clients are served, or not.
+    pub(super) fn offer(&self, offered: bool) {
+        self.is_offered.store(offered, Ordering::Relaxed);
     }
 
     fn count(&self, now: Instant) {
@@ -95,6 +103,10 @@ impl Direct {
 }
 
 impl WithoutRemote for Direct {
+    fn is_offered(&self) -> bool {
+        self.is_offered.load(Ordering::Relaxed)
+    }
+
     fn serve(&self, stranded: Stranded, now: Instant) -> Box<dyn Session> {
         self.count(now);
         let Stranded {

@@ -83,6 +83,19 @@ pub(super) struct Forwarder {
     /// Whether it was said that there is nobody who names peers.
     told_of_desertion: bool,
     notifier: Notifier,
+    /// Listeners of the service manager, until they are open.
+    passed: Vec<Listener>,
+    lasting: Lasting,
+}
+
+/// Whether listeners are there for good.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    /// They are bound when there is a remote, and closed by `disconnect`.
+    No,
+    /// They are the service manager's: closed here they would still take connections, which nobody ever accepts. So they stay
+    /// open, and without a remote clients are told that there is none.
+    Yes,
 }
 
 enum Plan {
@@ -115,6 +128,7 @@ pub(super) struct Parts {
     pub(super) steering: TaskId,
     pub(super) reports: Receiver<Report>,
     pub(super) notifier: Notifier,
+    pub(super) passed: Vec<Listener>,
 }
 
 impl Forwarder {
@@ -152,6 +166,11 @@ impl Forwarder {
             look_pause: LOOK_FIRST,
             told_of_desertion: false,
             notifier: parts.notifier,
+            lasting: match parts.passed.is_empty() {
+                true => Lasting::No,
+                false => Lasting::Yes,
+            },
+            passed: parts.passed,
         }
     }
 
@@ -276,11 +295,16 @@ impl Forwarder {
             // Better now than in an hour, when the first peer turns up: whether the listeners can be bound at all.
             Mode::Automatic => {
                 let goes_on = self.go_on_with(remembered, cx)?;
-                match (goes_on, self.served.serves_without_remote()) {
+                let is_open = self.served.serves_without_remote() || self.lasting == Lasting::Yes;
+                match (goes_on, is_open) {
                     (true, _) => {}
                     (false, true) => self.await_first_answers(cx)?,
                     (false, false) => drop(self.bind_all()?),
                 }
+            }
+            Mode::Manual if self.lasting == Lasting::Yes => {
+                self.served.offer_without_remote(false);
+                self.listen(cx)?;
             }
             Mode::Manual => {}
         }
@@ -292,7 +316,10 @@ impl Forwarder {
         Explicit::new(remotes, self.resolver.clone(), now)
     }
 
-    fn bind_all(&self) -> Result<Vec<Listener>, BindError> {
+    fn bind_all(&mut self) -> Result<Vec<Listener>, BindError> {
+        if self.lasting == Lasting::Yes {
+            return Ok(std::mem::take(&mut self.passed));
+        }
         self.settings.listen.iter().map(Listener::bind).collect()
     }
 
@@ -420,6 +447,7 @@ impl Forwarder {
         cx: &mut Cx<'_>,
     ) -> Result<Connected, ErrorObject> {
         self.listen(cx).map_err(|error| cannot_listen(&error))?;
+        self.served.offer_without_remote(true);
         self.mode = Mode::Automatic;
         self.select(winner, "won the race", cx);
         Ok(self.connected(winner.to_string(), drain, cx))
@@ -437,7 +465,12 @@ impl Forwarder {
     pub(super) fn disconnect(&mut self, cx: &mut Cx<'_>) -> u64 {
         self.cancel_connect(cx);
         let streams = self.intake.limits.active() as u64;
-        for (bound, acceptor) in self.listeners.drain(..) {
+        let closed = match self.lasting {
+            Lasting::No => std::mem::take(&mut self.listeners),
+            Lasting::Yes => Vec::new(),
+        };
+        self.served.offer_without_remote(false);
+        for (bound, acceptor) in closed {
             cx.cancel(acceptor);
             // Those of the settings stay ours, since connecting opens them again; a port that the system chose does not.
             if let Bound::Tcp(address) = bound

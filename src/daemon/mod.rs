@@ -26,3 +26,4 @@ mod systemd;
 pub use state::fuzzing as state_file;
 
 pub use runtime::{Daemon, StartError};
+pub use systemd::{PassedError, Problem};

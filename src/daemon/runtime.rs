@@ -15,11 +15,11 @@ use super::server;
 use super::settings::ServeSettings;
 use super::settings::{ControlPath, Settings};
 use super::start;
-use super::systemd::Notifier;
+use super::systemd::{Notifier, Passed, PassedError};
 use crate::control::path::default_path;
 use crate::control::server::{ControlSocket, ControlSocketError};
 use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
-use crate::listen::{BindError, Limits};
+use crate::listen::{BindError, Bound, Limits, Listener};
 use crate::listen_address::ListenAddress;
 use crate::logger::STATUS_TARGET;
 use crate::net::{DescriptorBudget, OwnListeners, raise_descriptor_limit};
@@ -44,6 +44,8 @@ pub(super) struct Means {
     pub(super) control: Option<ControlSocket>,
     pub(super) signals: Signals,
     pub(super) notifier: Notifier,
+    /// If not empty: where clients connect, whatever the settings say.
+    pub(super) passed: Vec<Listener>,
     pub(super) at_end: AtEnd,
 }
 
@@ -78,10 +80,14 @@ impl Daemon {
     ) -> Result<Self, StartError> {
         // Before anything that takes its time: a signal that is not caught yet ends the program.
         let signals = Signals::catch().map_err(StartError::System)?;
+        let passed = Passed::from_env().map_err(StartError::Passed)?;
         let notifier = Notifier::from_env();
         let budget = DescriptorBudget::share(raise_descriptor_limit());
         // While there is one thread: binding it sets the process's umask for a moment.
-        let control = bind_control(control)?;
+        let control = match passed.control {
+            Some(passed) => Some(passed),
+            None => bind_control(control)?,
+        };
         let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
         // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
         let failure = Rc::new(RefCell::new(None));
@@ -91,6 +97,7 @@ impl Daemon {
             control,
             signals,
             notifier: notifier.clone(),
+            passed: passed.listeners,
             at_end: Rc::clone(&at_end),
         };
         let build = Build {
@@ -132,6 +139,8 @@ impl Daemon {
 pub enum StartError {
     /// A listener could not be bound.
     Bind(BindError),
+    /// The service manager handed over something else than listeners.
+    Passed(PassedError),
     /// The control socket could not be bound.
     Control(ControlSocketError),
     /// The file of users cannot be used.
@@ -152,6 +161,7 @@ impl StartError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bind(error) => error.hint(),
+            Self::Passed(error) => error.hint(),
             Self::Control(error) => Some(error.hint()),
             #[cfg(feature = "server")]
             Self::Users(_) | Self::Via(_) => None,
@@ -164,6 +174,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(error) => error.fmt(f),
+            Self::Passed(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
             #[cfg(feature = "server")]
             Self::Users(error) => error.fmt(f),
@@ -179,6 +190,7 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Bind(error) => error.source(),
+            Self::Passed(error) => error.source(),
             Self::Control(error) => error.source(),
             #[cfg(feature = "server")]
             Self::Users(error) => error.source(),
@@ -303,6 +315,17 @@ pub(super) fn limits(
 /// Pipes, unless splice(2) is not wanted.
 pub(super) fn pipes(splice: bool, budget: DescriptorBudget) -> Pipes {
     Pipes::new(if splice { budget.pipes } else { 0 })
+}
+
+/// Where these listeners are, as an option would name it.
+pub(super) fn addresses(listeners: &[Listener]) -> Vec<ListenAddress> {
+    let bound = listeners.iter().map(Listener::bound);
+    bound
+        .map(|bound| match bound {
+            Bound::Tcp(address) => ListenAddress::Tcp(*address),
+            Bound::Unix(path) => ListenAddress::Unix(path.clone()),
+        })
+        .collect()
 }
 
 /// The listeners whose port is known before they are bound.

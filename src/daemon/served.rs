@@ -101,6 +101,16 @@ impl Served {
         false
     }
 
+    /// Whether they may be served from here: not while nobody is to be served.
+    pub(super) fn offer_without_remote(&self, offered: bool) {
+        #[cfg(feature = "server")]
+        if let Some(direct) = &self.direct {
+            direct.offer(offered);
+        }
+        #[cfg(not(feature = "server"))]
+        let _ = offered;
+    }
+
     /// How many of those there were so far, if they are served.
     pub(super) fn served_directly(&self) -> Option<u64> {
         #[cfg(feature = "server")]

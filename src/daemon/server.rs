@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::answers::{seconds, sorted};
 use super::runtime::{
-    Means, StartError, act_on_signals, limits, own_listeners, pipes, warn_of_exposure,
+    Means, StartError, act_on_signals, addresses, limits, own_listeners, pipes, warn_of_exposure,
 };
 use super::settings::ServeSettings;
 use super::status_lines;
@@ -41,7 +41,7 @@ struct Running {
 
 /// Builds the tasks of a server.
 pub(super) fn build(
-    settings: ServeSettings,
+    mut settings: ServeSettings,
     means: Means,
     cx: &mut Cx<'_>,
 ) -> Result<(), StartError> {
@@ -50,6 +50,7 @@ pub(super) fn build(
         control,
         signals,
         notifier,
+        passed,
         ..
     } = means;
     let users = match (&settings.users_file, settings.users.is_empty()) {
@@ -59,14 +60,19 @@ pub(super) fn build(
             Some(users)
         }
     };
-    let mut listeners = Vec::new();
+    let mut listeners = passed;
+    if listeners.is_empty() {
+        for address in &settings.listen {
+            listeners.push(Listener::bind(address).map_err(StartError::Bind)?);
+        }
+    } else {
+        settings.listen = addresses(&listeners);
+    }
     let mut own = own_listeners(&settings.listen);
-    for address in &settings.listen {
-        let listener = Listener::bind(address).map_err(StartError::Bind)?;
+    for listener in &listeners {
         if let Bound::Tcp(address) = listener.bound() {
             own.insert(*address);
         }
-        listeners.push(listener);
     }
 
     let via = match settings.via.split_first() {

@@ -14,7 +14,7 @@ use super::forwarder::{Forwarder, Parts, Steering};
 #[cfg(feature = "metrics")]
 use super::metrics::{self, MetricsServer};
 use super::requests;
-use super::runtime::{Means, StartError, act_on_signals, limits, own_listeners, pipes};
+use super::runtime::{Means, StartError, act_on_signals, addresses, limits, own_listeners, pipes};
 use super::served::Served;
 use super::settings::Settings;
 use super::sources;
@@ -40,14 +40,22 @@ use crate::target::Host;
 use crate::wire::Address;
 
 /// Builds the tasks of a forwarder.
-pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result<(), StartError> {
+pub(super) fn build(
+    mut settings: Settings,
+    means: Means,
+    cx: &mut Cx<'_>,
+) -> Result<(), StartError> {
     let Means {
         budget,
         control,
         signals,
         notifier,
+        passed,
         at_end,
     } = means;
+    if !passed.is_empty() {
+        settings.listen = addresses(&passed);
+    }
     let resolver = Resolver::default();
     let own = Shared::new(RefCell::new(own_listeners(&settings.listen)));
 
@@ -95,6 +103,7 @@ pub(super) fn build(settings: Settings, means: Means, cx: &mut Cx<'_>) -> Result
             steering,
             reports,
             notifier: notifier.clone(),
+            passed,
         },
         cx.now,
     );

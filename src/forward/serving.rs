@@ -40,7 +40,8 @@ pub(super) struct Serving {
 impl Serving {
     /// Whether SOCKS clients are served that no remote can be used for.
     pub(super) fn has_fallback(&self) -> bool {
-        self.settings.fallback.is_some()
+        let fallback = self.settings.fallback.as_ref();
+        fallback.is_some_and(|fallback| fallback.is_offered())
     }
 
     /// Whether the client's datagrams are carried, if a remote grants that: it needs an address by which they are known.

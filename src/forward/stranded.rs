@@ -17,6 +17,9 @@ pub struct Stranded {
 
 /// Serves clients that no remote can be used for.
 pub trait WithoutRemote: Send + Sync {
+    /// Whether there are to be such clients now.
+    fn is_offered(&self) -> bool;
+
     /// The session that serves this client from here on.
     fn serve(&self, stranded: Stranded, now: Instant) -> Box<dyn Session>;
 }

@@ -14,11 +14,19 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::listen_address::ListenAddress;
 use crate::net::tune;
 
-/// A bound, listening, non-blocking socket. The file of a Unix socket is removed with it.
+/// A bound, listening, non-blocking socket. The file of a Unix socket is removed with it, unless it was passed.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
     bound: Bound,
+    binder: Binder,
+}
+
+/// Who has bound a listener.
+#[derive(Debug, PartialEq, Eq)]
+enum Binder {
+    Us,
+    Another,
 }
 
 /// Where a listener listens, with the real port.
@@ -56,6 +64,27 @@ impl Listener {
         })
     }
 
+    /// One that somebody else has bound and made listen, such as a service manager.
+    ///
+    /// # Errors
+    /// When it is neither of TCP nor a Unix socket, or the system refuses something.
+    pub fn passed(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let bound = match address.as_socket() {
+            Some(address) => {
+                tune(&socket);
+                Bound::Tcp(address)
+            }
+            None => Bound::Unix(unix_name(&address)),
+        };
+        Ok(Self {
+            socket,
+            bound,
+            binder: Binder::Another,
+        })
+    }
+
     /// Where it listens, with the real port.
     #[must_use]
     pub fn bound(&self) -> &Bound {
@@ -69,7 +98,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Bound::Unix(path) = &self.bound {
+        if let (Bound::Unix(path), Binder::Us) = (&self.bound, &self.binder) {
             // Gone already if somebody cleaned up behind us.
             let _ = fs::remove_file(path);
         }
@@ -113,6 +142,7 @@ fn bind_tcp_at(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener {
         socket,
         bound: Bound::Tcp(bound),
+        binder: Binder::Us,
     })
 }
 
@@ -131,7 +161,17 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     Ok(Listener {
         socket,
         bound: Bound::Unix(path.to_owned()),
+        binder: Binder::Us,
     })
+}
+
+/// The path of a Unix socket, or `@` and its abstract name, as people write it.
+fn unix_name(address: &SockAddr) -> PathBuf {
+    if let Some(path) = address.as_pathname() {
+        return path.to_owned();
+    }
+    let name = address.as_abstract_namespace().unwrap_or_default();
+    format!("@{}", String::from_utf8_lossy(name)).into()
 }
 
 /// Whether a path is a socket that nobody listens on.

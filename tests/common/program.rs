@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -36,6 +37,7 @@ pub struct Launch {
     namespace: Option<String>,
     run_directory: Option<PathBuf>,
     input: Vec<u8>,
+    passed: Vec<OwnedFd>,
     control: Option<Control>,
 }
 
@@ -80,6 +82,7 @@ impl Launch {
             namespace: None,
             run_directory: None,
             input: Vec::new(),
+            passed: Vec::new(),
             control: None,
         }
     }
@@ -134,19 +137,36 @@ impl Launch {
         self
     }
 
+    /// One more descriptor that it is handed as systemd does it, the first as number 3; two at most. It has neither input nor
+    /// output then.
+    #[must_use]
+    pub fn passing(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.passed.push(descriptor.into());
+        assert!(self.passed.len() <= 2, "no more than stdin and stdout");
+        self
+    }
+
     /// Starts it and leaves it running.
-    pub fn start(self) -> Sockhop {
-        let mut child = self
-            .command()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+    pub fn start(mut self) -> Sockhop {
+        let mut command = self.command();
+        let mut passed = std::mem::take(&mut self.passed).into_iter();
+        let mut stdio = || passed.next().map_or_else(Stdio::piped, Stdio::from);
+        let mut child = command
+            .stdin(stdio())
+            .stdout(stdio())
             .stderr(Stdio::piped())
             .spawn()
             .expect("start the program");
-        let (input, mut stdin) = (self.input, child.stdin.take().expect("piped"));
-        thread::spawn(move || stdin.write_all(&input));
+        // Its copies of what is handed over are closed with it.
+        drop(command);
+        if let (input, Some(mut stdin)) = (self.input, child.stdin.take()) {
+            thread::spawn(move || stdin.write_all(&input));
+        }
         let log = Lines::of(child.stderr.take().expect("piped"));
-        let output = Lines::of(child.stdout.take().expect("piped"));
+        let output = match child.stdout.take() {
+            Some(stdout) => Lines::of(stdout),
+            None => Lines::of(io::empty()),
+        };
         Sockhop {
             child,
             control: self.control,
@@ -188,6 +208,16 @@ impl Launch {
     fn command(&self) -> Command {
         // What stands before the program becomes the program, so that signals and /proc still mean it.
         let mut command = match (self.open_files, &self.namespace) {
+            (None, None) if !self.passed.is_empty() => {
+                let mut shell = Command::new("sh");
+                let count = self.passed.len();
+                let moved = ["", "3<&0", "3<&0 4>&1"][count];
+                let script = format!(
+                    "exec {moved} </dev/null >/dev/null; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\" \"$@\""
+                );
+                shell.args(["-c", &script, PROGRAM]);
+                shell
+            }
             (None, None) => Command::new(PROGRAM),
             (Some(_), Some(_)) => panic!("a limit of open files in a namespace: no test needs it"),
             (None, Some(namespace)) => {

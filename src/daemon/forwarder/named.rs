@@ -23,6 +23,7 @@ impl Forwarder {
         if let Some(first) = explicit.first() {
             log::info!("remote is {first} (named by hand)");
         }
+        self.served.offer_without_remote(true);
         self.mode = Mode::Explicit;
         self.looping.clear();
         self.stop_converting();

@@ -2,5 +2,8 @@
 //! are a datagram and a few variables.
 
 mod notify;
+mod sockets;
 
 pub(super) use notify::Notifier;
+pub(super) use sockets::Passed;
+pub use sockets::{PassedError, Problem};
