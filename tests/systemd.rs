@@ -10,9 +10,13 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Launch, Peer, SOON, Signal, Sockhop, Target, exchange, socks5_request, wait_until};
+use common::{
+    Launch, Peer, SOON, Signal, Sockhop, Target, exchange, free_port, program, socks5_request,
+    wait_until,
+};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tempfile::TempDir;
@@ -356,4 +360,104 @@ fn commands_that_name_peers_do_not_get_the_sockets() {
     let seen = fs::read_to_string(seen).unwrap();
     assert!(seen.contains("/dev/null"), "{seen}");
     assert!(!seen.contains("socket:"), "{seen}");
+}
+
+const UNITS: [(&str, &str); 3] = [
+    (
+        "sockhop.service",
+        include_str!("../examples/systemd/sockhop.service"),
+    ),
+    (
+        "sockhop.socket",
+        include_str!("../examples/systemd/sockhop.socket"),
+    ),
+    (
+        "sockhop-serve.service",
+        include_str!("../examples/systemd/sockhop-serve.service"),
+    ),
+];
+
+#[test]
+fn the_units_start_the_program_with_options_it_knows() {
+    let mut lines = 0;
+    for (name, unit) in UNITS {
+        for line in unit.lines().filter(|line| line.starts_with("ExecStart=")) {
+            let mut words = line.split_whitespace().skip(1);
+            let command = words.next().unwrap();
+            let help = Sockhop::run(&[command, "--help"]);
+            let help = String::from_utf8(help.stdout).unwrap();
+            let known: Vec<&str> = help.split_whitespace().collect();
+            for word in words.filter(|word| word.starts_with("--")) {
+                assert!(known.contains(&word), "{name}: {word}");
+            }
+            lines += 1;
+        }
+    }
+    assert_eq!(lines, 2);
+}
+
+#[test]
+#[ignore = "needs systemd-analyze"]
+fn systemd_takes_the_units_and_finds_them_confined() {
+    let folder = TempDir::new().unwrap();
+    for (name, unit) in UNITS {
+        // It looks whether the program is there.
+        let unit = unit.replace("/usr/local/bin/sockhop", env!("CARGO_BIN_EXE_sockhop"));
+        fs::write(folder.path().join(name), unit).unwrap();
+    }
+    for (name, _) in UNITS {
+        let verify = Command::new(program("systemd-analyze"))
+            .args(["verify", "--man=no"])
+            .arg(folder.path().join(name))
+            .output()
+            .unwrap();
+        let complaints = String::from_utf8_lossy(&verify.stderr);
+        assert!(verify.status.success(), "{name}: {complaints}");
+        let about_ours = |line: &str| line.contains("sockhop");
+        assert!(!complaints.lines().any(about_ours), "{name}: {complaints}");
+        if !name.ends_with(".service") {
+            continue;
+        }
+        let security = Command::new(program("systemd-analyze"))
+            .args(["security", "--offline=true", "--threshold=15"])
+            .arg(folder.path().join(name))
+            .output()
+            .unwrap();
+        let report = String::from_utf8_lossy(&security.stdout);
+        assert!(report.contains("Overall exposure level"), "{report}");
+        assert!(security.status.success(), "{name}: {report}");
+    }
+}
+
+#[test]
+#[ignore = "needs systemd-socket-activate"]
+fn a_real_systemd_hands_its_socket_over() {
+    let folder = TempDir::new().unwrap();
+    let control = folder.path().join("control");
+    let (address, echo) = (free_port(), Target::echo());
+    let mut activator = Command::new(program("systemd-socket-activate"))
+        .args(["--listen", &address.to_string(), "--fdname=clients"])
+        .arg(env!("CARGO_BIN_EXE_sockhop"))
+        .args(["serve", "--listen=127.0.0.1:1", "--allow-dest=127.0.0.0/8"])
+        .arg("--control")
+        .arg(&control)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let served = || {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(SOON))?;
+        socks5_request(&stream, &to(&echo))?;
+        exchange(&stream, b"hello")
+    };
+    let mut answer = Vec::new();
+    wait_until(SOON, || {
+        answer = served().unwrap_or_default();
+        !answer.is_empty()
+    });
+    let is_ours = control.exists();
+    let _ = activator.kill();
+    let _ = activator.wait();
+    assert_eq!(answer, b"hello");
+    assert!(is_ours);
 }

@@ -36,7 +36,7 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// Debian's package, where it has another name than the program.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("danted", "dante-server"),
     ("dig", "bind9-dnsutils"),
     ("ip", "iproute2"),
@@ -46,6 +46,8 @@ const PACKAGES: [(&str, &str); 10] = [
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("systemd-analyze", "systemd"),
+    ("systemd-socket-activate", "systemd"),
     ("unshare", "util-linux"),
 ];
 
