@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use serde::Serialize;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::messages::{Call, ErrorCode, ErrorObject, Id, Request, Response};
 use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId, Want};
@@ -48,8 +49,12 @@ impl ControlSocket {
             if !meta.file_type().is_socket() {
                 return Err(failed(Problem::NotASocket));
             }
-            match UnixStream::connect(path) {
-                Ok(_) => return Err(failed(Problem::Served)),
+            match call(path) {
+                Ok(()) => return Err(failed(Problem::Served)),
+                // Its queue is full: it hangs, but it is there.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(failed(Problem::Served));
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     fs::remove_file(path).map_err(|error| failed(Problem::Io(error)))?;
                 }
@@ -93,6 +98,13 @@ impl Drop for ControlSocket {
     }
 }
 
+/// Connects, without waiting for somebody who does not accept.
+fn call(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
 /// The control socket could not be bound.
 #[derive(Debug)]
 pub struct ControlSocketError {
@@ -121,13 +133,10 @@ impl ControlSocketError {
         }
     }
 
-    /// Whether it is about the path: not allowed there, or no such folder.
+    /// Whether the system refuses to have a socket there: no such folder, not allowed, read-only, full.
     #[must_use]
     pub fn is_unusable_path(&self) -> bool {
-        matches!(&self.problem, Problem::Io(error) if matches!(
-            error.kind(),
-            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem
-        ))
+        matches!(self.problem, Problem::Io(_))
     }
 }
 

@@ -56,7 +56,11 @@ impl Daemon {
     /// The control socket is in use, or the system refuses something.
     pub fn new(settings: Settings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
-        Self::with(workers, &control, move |means, cx| {
+        let need = match settings.waits_to_be_told() {
+            true => Need::Must,
+            false => Need::May,
+        };
+        Self::with(workers, (&control, need), move |means, cx| {
             start::build(settings, means, cx)
         })
     }
@@ -68,14 +72,14 @@ impl Daemon {
     #[cfg(feature = "server")]
     pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
-        Self::with(workers, &control, move |means, cx| {
+        Self::with(workers, (&control, Need::May), move |means, cx| {
             server::build(settings, means, cx)
         })
     }
 
     fn with(
         workers: usize,
-        control: &ControlPath,
+        (control, need): (&ControlPath, Need),
         build: impl FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError> + 'static,
     ) -> Result<Self, StartError> {
         // Before anything that takes its time: a signal that is not caught yet ends the program.
@@ -86,7 +90,7 @@ impl Daemon {
         // While there is one thread: binding it sets the process's umask for a moment.
         let control = match passed.control {
             Some(passed) => Some(passed),
-            None => bind_control(control)?,
+            None => bind_control(control, need)?,
         };
         let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
         // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
@@ -201,9 +205,16 @@ impl Error for StartError {
     }
 }
 
-/// A default path that can't be used (no such folder, not ours) costs the control socket only; one that was given is
-/// meant.
-fn bind_control(path: &ControlPath) -> Result<Option<ControlSocket>, StartError> {
+/// Whether a program is of use that nobody can tell anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    May,
+    Must,
+}
+
+/// A default path that can't be used (no such folder, not ours, full) costs the control socket only, where the program is of use
+/// without; one that was given is meant.
+fn bind_control(path: &ControlPath, need: Need) -> Result<Option<ControlSocket>, StartError> {
     match path {
         ControlPath::None => Ok(None),
         ControlPath::At(path) => ControlSocket::bind(path)
@@ -211,7 +222,7 @@ fn bind_control(path: &ControlPath) -> Result<Option<ControlSocket>, StartError>
             .map_err(StartError::Control),
         ControlPath::Default => match ControlSocket::bind(&default_path()) {
             Ok(socket) => Ok(Some(socket)),
-            Err(error) if error.is_unusable_path() => {
+            Err(error) if need == Need::May && error.is_unusable_path() => {
                 let cause = error.source().map(ToString::to_string).unwrap_or_default();
                 log::warn!(
                     "{error}: {cause}; going on without one, choose another path with --control"

@@ -149,6 +149,12 @@ pub struct ServeSettings {
 }
 
 impl Settings {
+    /// Whether nothing is forwarded until somebody says so over the control socket.
+    #[must_use]
+    pub const fn waits_to_be_told(&self) -> bool {
+        matches!(self.mode, Mode::Manual) || (matches!(self.mode, Mode::Automatic) && !self.probing)
+    }
+
     /// Whether peers come from the overlay daemons of this machine, because there is nobody else to choose from.
     #[must_use]
     pub const fn looks_for_daemons(&self) -> bool {

@@ -120,9 +120,13 @@ fn is_any_v6(address: SocketAddr) -> bool {
 }
 
 fn lacks_ipv6(error: &io::Error) -> bool {
+    lacks_family(error) || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+fn lacks_family(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT)
+        Some(Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT)
     )
 }
 
@@ -204,6 +208,9 @@ impl BindError {
             }
             (io::ErrorKind::PermissionDenied, ListenAddress::Tcp(address)) if address.port() < 1024 => {
                 Some("ports below 1024 need root; choose a higher one with --listen".into())
+            }
+            (_, ListenAddress::Tcp(SocketAddr::V6(_))) if lacks_family(&self.cause) => {
+                Some("this system has no IPv6; choose an address of IPv4 with --listen".into())
             }
             (io::ErrorKind::AddrNotAvailable, _) => {
                 Some("this machine does not have that address; `ip address` shows those it has".into())

@@ -48,6 +48,10 @@ impl Keeper {
             Some(problem) => log::warn!("state file {shown}: {problem}"),
             None => log::info!("state file {shown}: {} addresses", found.addresses.len()),
         }
+        // Not at the first write, which may come in days. It is tried nevertheless: a start at boot may be too early.
+        if let (true, Err(error)) = (store.is_writable(), store.check()) {
+            log::warn!("state file {shown}: it could not be written now: {error}");
+        }
         Self {
             memory: Rc::new(RefCell::new(Memory::new(found.addresses, found.age, now))),
             store: Arc::new(Mutex::new(store)),

@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
+
 use super::file::{self, MOST_BYTES, Unusable};
 
 /// Where the state is kept.
@@ -82,6 +84,17 @@ impl Store {
     /// Whether there is a place to write to.
     pub(super) fn is_writable(&self) -> bool {
         self.there != There::Foreign
+    }
+
+    /// Whether the system would let a file be written there now, as far as it tells without one being written.
+    ///
+    /// # Errors
+    /// Why it would not: read-only, not ours.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if directory(&self.path).is_dir() {
+            access(directory(&self.path), Access::WRITE_OK)?;
+        }
+        Ok(())
     }
 
     /// Replaces the file: whatever happens, and if the power fails, either the old one or the new one is there.
