@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sockhop::discovery::probe::{AskSocks6, ProbeSettings};
 use sockhop::discovery::survey;
+use sockhop::net::Uplink;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // None of them with a user and a password.
@@ -18,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         timeout: Duration::from_secs(5),
         target: None,
         socks6: AskSocks6::No,
+        uplink: Uplink::default(),
     };
     let findings = survey(&peers, &settings, 64, &mut |_| {})?;
     for ((address, _), finding) in peers.iter().zip(findings) {

@@ -199,6 +199,21 @@ pub(super) struct Forward {
     #[argh(switch)]
     no_retry: bool,
 
+    /// NAME of the interface that connections to proxies, and probes, leave by
+    /// (default that of the route)
+    #[argh(option)]
+    interface: Option<String>,
+
+    /// ADDR of this machine that they come from, once for each family (default
+    /// the system's choice)
+    #[argh(option)]
+    source: Vec<String>,
+
+    /// NUMBER, such as 31 or 0x1f, that their packets are marked with, for rules
+    /// of routing and firewall (default none)
+    #[argh(option)]
+    mark: Option<String>,
+
     /// TIME of silence after which a stream is closed; 0 is never (default 0)
     #[argh(option)]
     idle_timeout: Option<String>,
@@ -346,6 +361,12 @@ impl Forward {
             state: optional("--state", &self.state, values::state)?,
             metrics: optional("--metrics", &self.metrics, values::metrics)?,
             splice: !self.no_splice,
+            uplink: values::uplink(
+                NAME,
+                self.interface.as_deref(),
+                &self.source,
+                self.mark.as_deref(),
+            )?,
             listen: default.listen,
             allow: default.allow,
         };
@@ -428,6 +449,7 @@ mod tests {
     #[cfg(feature = "socks6")]
     use crate::choice::OnSwitch;
     use crate::listen_address::ListenAddress;
+    use crate::net::Uplink;
     #[cfg(feature = "socks6")]
     use crate::server::ReplyTiming;
     use crate::target::SOCKS_PORT;
@@ -508,7 +530,7 @@ mod tests {
              --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
              --half-close-timeout 0 --control h --state i --no-splice \
              --only 10.0.0.0/8 --only fd00::/8 --never 10.9.9.9 --prefer 10.1.0.0/16 \
-             --prefer [fd00::1]:9 --probe-rate 7";
+             --prefer [fd00::1]:9 --probe-rate 7 --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f";
         let rules = Rules {
             only: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             never: vec!["10.9.9.9/32".parse().unwrap()],
@@ -552,6 +574,12 @@ mod tests {
             state: Some("i".into()),
             metrics: Settings::default().metrics,
             splice: false,
+            uplink: Uplink::new(
+                Some("wan2".parse().unwrap()),
+                &["192.0.2.7".parse().unwrap(), "fd00::7".parse().unwrap()],
+                Some(31),
+            )
+            .unwrap(),
         };
         assert_eq!(settings(line), Ok(expected));
     }

@@ -15,7 +15,7 @@ use crate::daemon::{Daemon, answers};
 use crate::demo::{self, Audience, Ending};
 use crate::discovery::probe::{AskSocks6, ProbeSettings};
 use crate::discovery::survey;
-use crate::net::{DescriptorBudget, raise_descriptor_limit};
+use crate::net::{DescriptorBudget, Uplink, raise_descriptor_limit};
 use crate::peer::Peer;
 use crate::resolver::{Lookup, ResolveError, Resolver};
 use crate::target::HostPort;
@@ -31,6 +31,8 @@ pub(super) struct ProbeRequest {
     pub(super) target: Option<HostPort>,
     /// Whether SOCKS 6 is asked for too.
     pub(super) socks6: AskSocks6,
+    /// Which way probes take.
+    pub(super) uplink: Uplink,
 }
 
 /// Runs a forwarder until it is told to end.
@@ -83,6 +85,7 @@ pub(super) fn probe(
             .as_ref()
             .and_then(|target| target.to_string().parse().ok()),
         socks6: request.socks6,
+        uplink: request.uplink.clone(),
     };
     let at_once = DescriptorBudget::share(raise_descriptor_limit()).probes;
     let findings = survey(&addresses, &settings, at_once, progress)

@@ -53,6 +53,20 @@ pub(super) struct Probe {
     #[argh(option)]
     socks6_profile: Option<String>,
 
+    /// NAME of the interface that probes leave by (default that of the route)
+    #[argh(option)]
+    interface: Option<String>,
+
+    /// ADDR of this machine that they come from, once for each family (default
+    /// the system's choice)
+    #[argh(option)]
+    source: Vec<String>,
+
+    /// NUMBER, such as 31 or 0x1f, that their packets are marked with, for rules
+    /// of routing and firewall (default none)
+    #[argh(option)]
+    mark: Option<String>,
+
     /// print JSON
     #[argh(switch)]
     json: bool,
@@ -73,6 +87,7 @@ impl Probe {
 
     pub(super) fn run(&self) -> Result<(), Failure> {
         let request = self.request()?;
+        values::usable(&request.uplink)?;
         let mut progress = Progress::new(request.addresses.len());
         let result = link::probe(&request, &mut |done| progress.show(done));
         progress.clear();
@@ -104,6 +119,12 @@ impl Probe {
             .unwrap_or(PROBE_TIMEOUT),
             target: values::optional(NAME, "--target", self.target.as_deref(), str::parse)?,
             socks6: values::ask_socks6(NAME, self.probe_socks6, self.socks6_profile.as_deref())?,
+            uplink: values::uplink(
+                NAME,
+                self.interface.as_deref(),
+                &self.source,
+                self.mark.as_deref(),
+            )?,
         })
     }
 }
@@ -153,6 +174,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
     use crate::discovery::probe::AskSocks6;
+    use crate::net::Uplink;
 
     fn request(arguments: &[&str]) -> Result<ProbeRequest, String> {
         Probe::from_args(&["sockhop", NAME], arguments)
@@ -173,6 +195,7 @@ mod tests {
                 timeout: Duration::from_secs(2),
                 target: Some("a:443".parse().unwrap()),
                 socks6: AskSocks6::No,
+                uplink: Uplink::default(),
             })
         );
         assert!(request(&[]).unwrap_err().contains("no address"));

@@ -199,6 +199,21 @@ pub(super) struct Serve {
     #[argh(option)]
     handshake_timeout: Option<String>,
 
+    /// NAME of the interface that connections to destinations, or to PROXY,
+    /// leave by (default that of the route)
+    #[argh(option)]
+    interface: Option<String>,
+
+    /// ADDR of this machine that they come from, once for each family (default
+    /// the system's choice)
+    #[argh(option)]
+    source: Vec<String>,
+
+    /// NUMBER, such as 31 or 0x1f, that their packets are marked with, for rules
+    /// of routing and firewall (default none)
+    #[argh(option)]
+    mark: Option<String>,
+
     /// TIME of silence after which a stream is closed; 0 is never (default 0)
     #[argh(option)]
     idle_timeout: Option<String>,
@@ -328,6 +343,12 @@ impl Serve {
             control: optional("--control", &self.control, values::control)?
                 .unwrap_or(default.control),
             splice: !self.no_splice,
+            uplink: values::uplink(
+                NAME,
+                self.interface.as_deref(),
+                &self.source,
+                self.mark.as_deref(),
+            )?,
             listen: default.listen,
             allow: default.allow,
         };
@@ -458,6 +479,7 @@ mod tests {
     use super::*;
     use crate::daemon::settings::ControlPath;
     use crate::listen::ASSOCIATIONS_PER_CLIENT;
+    use crate::net::Uplink;
     use crate::server::ReplyTiming;
     use crate::server::association::Filter;
     #[cfg(feature = "socks6")]
@@ -519,7 +541,7 @@ mod tests {
              --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
              --max-associations 7 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
-             --half-close-timeout 0 --control h --no-splice";
+             --half-close-timeout 0 --control h --no-splice --source 192.0.2.7 --mark 5";
         let expected = ServeSettings {
             #[cfg(feature = "socks6")]
             socks6: Some(Socks6Options::default()),
@@ -555,6 +577,7 @@ mod tests {
             half_close_timeout: None,
             control: ControlPath::At("h".into()),
             splice: false,
+            uplink: Uplink::new(None, &["192.0.2.7".parse().unwrap()], Some(5)).unwrap(),
         };
         assert_eq!(settings(line), Ok(expected));
         assert_eq!(settings("--no-udp").unwrap().udp, None);

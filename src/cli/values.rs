@@ -17,6 +17,7 @@ use crate::daemon::settings::ControlPath;
 use crate::discovery::probe::AskSocks6;
 use crate::listen_address::ListenAddress;
 use crate::logger::{self, LogSettings};
+use crate::net::{HAS_UPLINKS, Uplink};
 #[cfg(feature = "server")]
 use crate::server::ReplyTiming;
 #[cfg(feature = "metrics")]
@@ -76,6 +77,47 @@ pub(super) fn fallback(text: &str) -> Result<Fallback, BadText> {
         )),
         fallback => Ok(fallback),
     }
+}
+
+/// Which way connections take.
+pub(super) fn uplink(
+    command: &'static str,
+    interface: Option<&str>,
+    sources: &[String],
+    mark: Option<&str>,
+) -> Result<Uplink, Failure> {
+    let interface = optional(command, "--interface", interface, str::parse)?;
+    let sources: Vec<IpAddr> = options(command, "--source", sources, |text| {
+        text.parse()
+            .map_err(|_| BadText::new(text, "is not an address", "192.0.2.7 or 2001:db8::7"))
+    })?;
+    let mark = optional(command, "--mark", mark, self::mark)?;
+    Uplink::new(interface, &sources, mark)
+        .map_err(|error| Failure::usage(format!("--source: {error}"), Some(command)))
+}
+
+/// What packets are marked with.
+fn mark(text: &str) -> Result<u32, BadText> {
+    let bad = |problem| Err(BadText::new(text, problem, "31 or 0x1f"));
+    if !HAS_UPLINKS {
+        return bad("cannot be set on this system");
+    }
+    let number = match text.strip_prefix("0x") {
+        Some(digits) if !digits.starts_with('+') => u32::from_str_radix(digits, 16),
+        _ => text.parse(),
+    };
+    match number {
+        Ok(0) => bad("is no mark: packets have it without"),
+        Ok(mark) => Ok(mark),
+        Err(_) => bad("is not a number of at most 32 bits"),
+    }
+}
+
+/// Whether connections can take this way now.
+pub(super) fn usable(uplink: &Uplink) -> Result<(), Failure> {
+    uplink
+        .check()
+        .map_err(|error| Failure::not_done(&error, error.hint().map(str::to_owned)))
 }
 
 /// Whether peers are asked in SOCKS 6, and how.

@@ -9,7 +9,7 @@ use super::dialer::FOREVER;
 use super::error::ClientError;
 use super::stream::wait;
 use crate::handshake::Outcome;
-use crate::net::until_done;
+use crate::net::{Uplink, open_datagrams, until_done};
 use crate::proxy_uri::Resolution;
 use crate::resolver::Resolver;
 use crate::wire::socks5::DatagramHeader;
@@ -37,8 +37,9 @@ impl Association {
         proxy: &Address,
         resolution: Resolution,
         resolver: Resolver,
+        uplink: &Uplink,
     ) -> Result<Self, ClientError> {
-        Socks5::new(control, outcome, proxy, resolution, resolver)
+        Socks5::new(control, outcome, proxy, resolution, resolver, uplink)
             .map(Way::Socks5)
             .map(Self)
     }
@@ -148,6 +149,7 @@ impl Socks5 {
         proxy: &Address,
         resolution: Resolution,
         resolver: Resolver,
+        uplink: &Uplink,
     ) -> Result<Self, ClientError> {
         let near = control.local_addr().map_err(ClientError::System)?;
         let far = control.peer_addr().map_err(ClientError::System)?;
@@ -158,7 +160,7 @@ impl Socks5 {
         let relay = relay
             .filter(|relay| relay.port() != 0)
             .ok_or_else(|| ClientError::NoRelay(proxy.clone()))?;
-        let socket = connected(near, relay).map_err(ClientError::System)?;
+        let socket = connected(near, relay, uplink).map_err(ClientError::System)?;
         Ok(Self {
             control,
             socket,
@@ -222,17 +224,22 @@ impl Socks5 {
 
 /// A non-blocking socket that is connected to the relay. It is bound to the address that the proxy knows us by; a relay of the
 /// other family knows us by none.
-pub(super) fn connected(near: SocketAddr, relay: SocketAddr) -> io::Result<UdpSocket> {
+pub(super) fn connected(
+    near: SocketAddr,
+    relay: SocketAddr,
+    uplink: &Uplink,
+) -> io::Result<UdpSocket> {
     let from = match (near.ip(), relay) {
         (IpAddr::V4(ip), SocketAddr::V4(_)) => ip.into(),
         (IpAddr::V6(ip), SocketAddr::V6(_)) => ip.into(),
         (_, SocketAddr::V4(_)) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         (_, SocketAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = UdpSocket::bind((from, 0))?;
-    socket.connect(relay)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    let socket = open_datagrams(relay)?;
+    uplink.steer(&socket, relay)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect(&relay.into())?;
+    Ok(socket.into())
 }
 
 /// Sends to the relay; with a full buffer, the datagram is lost.

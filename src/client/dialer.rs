@@ -16,6 +16,7 @@ use super::socks6::{Answered, Memory};
 use super::stream::{Until, connect_any};
 use crate::ProxyUri;
 use crate::handshake::{Client, Goal, HandshakeError, Outcome};
+use crate::net::Uplink;
 use crate::proxy_uri::{Resolution, Scheme};
 use crate::resolver::{ResolveError, Resolver};
 use crate::wire::socks4::RequestError;
@@ -43,6 +44,7 @@ pub struct Dialer {
     timeout: Option<Duration>,
     none_allowed: bool,
     pub(super) resolver: Resolver,
+    pub(super) uplink: Uplink,
 }
 
 /// A connection to a target; made by [`Dialer::connect_with`].
@@ -74,6 +76,7 @@ impl Dialer {
             timeout: None,
             none_allowed: false,
             resolver: Resolver::new(LOOKUPS, 2 * LOOKUPS),
+            uplink: Uplink::default(),
         }
     }
 
@@ -90,6 +93,13 @@ impl Dialer {
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Reaches the first proxy this way, with datagrams too.
+    #[must_use]
+    pub fn by(mut self, uplink: Uplink) -> Self {
+        self.uplink = uplink;
         self
     }
 
@@ -223,7 +233,14 @@ impl Dialer {
                 }
                 let resolution = last.proxy.scheme().resolution();
                 let resolver = self.resolver.clone();
-                Association::socks5(asked.stream, &outcome, proxy, resolution, resolver)
+                Association::socks5(
+                    asked.stream,
+                    &outcome,
+                    proxy,
+                    resolution,
+                    resolver,
+                    &self.uplink,
+                )
             }
         }
     }
@@ -256,6 +273,7 @@ impl Dialer {
             deadline,
             none_allowed: self.none_allowed,
             resolver: &self.resolver,
+            uplink: &self.uplink,
         }
     }
 
@@ -344,6 +362,7 @@ pub(super) struct Route<'a> {
     pub(super) deadline: Instant,
     none_allowed: bool,
     resolver: &'a Resolver,
+    uplink: &'a Uplink,
 }
 
 impl Route<'_> {
@@ -419,7 +438,7 @@ impl Route<'_> {
             return Ok(asked.stream);
         }
         let addresses = self.look_up(address, Whose::Proxy)?;
-        connect_any(&addresses, self.deadline).map_err(|failure| match failure {
+        connect_any(&addresses, self.uplink, self.deadline).map_err(|failure| match failure {
             Some(failure) => ClientError::Connect(address.clone(), failure),
             None => ClientError::TimedOut(address.clone(), Phase::Connect),
         })

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
 
-use crate::net::{ConnectFailure, finish_connect, start_connect};
+use crate::net::{ConnectFailure, Uplink, finish_connect, start_connect};
 
 /// A non-blocking stream whose reads and writes wait, but not longer than until the deadline.
 pub(super) struct Until<'a> {
@@ -60,6 +60,7 @@ impl Write for Until<'_> {
 /// Why the last one failed that did; `None` when the deadline came first.
 pub(crate) fn connect_any(
     addresses: &[SocketAddr],
+    uplink: &Uplink,
     deadline: Instant,
 ) -> Result<TcpStream, Option<ConnectFailure>> {
     let mut waiting = addresses.iter();
@@ -72,7 +73,10 @@ pub(crate) fn connect_any(
             return Err(None);
         }
         if pending.is_empty() || now >= next_start {
-            match waiting.next().map(|address| start_connect(*address)) {
+            match waiting
+                .next()
+                .map(|address| start_connect(*address, uplink))
+            {
                 Some(Ok(socket)) => {
                     pending.push(socket);
                     next_start = now + HEAD_START;
@@ -175,7 +179,12 @@ mod tests {
         let ((_dead, refusing), (_full, silent)) = (socket(None), unanswering());
         let (_listener, living) = socket(Some(8));
         let start = Instant::now();
-        let stream = connect_any(&[refusing, silent, refusing, living], after(20_000)).unwrap();
+        let stream = connect_any(
+            &[refusing, silent, refusing, living],
+            &Uplink::default(),
+            after(20_000),
+        )
+        .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), living);
         assert!(start.elapsed() < Duration::from_secs(5));
     }
@@ -183,21 +192,30 @@ mod tests {
     #[test]
     fn the_last_failure_is_told_and_a_deadline_is_none() {
         let ((_dead, refusing), (_full, silent)) = (socket(None), unanswering());
-        match connect_any(&[refusing, refusing], after(20_000)) {
+        match connect_any(&[refusing, refusing], &Uplink::default(), after(20_000)) {
             Err(Some(ConnectFailure::Remote(error))) => {
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
             }
             other => panic!("{other:?}"),
         }
-        assert!(matches!(connect_any(&[silent], after(50)), Err(None)));
-        assert!(matches!(connect_any(&[refusing], after(0)), Err(None)));
-        assert!(matches!(connect_any(&[], after(20_000)), Err(None)));
+        assert!(matches!(
+            connect_any(&[silent], &Uplink::default(), after(50)),
+            Err(None)
+        ));
+        assert!(matches!(
+            connect_any(&[refusing], &Uplink::default(), after(0)),
+            Err(None)
+        ));
+        assert!(matches!(
+            connect_any(&[], &Uplink::default(), after(20_000)),
+            Err(None)
+        ));
     }
 
     #[test]
     fn a_read_ends_at_the_deadline() {
         let (listener, address) = socket(Some(8));
-        let stream = connect_any(&[address], after(20_000)).unwrap();
+        let stream = connect_any(&[address], &Uplink::default(), after(20_000)).unwrap();
         let _accepted = listener.accept().unwrap();
         let mut until = Until {
             stream: &stream,

@@ -11,7 +11,7 @@ use crate::engine::{Interests, Session, Standing, Turn, TurnContext};
 use crate::forward::{Epoch, Route};
 use crate::handshake::Socks4;
 use crate::listen::{Client, Limits};
-use crate::net::OwnListeners;
+use crate::net::{OwnListeners, Uplink};
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
 use crate::server::association::{Filter, UdpOptions, UdpSettings};
@@ -32,6 +32,7 @@ pub(super) struct Converter {
     /// For the way to a proxy.
     patience: Duration,
     retry: bool,
+    uplink: Uplink,
 }
 
 /// A proxy, and what its streams have in common.
@@ -61,6 +62,7 @@ impl Converter {
             timing: settings.reply_timing,
             patience: settings.connect_timeout,
             retry: settings.retry,
+            uplink: settings.uplink.clone(),
         }
     }
 
@@ -72,7 +74,7 @@ impl Converter {
         let (mut usable, mut loops) = (Vec::new(), Vec::new());
         for proxy in proxies {
             match Via::new(proxy, Vec::new(), own.clone()) {
-                Ok(via) => usable.push(via),
+                Ok(via) => usable.push(via.by(self.uplink.clone())),
                 Err(own) => loops.push(own),
             }
         }
@@ -106,6 +108,7 @@ impl Converter {
             socks6: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             connect_timeout,
+            uplink: self.uplink.clone(),
             bind_timeout: Some(BIND_TIMEOUT),
             answer_delay: Duration::ZERO,
             udp: Some(udp),

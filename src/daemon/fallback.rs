@@ -57,6 +57,7 @@ impl Direct {
             socks6: None,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             connect_timeout: DESTINATION_TIMEOUT,
+            uplink: settings.uplink.clone(),
             bind_timeout: Some(BIND_TIMEOUT),
             answer_delay: Duration::ZERO,
             udp: settings.udp.then_some(udp),

@@ -22,7 +22,7 @@ use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
 use crate::listen::{BindError, Bound, Limits, Listener};
 use crate::listen_address::ListenAddress;
 use crate::logger::STATUS_TARGET;
-use crate::net::{DescriptorBudget, OwnListeners, raise_descriptor_limit};
+use crate::net::{DescriptorBudget, OwnListeners, Uplink, UplinkError, raise_descriptor_limit};
 use crate::relay::Pipes;
 #[cfg(feature = "server")]
 use crate::server::{OwnListener, users::UsersFileError};
@@ -56,6 +56,7 @@ impl Daemon {
     /// The control socket is in use, or the system refuses something.
     pub fn new(settings: Settings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
+        check_uplink(&settings.uplink)?;
         let need = match settings.waits_to_be_told() {
             true => Need::Must,
             false => Need::May,
@@ -72,6 +73,7 @@ impl Daemon {
     #[cfg(feature = "server")]
     pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
+        check_uplink(&settings.uplink)?;
         Self::with(workers, (&control, Need::May), move |means, cx| {
             server::build(settings, means, cx)
         })
@@ -153,6 +155,8 @@ pub enum StartError {
     /// The proxy to connect through is the server itself.
     #[cfg(feature = "server")]
     Via(OwnListener),
+    /// The way that connections are to take is not permitted.
+    Uplink(UplinkError),
     /// A source of peers could not be started.
     Source(String, io::Error),
     /// The system gave no epoll instance, thread or descriptor.
@@ -169,6 +173,7 @@ impl StartError {
             Self::Control(error) => Some(error.hint()),
             #[cfg(feature = "server")]
             Self::Users(_) | Self::Via(_) => None,
+            Self::Uplink(error) => error.hint().map(str::to_owned),
             Self::Source(..) | Self::System(_) => None,
         }
     }
@@ -184,6 +189,7 @@ impl fmt::Display for StartError {
             Self::Users(error) => error.fmt(f),
             #[cfg(feature = "server")]
             Self::Via(error) => error.fmt(f),
+            Self::Uplink(error) => error.fmt(f),
             Self::Source(name, _) => write!(f, "cannot start the source {name}"),
             Self::System(_) => f.write_str("cannot start"),
         }
@@ -200,8 +206,21 @@ impl Error for StartError {
             Self::Users(error) => error.source(),
             #[cfg(feature = "server")]
             Self::Via(_) => None,
+            Self::Uplink(_) => None,
             Self::Source(_, error) | Self::System(error) => Some(error),
         }
+    }
+}
+
+/// What is not there may come: lines are dialled, and a router's programs start before they are. What is not permitted stays so.
+fn check_uplink(uplink: &Uplink) -> Result<(), StartError> {
+    match uplink.check() {
+        Err(error) if !error.may_pass() => Err(StartError::Uplink(error)),
+        Err(error) => {
+            log::warn!("{error}: connections fail until it is there");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

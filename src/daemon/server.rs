@@ -78,7 +78,8 @@ pub(super) fn build(
     let via = match settings.via.split_first() {
         Some((first, others)) => {
             let via = Via::new(first.clone(), others.into(), own.clone());
-            Some(Arc::new(via.map_err(StartError::Via)?))
+            let via = via.map_err(StartError::Via)?;
+            Some(Arc::new(via.by(settings.uplink.clone())))
         }
         None => None,
     };
@@ -115,6 +116,7 @@ pub(super) fn build(
         reply_timing: settings.reply_timing,
         handshake_timeout: settings.handshake_timeout,
         connect_timeout: settings.connect_timeout,
+        uplink: settings.uplink,
         bind_timeout: settings.bind_timeout,
         udp,
         answer_delay: Duration::ZERO,

@@ -14,6 +14,7 @@ use crate::discovery::rules::Rules;
 #[cfg(feature = "server")]
 use crate::listen::ASSOCIATIONS_PER_CLIENT;
 use crate::listen_address::ListenAddress;
+use crate::net::Uplink;
 use crate::peer::Peer;
 use crate::remote::Remote;
 #[cfg(feature = "socks6")]
@@ -94,6 +95,8 @@ pub struct Settings {
     pub metrics: Option<ListenAddress>,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
+    /// Which way connections and probes take.
+    pub uplink: Uplink,
 }
 
 /// The settings of a server. `ServeSettings::default()` has every default: nobody has to authenticate, and clients get to
@@ -146,6 +149,8 @@ pub struct ServeSettings {
     pub control: ControlPath,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
+    /// Which way what goes to destinations or proxies takes.
+    pub uplink: Uplink,
 }
 
 impl Settings {
@@ -189,6 +194,7 @@ impl Default for ServeSettings {
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
             splice: true,
+            uplink: Uplink::default(),
         }
     }
 }
@@ -240,6 +246,7 @@ impl Default for Settings {
             state: None,
             metrics: None,
             splice: true,
+            uplink: Uplink::default(),
         }
     }
 }

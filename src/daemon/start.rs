@@ -83,6 +83,7 @@ pub(super) fn build(
     );
     let forward = ForwardSettings {
         connect_timeout: settings.connect_timeout,
+        uplink: settings.uplink.clone(),
         stagger: settings.stagger,
         retry: settings.retry,
         relay,
@@ -194,6 +195,7 @@ fn discovery(
             .as_ref()
             .and_then(|target| target.to_string().parse::<Address>().ok()),
         socks6: settings.probe_socks6,
+        uplink: settings.uplink.clone(),
     };
     let own = Shared::clone(own);
     let is_own = Box::new(move |address: SocketAddr| own.borrow().is_own(address));

@@ -15,6 +15,7 @@ use crate::engine::{Cx, Mailbox, Next, Reactor, Task};
 use crate::handshake::Socks4;
 use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener, Serve};
 use crate::listen_address::ListenAddress;
+use crate::net::Uplink;
 use crate::relay::{Pipes, RelaySettings};
 use crate::resolver::Resolver;
 use crate::server::rules::Rules;
@@ -162,6 +163,7 @@ impl Task for Build {
                     reply_timing: ReplyTiming::default(),
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
+                    uplink: Uplink::default(),
                     bind_timeout: None,
                     udp: None,
                     answer_delay,

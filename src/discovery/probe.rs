@@ -22,7 +22,7 @@ use crate::handshake::client::Phase as Awaited;
 #[cfg(feature = "socks6")]
 use crate::handshake::socks6;
 use crate::handshake::{Client, Goal, HandshakeError, Refusal};
-use crate::net::{finish_connect, read_some, start_connect, write_all_now};
+use crate::net::{Uplink, finish_connect, read_some, start_connect, write_all_now};
 use crate::proxy_uri::ProxyUri;
 use crate::wire::socks5::Method;
 #[cfg(feature = "socks6")]
@@ -38,6 +38,8 @@ pub struct ProbeSettings {
     pub target: Option<Address>,
     /// Whether peers that do not take us in SOCKS5 are asked in SOCKS 6.
     pub socks6: AskSocks6,
+    /// Which way probes take: that of the connections that follow them.
+    pub uplink: Uplink,
 }
 
 /// Whether a peer is asked in SOCKS 6 that has answered in SOCKS5 like a proxy that knows nothing but SOCKS 6.
@@ -75,6 +77,7 @@ pub type OnFinding = Box<dyn FnOnce(&mut Cx<'_>, SocketAddr, Finding)>;
 pub struct Probe {
     address: SocketAddr,
     timeout: Duration,
+    uplink: Uplink,
     /// For all of it, from the start of the first connection.
     until: Option<Instant>,
     talk: Talk,
@@ -116,6 +119,7 @@ impl Probe {
         Self {
             address,
             timeout: settings.timeout,
+            uplink: settings.uplink.clone(),
             until: None,
             talk: Talk::Older(handshake, settings.socks6),
             greeted: match login {
@@ -159,7 +163,7 @@ impl Probe {
         let late = cx.now >= until;
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            None => match start(self.address, cx) {
+            None => match start(self.address, &self.uplink, cx) {
                 Ok(connection) => self.connection.insert(connection),
                 Err(finding) => return Some(finding),
             },
@@ -296,10 +300,10 @@ impl Task for Probe {
     }
 }
 
-fn start(address: SocketAddr, cx: &Cx<'_>) -> Result<Connection, Finding> {
+fn start(address: SocketAddr, uplink: &Uplink, cx: &Cx<'_>) -> Result<Connection, Finding> {
     let started = Instant::now();
     let failed = |error: &io::Error| Finding::from_error(error, Stage::Starting, started.elapsed());
-    let socket = start_connect(address).map_err(|failure| failed(failure.error()))?;
+    let socket = start_connect(address, uplink).map_err(|failure| failed(failure.error()))?;
     cx.watch(socket.as_fd(), Want::READ_WRITE)
         .map_err(|error| failed(&error))?;
     Ok(Connection {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::net::is_shortage;
+use crate::net::{UplinkError, is_shortage};
 pub use crate::wire::FirstBytes;
 
 /// What an address is, as far as probes know. The order is that of the lists shown to users: useful ones first.
@@ -111,6 +111,10 @@ pub enum Reason {
     NoDescriptor,
     /// Local: this machine has no route to the address.
     NoRoute,
+    /// Local: the interface that connections are to take is not there.
+    NoInterface,
+    /// Local: this machine does not have the address that connections are to come from.
+    NoSource,
     /// Local: the address is a listener of ours, so it was not probed.
     OwnAddress,
     /// Local: another error number before anything was sent.
@@ -143,6 +147,8 @@ impl Reason {
             | Self::LinkSuspected
             | Self::NoDescriptor
             | Self::NoRoute
+            | Self::NoInterface
+            | Self::NoSource
             | Self::OwnAddress
             | Self::LocalError(_) => Status::Unknown,
         }
@@ -165,7 +171,12 @@ impl Reason {
     pub const fn is_local(self) -> bool {
         matches!(
             self,
-            Self::NoDescriptor | Self::NoRoute | Self::OwnAddress | Self::LocalError(_)
+            Self::NoDescriptor
+                | Self::NoRoute
+                | Self::NoInterface
+                | Self::NoSource
+                | Self::OwnAddress
+                | Self::LocalError(_)
         )
     }
 }
@@ -214,6 +225,8 @@ impl fmt::Display for Reason {
             Self::LinkSuspected => f.write_str("no answer, own link may be down"),
             Self::NoDescriptor => f.write_str("no descriptor left to probe it"),
             Self::NoRoute => f.write_str("no route from here"),
+            Self::NoInterface => f.write_str("no such interface (--interface)"),
+            Self::NoSource => f.write_str("no such address here (--source)"),
             Self::OwnAddress => f.write_str("own listener, not probed"),
             Self::LocalError(errno) => {
                 write!(
@@ -302,7 +315,11 @@ impl Finding {
                 Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::AddrNotAvailable,
                 Stage::Starting,
             ) => Reason::NoRoute,
-            (Kind::NetworkDown, _) => Reason::NoRoute,
+            (Kind::NetworkDown, _) => match UplinkError::of(error) {
+                Some(UplinkError::NoInterface(_)) => Reason::NoInterface,
+                Some(UplinkError::NoSource(_)) => Reason::NoSource,
+                _ => Reason::NoRoute,
+            },
             (Kind::HostUnreachable, _) => Reason::HostUnreachable,
             (Kind::NetworkUnreachable, _) => Reason::NetworkUnreachable,
             (Kind::TimedOut, Stage::Established) => Reason::TimedOut(Phase::Greeting),

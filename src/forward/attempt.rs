@@ -451,7 +451,7 @@ mod tests {
     fn plain_remote_that_ends_its_side_at_once_still_gets_the_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let remote = listener.local_addr().unwrap();
-        let socket = start_connect(remote).unwrap();
+        let socket = start_connect(remote, &Default::default()).unwrap();
         let (far, _) = listener.accept().unwrap();
         far.shutdown(Shutdown::Write).unwrap();
         poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();

@@ -20,7 +20,9 @@ use socket2::Socket;
 
 use crate::engine::{Interests, Key, Turn, TurnContext, Want};
 use crate::listen::{Limits, Slot};
-use crate::net::{Near, open_datagrams, open_towards_relay, send_twice, unmapped, until_done};
+use crate::net::{
+    Near, Uplink, open_datagrams, open_towards_relay, send_twice, unmapped, until_done,
+};
 use crate::relay::{Control, Gone, Moved};
 use crate::wire::BoundAddress;
 use crate::wire::socks5::DatagramHeader;
@@ -90,6 +92,7 @@ impl Ports {
         told: &BoundAddress,
         slot: &mut Slot,
         associations: &Limits,
+        uplink: &Uplink,
     ) -> Result<Self, NoPorts> {
         let relay = relay_of(told, ends.at).ok_or(NoPorts::NoRelay)?;
         let counted = associations.take(Some(ends.address.ip()));
@@ -99,11 +102,12 @@ impl Ports {
         }
         let mut own = unmapped(ends.at);
         own.set_port(relay.port());
-        let far = open_towards_relay(ends.remote, relay).or_else(|error| match own == relay {
-            true => Err(error),
-            // No way to there from here; to the remote itself there is one.
-            false => open_towards_relay(ends.remote, own),
-        });
+        let far =
+            open_towards_relay(ends.remote, relay, uplink).or_else(|error| match own == relay {
+                true => Err(error),
+                // No way to there from here; to the remote itself there is one.
+                false => open_towards_relay(ends.remote, own, uplink),
+            });
         Ok(Self {
             near: near(ends.client, ends.address).map_err(NoPorts::System)?,
             far: far.map_err(NoPorts::System)?,
@@ -398,7 +402,7 @@ mod tests {
             remote: &far,
             at: address,
         };
-        let mut open = || Ports::open(ends, &told, &mut slot, &limits);
+        let mut open = || Ports::open(ends, &told, &mut slot, &limits, &Uplink::default());
         let ports = open().unwrap();
         assert!(matches!(open(), Err(NoPorts::TooMany)), "one per client");
         let now = Instant::now();

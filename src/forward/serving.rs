@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use super::route::{DialFailure, Epoch, Report, Route};
 use super::stranded::WithoutRemote;
 use crate::listen::{Limits, Slot};
+use crate::net::Uplink;
 use crate::relay::RelaySettings;
 
 /// What the sessions of one forwarder have in common.
 pub struct ForwardSettings {
     /// For a remote to be connected and, unless there is just one, to answer.
     pub connect_timeout: Duration,
+    /// Which way connections to remotes take, and datagrams for them.
+    pub uplink: Uplink,
     /// How long a remote may hesitate before another one is tried beside it; `None`: until it has failed.
     pub stagger: Option<Duration>,
     /// Whether a SOCKS 5 client gets another remote when one fails between greeting and reply, or can't reach its destination.

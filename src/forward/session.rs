@@ -227,7 +227,7 @@ impl ForwardSession {
             remote: &won.socket,
             at: remote,
         };
-        let ports = Ports::open(ends, &reply.bound, slot, associations);
+        let ports = Ports::open(ends, &reply.bound, slot, associations, &settings.uplink);
         let ports = match ports {
             Ok(ports) => ports,
             Err(why) => {
@@ -449,6 +449,7 @@ mod tests {
         };
         let settings = Arc::new(ForwardSettings {
             connect_timeout: Duration::from_secs(5),
+            uplink: crate::net::Uplink::default(),
             stagger: None,
             retry: true,
             relay: Arc::new(RelaySettings {

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::options::tune;
+use super::uplink::Uplink;
 
 /// Why a connect failed, by whose fault it is.
 #[derive(Debug)]
@@ -27,15 +28,18 @@ impl ConnectFailure {
     }
 }
 
-/// Starts to connect to an address. The socket is non-blocking and has its options; it becomes writable when the
+/// Starts to connect to an address, this way. The socket is non-blocking and has its options; it becomes writable when the
 /// connect has ended, see [`finish_connect`].
 ///
 /// # Errors
 /// What fails at once. A network or host that is unreachable here and now is this machine's lack of a route: that of
 /// others is told later, by an ICMP message, through [`finish_connect`].
-pub fn start_connect(address: SocketAddr) -> Result<Socket, ConnectFailure> {
+pub fn start_connect(address: SocketAddr, uplink: &Uplink) -> Result<Socket, ConnectFailure> {
     let socket = open(address).map_err(ConnectFailure::Local)?;
     tune(&socket);
+    uplink
+        .prepare(&socket, address)
+        .map_err(ConnectFailure::Local)?;
     connect(|| socket.connect(&SockAddr::from(address)))?;
     Ok(socket)
 }

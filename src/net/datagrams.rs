@@ -7,6 +7,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::local_address::canonical;
 use super::transfer::until_done;
+use super::uplink::Uplink;
 
 /// Datagrams only, non-blocking, of one family. Never to broadcast addresses: that would take an option.
 ///
@@ -80,11 +81,15 @@ pub fn send_twice(
 
 /// A socket for the relay of the proxy at the other end of this connection: connected to it, so that the kernel drops what comes from
 /// others, and sending from the address that the proxy knows us by, which is all that it has to tell us from others. A relay of the
-/// other family knows us by none.
+/// other family knows us by none. Datagrams take the way that the connection takes.
 ///
 /// # Errors
 /// No socket, or no way to there.
-pub fn open_towards_relay(proxy: &Socket, relay: SocketAddr) -> io::Result<UdpSocket> {
+pub fn open_towards_relay(
+    proxy: &Socket,
+    relay: SocketAddr,
+    uplink: &Uplink,
+) -> io::Result<UdpSocket> {
     let known_by = proxy.local_addr()?.as_socket().map(unmapped);
     let any: IpAddr = match relay {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -95,6 +100,7 @@ pub fn open_towards_relay(proxy: &Socket, relay: SocketAddr) -> io::Result<UdpSo
     let mut source = known_by.unwrap_or_else(|| SocketAddr::new(any, 0));
     source.set_port(0);
     let socket = open_datagrams(relay)?;
+    uplink.steer(&socket, relay)?;
     socket.bind(&source.into())?;
     socket.connect(&relay.into())?;
     Ok(socket.into())
@@ -130,7 +136,8 @@ mod tests {
         let relay = UdpSocket::bind("127.0.0.1:0").unwrap();
         let limit = std::time::Duration::from_secs(10);
         relay.set_read_timeout(Some(limit)).unwrap();
-        let socket = open_towards_relay(&proxy, relay.local_addr().unwrap()).unwrap();
+        let socket =
+            open_towards_relay(&proxy, relay.local_addr().unwrap(), &Uplink::default()).unwrap();
         socket.send(b"x").unwrap();
         assert_eq!(relay.recv_from(&mut [0; 8]).unwrap().1.ip(), own.ip());
         // Another one is not heard.

@@ -34,7 +34,12 @@ pub fn source_towards(ip: IpAddr) -> io::Result<IpAddr> {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0))?;
+    source_of(UdpSocket::bind((any, 0))?, ip)
+}
+
+/// The same for datagrams of this socket.
+pub(super) fn source_of(socket: impl Into<UdpSocket>, ip: IpAddr) -> io::Result<IpAddr> {
+    let socket = socket.into();
     socket.connect((ip, DISCARD))?;
     Ok(socket.local_addr()?.ip())
 }

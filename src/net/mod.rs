@@ -13,6 +13,7 @@ mod own_listeners;
 #[cfg(feature = "socks6")]
 pub mod stack;
 mod transfer;
+mod uplink;
 
 pub use accept::accept;
 pub use connect::{ConnectFailure, finish_connect, start_connect};
@@ -25,3 +26,4 @@ pub use near::Near;
 pub use options::tune;
 pub use own_listeners::OwnListeners;
 pub use transfer::{read_some, until_done, write_all_now};
+pub use uplink::{HAS_UPLINKS, Interface, Uplink, UplinkError};

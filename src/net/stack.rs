@@ -26,6 +26,7 @@ use socket2::Socket;
 
 use super::connect::{ConnectFailure, connect, open};
 use super::options::tune;
+use super::uplink::Uplink;
 use crate::wire::socks6::{Choice, Legs, StackOptions};
 
 /// Which IP carries a socket's packets. That of the other end, not that of the socket: an IPv6 socket sends IPv4 to an
@@ -157,6 +158,7 @@ pub struct Started {
 pub fn start_connect_as(
     address: SocketAddr,
     wanted: &Outgoing<'_>,
+    uplink: &Uplink,
 ) -> Result<Started, ConnectFailure> {
     let multipath = match wanted.multipath {
         true => open_multipath(address),
@@ -167,6 +169,9 @@ pub fn start_connect_as(
         .map_or_else(|| open(address), Ok)
         .map_err(ConnectFailure::Local)?;
     tune(&socket);
+    uplink
+        .prepare(&socket, address)
+        .map_err(ConnectFailure::Local)?;
     if wanted.ip.ttl.is_some() {
         let _ = set_error_reports(&socket, Family::towards(address), Choice::Yes);
     }

@@ -22,7 +22,7 @@ use super::rules::{Denied, NameVerdict, Rules};
 use super::{answering::Stack, stack};
 use crate::engine::{Interests, Want};
 use crate::handshake::Request;
-use crate::net::{accept, canonical, is_shortage, source_towards, tune};
+use crate::net::{Uplink, accept, canonical, is_shortage, tune};
 use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
 #[cfg(feature = "socks6")]
@@ -68,18 +68,19 @@ impl Binding {
         addresses: Vec<SocketAddr>,
         name: NameVerdict,
         rules: &Rules,
+        uplink: &Uplink,
     ) -> Result<(Self, SocketAddr), Unbound> {
         let anybody =
             matches!(request.address.host, Host::Ip(ip) if ip.to_canonical().is_unspecified());
         let (expected, at) = if anybody {
             let expected = Expected::Anybody(request.address.port);
-            (expected, near_client(request, client))
+            (expected, outside(near_client(request, client), uplink))
         } else {
             let peers = allowed_peers(request, addresses, name, rules)?;
-            let at = near_peer(&peers)?;
+            let at = near_peer(&peers, uplink)?;
             (Expected::OneOf(peers), at)
         };
-        let (listener, bound) = listen(at, BACKLOG).map_err(|error| failed(&error))?;
+        let (listener, bound) = listen(at, BACKLOG, uplink).map_err(|error| failed(&error))?;
         let binding = Self {
             listener,
             expected,
@@ -94,9 +95,10 @@ impl Binding {
     pub(super) fn open(
         at: SocketAddr,
         wanted: Option<&StackOptions>,
+        uplink: &Uplink,
     ) -> Result<(Self, SocketAddr, Stack), Unbound> {
         let (listener, bound, stack) =
-            stack::listen(at, BACKLOG, wanted).map_err(|error| failed(&error))?;
+            stack::listen(at, BACKLOG, wanted, uplink).map_err(|error| failed(&error))?;
         let binding = Self {
             listener,
             expected: Expected::Anybody(0),
@@ -183,10 +185,10 @@ pub(super) fn lets_in(peer: SocketAddr, rules: &Rules) -> bool {
 }
 
 /// The address that packets to the first of the peers that can be reached come from: there it reaches us.
-fn near_peer(peers: &[IpAddr]) -> Result<SocketAddr, Unbound> {
+fn near_peer(peers: &[IpAddr], uplink: &Uplink) -> Result<SocketAddr, Unbound> {
     let mut failure = None;
     for peer in peers {
-        match source_towards(*peer) {
+        match uplink.own_address(*peer) {
             Ok(own) => return Ok(SocketAddr::new(own, 0)),
             Err(error) => failure = Some(error),
         }
@@ -212,6 +214,14 @@ fn near_client(request: &Request, client: &Socket) -> SocketAddr {
     }
 }
 
+/// Where others reach us who come by the way that connections to them take. Without such, where the client does.
+pub(super) fn outside(near: SocketAddr, uplink: &Uplink) -> SocketAddr {
+    match uplink.outside(near.ip()) {
+        Some(ip) => SocketAddr::new(ip, near.port()),
+        None => near,
+    }
+}
+
 /// The address at which the client has reached us, if it is one, with port 0.
 pub(super) fn reached_at(client: &Socket) -> Option<SocketAddr> {
     let mut address = client.local_addr().ok()?.as_socket()?;
@@ -226,9 +236,13 @@ pub(super) fn reached_at(client: &Socket) -> Option<SocketAddr> {
 }
 
 /// A port that keeps so many who have connected.
-pub(super) fn listen(at: SocketAddr, backlog: i32) -> io::Result<(Socket, SocketAddr)> {
+pub(super) fn listen(
+    at: SocketAddr,
+    backlog: i32,
+    uplink: &Uplink,
+) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
-    listen_on(socket, at, backlog)
+    listen_on(socket, at, backlog, uplink)
 }
 
 /// The same on a socket that has been made.
@@ -236,12 +250,15 @@ pub(super) fn listen_on(
     socket: Socket,
     at: SocketAddr,
     backlog: i32,
+    uplink: &Uplink,
 ) -> io::Result<(Socket, SocketAddr)> {
     if at.is_ipv6() {
         socket.set_only_v6(!at.ip().is_unspecified())?;
     }
     tune(&socket);
     socket.set_nonblocking(true)?;
+    // Who connects comes by the way that leads there, and what they get goes back by it.
+    uplink.steer(&socket, at)?;
     socket.bind(&at.into())?;
     socket.listen(backlog)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(at);

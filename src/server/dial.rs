@@ -16,7 +16,7 @@ use super::cause::Cause;
 #[cfg(feature = "socks6")]
 use super::stack::{Had, Wanted};
 use crate::engine::{Interests, MAX_INTERESTS, Want};
-use crate::net::{ConnectFailure, finish_connect, start_connect};
+use crate::net::{ConnectFailure, Uplink, UplinkError, finish_connect, start_connect};
 use crate::wire::socks5::ReplyCode;
 
 /// Attempts at the addresses of one destination (RFC 8305 §4 and §5, in short).
@@ -29,6 +29,7 @@ pub(super) struct Dial {
     failure: Option<Cause>,
     /// At the same time.
     most_attempts: usize,
+    uplink: Uplink,
     #[cfg(feature = "socks6")]
     wanted: Option<Box<Wanted>>,
     in_force: InForce,
@@ -62,13 +63,14 @@ pub(super) enum Dialled {
 
 impl Dial {
     /// Will connect to one of these, which have been checked, in their order but with both families in turns.
-    pub(super) fn new(addresses: Vec<SocketAddr>, now: Instant) -> Self {
+    pub(super) fn new(addresses: Vec<SocketAddr>, uplink: Uplink, now: Instant) -> Self {
         Self {
             waiting: in_turns(addresses),
             attempts: Vec::new(),
             next: now,
             failure: None,
             most_attempts: MOST_ATTEMPTS,
+            uplink,
             #[cfg(feature = "socks6")]
             wanted: None,
             in_force: InForce::default(),
@@ -141,7 +143,7 @@ impl Dial {
     fn start(&mut self, address: SocketAddr, now: Instant) -> Result<Attempt, ConnectFailure> {
         #[cfg(feature = "socks6")]
         if let Some(wanted) = &mut self.wanted {
-            let (socket, had) = wanted.start(address)?;
+            let (socket, had) = wanted.start(address, &self.uplink)?;
             return Ok(Attempt {
                 socket,
                 since: now,
@@ -149,7 +151,7 @@ impl Dial {
             });
         }
         Ok(Attempt {
-            socket: start_connect(address)?,
+            socket: start_connect(address, &self.uplink)?,
             since: now,
             #[cfg(feature = "socks6")]
             had: Had::default(),
@@ -228,6 +230,7 @@ pub(super) fn reply_code(error: &io::Error) -> ReplyCode {
         }
         Some(Errno::HOSTUNREACH | Errno::TIMEDOUT | Errno::HOSTDOWN) => ReplyCode::HOST_UNREACHABLE,
         Some(Errno::ACCESS | Errno::PERM) => ReplyCode::NOT_ALLOWED,
+        None if UplinkError::of(error).is_some() => ReplyCode::NETWORK_UNREACHABLE,
         _ => ReplyCode::GENERAL_FAILURE,
     }
 }
@@ -283,7 +286,7 @@ mod tests {
     /// Turns until something comes of it, with a clock that jumps to what is waited for.
     fn dial(addresses: Vec<SocketAddr>) -> Dialled {
         let mut now = Instant::now();
-        let mut dial = Dial::new(addresses, now);
+        let mut dial = Dial::new(addresses, Uplink::default(), now);
         for _ in 0..2000 {
             match dial.turn(now) {
                 Dialled::Pending(next) => {
@@ -357,7 +360,7 @@ mod tests {
                     ..StackOptions::default()
                 };
                 let mut now = Instant::now();
-                let mut dial = Dial::new(vec![silent, silent, silent], now);
+                let mut dial = Dial::new(vec![silent; 3], Uplink::default(), now);
                 dial = dial.wanting(Wanted::new(stack, b""));
                 for expected in [1, overlapping] {
                     assert!(matches!(dial.turn(now), Dialled::Pending(Some(_))));
@@ -395,7 +398,7 @@ mod tests {
                 let listener = TcpListener::bind(host).unwrap();
                 let address = listener.local_addr().unwrap();
                 let now = Instant::now();
-                let mut dial = Dial::new(vec![address], now);
+                let mut dial = Dial::new(vec![address], Uplink::default(), now);
                 dial = dial.wanting(Wanted::new(wanted, b"payload"));
                 let socket = loop {
                     match dial.turn(now) {

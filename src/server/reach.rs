@@ -47,7 +47,8 @@ impl ServerSession {
             return self.other_command_through(pending, via, request, now);
         }
         if request.command == Command::Associate {
-            return self.associate(pending, address, || Ok(Exit::direct()), now);
+            let uplink = self.settings.uplink.clone();
+            return self.associate(pending, address, || Ok(Exit::direct(uplink)), now);
         }
         let verb = match request.command {
             Command::Bind => "BIND for",
@@ -175,7 +176,14 @@ impl ServerSession {
                     return self.bind_for(pending, via, addresses, name, now);
                 }
                 let rules = &self.settings.rules;
-                let bound = Binding::new(request, &pending.client, addresses, name, rules);
+                let bound = Binding::new(
+                    request,
+                    &pending.client,
+                    addresses,
+                    name,
+                    rules,
+                    &self.settings.uplink,
+                );
                 self.bind(pending, bound, now)
             }
             _ => self.connect(pending, name, addresses, now),
@@ -269,7 +277,7 @@ impl ServerSession {
             let destinations = allowed.into_iter().map(Address::from);
             return self.go_through(pending, Arc::clone(via), destinations);
         }
-        let dial = Dial::new(allowed, now);
+        let dial = Dial::new(allowed, self.settings.uplink.clone(), now);
         #[cfg(feature = "socks6")]
         let dial = match &pending.stack {
             Some(stack) => dial.wanting(Wanted::new(**stack, &pending.payload)),

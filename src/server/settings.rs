@@ -12,6 +12,7 @@ use super::socks6::Socks6;
 use super::users::Users;
 use super::via::Via;
 use crate::handshake::{Methods, Policy, Socks4};
+use crate::net::Uplink;
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
 use crate::wire::socks4::UserId;
@@ -42,6 +43,8 @@ pub struct ServerSettings {
     /// SOCKS 6. `None`: not spoken.
     #[cfg(feature = "socks6")]
     pub socks6: Option<Socks6>,
+    /// Which way what goes to others takes.
+    pub uplink: Uplink,
     /// For datagrams. `None`: there are none.
     pub udp: Option<UdpSettings>,
     /// For the relays.

@@ -12,8 +12,8 @@ use super::answering::Stack;
 use super::binding;
 use super::dial::InForce;
 use super::socks6::StackPolicy;
-use crate::net::ConnectFailure;
 use crate::net::stack::{self, Family, IpOptions, Outgoing};
+use crate::net::{ConnectFailure, Uplink};
 use crate::wire::socks6::{Choice, Legs, Parity, PortParity, Reserve, StackOptions};
 
 /// The way to a destination as the client wants it.
@@ -50,7 +50,11 @@ impl Wanted {
     }
 
     /// Starts an attempt.
-    pub(super) fn start(&mut self, address: SocketAddr) -> Result<(Socket, Had), ConnectFailure> {
+    pub(super) fn start(
+        &mut self,
+        address: SocketAddr,
+        uplink: &Uplink,
+    ) -> Result<(Socket, Had), ConnectFailure> {
         let early = match self.stack.tfo {
             Some(_) => Some(self.early.take().unwrap_or_default()),
             None => None,
@@ -60,7 +64,7 @@ impl Wanted {
             multipath: self.stack.multipath == Some(Choice::Yes),
             fast_open: early.as_deref(),
         };
-        let started = stack::start_connect_as(address, &wanted)?;
+        let started = stack::start_connect_as(address, &wanted, uplink)?;
         let had = Had {
             ip: started.ip,
             fast_open: started.fast_open,
@@ -143,9 +147,10 @@ pub(super) fn listen(
     at: SocketAddr,
     backlog: i32,
     wanted: Option<&StackOptions>,
+    uplink: &Uplink,
 ) -> io::Result<(Socket, SocketAddr, Stack)> {
     let Some(wanted) = wanted else {
-        let (listener, bound) = binding::listen(at, backlog)?;
+        let (listener, bound) = binding::listen(at, backlog, uplink)?;
         return Ok((listener, bound, None));
     };
     let socket = match wanted.multipath {
@@ -162,7 +167,7 @@ pub(super) fn listen(
     let queue = u16::try_from(backlog).unwrap_or(u16::MAX);
     let tfo = wish.and_then(|_| stack::accept_fast_open(&socket, queue).then_some(0));
     let ip = IpOptions::of_remote(wanted).apply(&socket, Family::towards(at));
-    let (listener, bound) = binding::listen_on(socket, at, backlog)?;
+    let (listener, bound) = binding::listen_on(socket, at, backlog, uplink)?;
     let in_force = StackOptions {
         tfo,
         ..on_remote(wanted, &listener, ip)

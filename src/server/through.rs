@@ -21,6 +21,7 @@ use super::session::{ServerSession, Stage, Step};
 use super::via::{Arrived, Expected, Gone, Unexpected, Via, Way};
 use crate::engine::{Turn, TurnContext};
 use crate::handshake::Request;
+use crate::net::Uplink;
 use crate::proxy_uri::Resolution;
 use crate::wire::socks5::{Command, ReplyCode};
 use crate::wire::{Address, Host};
@@ -234,18 +235,24 @@ impl ServerSession {
         let Some(announced) = request.map(|request| request.address.clone()) else {
             return self.no_such_command(pending, now);
         };
-        self.associate(pending, &announced, || arrived.into_exit(resolution), now)
+        let uplink = self.settings.uplink.clone();
+        self.associate(
+            pending,
+            &announced,
+            || arrived.into_exit(resolution, &uplink),
+            now,
+        )
     }
 }
 
 impl Arrived {
     /// The way out for datagrams, where those were asked for.
-    pub(super) fn into_exit(self, resolution: Resolution) -> io::Result<Exit> {
+    pub(super) fn into_exit(self, resolution: Resolution, uplink: &Uplink) -> io::Result<Exit> {
         #[cfg(feature = "socks6")]
         if let Some((id, profile)) = self.association {
             return Ok(Exit::Tunnel(Tunnel::new(self.socket, id, profile)));
         }
-        let relay = RelayPort::open(self.socket, self.told, resolution)?;
+        let relay = RelayPort::open(self.socket, self.told, resolution, uplink)?;
         Ok(Exit::RelayPort(relay))
     }
 }

@@ -14,6 +14,7 @@ use sockhop::forward::{
     Candidate, Choice, ForwardSession, ForwardSettings, Patience, Report, Route,
 };
 use sockhop::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener};
+use sockhop::net::Uplink;
 use sockhop::relay::{Pipes, RelaySettings};
 
 use crate::common::SOON;
@@ -56,6 +57,7 @@ impl Forwarder {
             };
             let settings = Arc::new(ForwardSettings {
                 connect_timeout: Duration::from_secs(5),
+                uplink: Uplink::default(),
                 stagger: Some(Duration::from_millis(200)),
                 retry: true,
                 relay: Arc::new(RelaySettings {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, values};
 use crate::client::connect_any;
-use crate::net::ConnectFailure;
+use crate::net::{ConnectFailure, Uplink};
 use crate::resolver::Resolver;
 use crate::wire::{Address, Host};
 
@@ -46,14 +46,20 @@ fn names_name(entry: &str, name: &str) -> bool {
 }
 
 /// Connects to the target; the stream is as one through a proxy is.
-pub(super) fn connect(target: &Address, timeout: Duration) -> Result<TcpStream, Failure> {
+pub(super) fn connect(
+    target: &Address,
+    uplink: &Uplink,
+    timeout: Duration,
+) -> Result<TcpStream, Failure> {
     let deadline = Instant::now() + timeout;
     let lookup = Resolver::new(1, 1).lookup(&target.host.to_string(), target.port);
     let connected = match lookup.wait(deadline) {
-        Ok(addresses) => connect_any(&addresses, deadline).map_err(|failure| match failure {
-            Some(ConnectFailure::Remote(error) | ConnectFailure::Local(error)) => error,
-            None => io::ErrorKind::TimedOut.into(),
-        }),
+        Ok(addresses) => {
+            connect_any(&addresses, uplink, deadline).map_err(|failure| match failure {
+                Some(ConnectFailure::Remote(error) | ConnectFailure::Local(error)) => error,
+                None => io::ErrorKind::TimedOut.into(),
+            })
+        }
         Err(error) => Err(io::Error::other(error)),
     };
     let stream = connected.and_then(|stream| {

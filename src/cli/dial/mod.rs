@@ -24,6 +24,7 @@ use crate::ProxyUri;
 use crate::client::Phase;
 use crate::client::{ClientError, DEFAULT_TIMEOUT, Dialer, Fault};
 use crate::daemon::settings::{LIMITS, TIMEOUTS};
+use crate::net::Uplink;
 use crate::target::HostPort;
 use crate::wire::{Address, Host};
 
@@ -79,6 +80,21 @@ pub(super) struct Dial {
     #[argh(option)]
     timeout: Option<String>,
 
+    /// NAME of the interface that connections leave by (default that of the
+    /// route)
+    #[argh(option)]
+    interface: Option<String>,
+
+    /// ADDR of this machine that they come from, once for each family (default
+    /// the system's choice)
+    #[argh(option)]
+    source: Vec<String>,
+
+    /// NUMBER, such as 31 or 0x1f, that their packets are marked with, for rules
+    /// of routing and firewall (default none)
+    #[argh(option)]
+    mark: Option<String>,
+
     /// carry datagrams instead of a stream
     #[argh(switch)]
     udp: bool,
@@ -101,6 +117,7 @@ struct Request {
     /// `None`: straight to the target.
     dialer: Option<Dialer>,
     timeout: Option<Duration>,
+    uplink: Uplink,
 }
 
 enum Mode {
@@ -117,10 +134,12 @@ impl Dial {
             target,
             dialer,
             timeout,
+            uplink,
         } = self.request(|name| env::var(name).ok())?;
+        values::usable(&uplink)?;
         let broken = |error| Failure::because(format!("connection to {target}: {error}"));
         let stream = match (mode, &dialer) {
-            (_, None) => direct::connect(&target, timeout.unwrap_or(DEFAULT_TIMEOUT))?,
+            (_, None) => direct::connect(&target, &uplink, timeout.unwrap_or(DEFAULT_TIMEOUT))?,
             (Mode::Connect, Some(dialer)) => {
                 #[cfg(feature = "socks6")]
                 let early = match dialer.takes_early_data() {
@@ -179,6 +198,13 @@ impl Dial {
                 (!direct).then_some(dialer)
             }
         };
+        let uplink = values::uplink(
+            NAME,
+            self.interface.as_deref(),
+            &self.source,
+            self.mark.as_deref(),
+        )?;
+        let dialer = dialer.map(|dialer| dialer.by(uplink.clone()));
         let dialer = match (dialer, timeout) {
             (Some(dialer), Some(timeout)) => Some(dialer.timeout(timeout)),
             (dialer, _) => dialer,
@@ -188,6 +214,7 @@ impl Dial {
             target,
             dialer,
             timeout,
+            uplink,
         })
     }
 

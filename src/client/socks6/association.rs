@@ -18,7 +18,7 @@ use super::super::dialer::{Answer, Dialer};
 use super::super::error::{ClientError, Phase, Whose};
 use super::super::stream::{Until, wait};
 use super::{Errand, Outcome};
-use crate::net::until_done;
+use crate::net::{Uplink, until_done};
 use crate::proxy_uri::Socks6;
 use crate::wire::socks6::{
     AssociationId, Channel, Command, Datagram, DecodeError, Decoded, ErrorCode, Profile, Side,
@@ -94,7 +94,7 @@ impl Dialer {
             incoming: Mutex::default(),
             sending: Mutex::new(()),
         };
-        association.begin(proxy, channel, deadline)?;
+        association.begin(proxy, channel, &self.uplink, deadline)?;
         Ok(AnyAssociation::socks6(association))
     }
 }
@@ -194,6 +194,7 @@ impl Association {
         &mut self,
         proxy: &Address,
         channel: Channel,
+        uplink: &Uplink,
         deadline: Instant,
     ) -> Result<(), ClientError> {
         self.id = self.initialization(proxy, deadline)?;
@@ -202,7 +203,7 @@ impl Association {
             Channel::Stream => self.write(&self.trigger()).map_err(ClientError::System),
             Channel::Packets => {
                 let near = self.control.local_addr().map_err(ClientError::System)?;
-                let socket = connected(near, self.relay).map_err(ClientError::System)?;
+                let socket = connected(near, self.relay, uplink).map_err(ClientError::System)?;
                 self.socket = Some(socket);
                 self.confirm(proxy, deadline)
             }

@@ -13,7 +13,7 @@ use super::names::settle;
 use super::signal::{Signal, Wake};
 use super::{Presence, Refreshed};
 use crate::api_address::ApiAddress;
-use crate::net::{finish_connect, start_connect};
+use crate::net::{Uplink, finish_connect, start_connect};
 use crate::resolver::Resolver;
 use crate::target::{Host, HostPort};
 
@@ -176,7 +176,7 @@ fn connect_address(address: SocketAddr, patience: &mut Patience<'_>) -> io::Resu
     let cause = |failure| match failure {
         Local(error) | Remote(error) => error,
     };
-    let socket = start_connect(address).map_err(cause)?;
+    let socket = start_connect(address, &Uplink::default()).map_err(cause)?;
     while !finish_connect(&socket).map_err(cause)? {
         patience.writable(&socket)?;
     }

@@ -86,9 +86,12 @@ impl Table {
             // These last, and there may be many of them.
             Reason::OwnAddress => self.settings.interval,
             // So may this, or the network is just about to come up: as long again as it has been unknown.
-            Reason::NoRoute if entry.status != Status::Valid => now
-                .saturating_duration_since(self.instant(entry.since))
-                .clamp(SOON.min(self.settings.interval), self.settings.interval),
+            Reason::NoRoute | Reason::NoInterface | Reason::NoSource
+                if entry.status != Status::Valid =>
+            {
+                now.saturating_duration_since(self.instant(entry.since))
+                    .clamp(SOON.min(self.settings.interval), self.settings.interval)
+            }
             _ => SOON.min(self.settings.interval),
         };
         let delay = match entry.is_proxy() {

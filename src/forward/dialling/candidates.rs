@@ -72,7 +72,7 @@ impl Dial {
                 self.beside_after = Some(now + SHORTAGE_RETRY);
                 return false;
             }
-            let failure = match start_connect(remote) {
+            let failure = match start_connect(remote, &serving.settings.uplink) {
                 Ok(socket) => {
                     let is_first = self.tried.is_empty();
                     self.tried.push(remote);

@@ -15,6 +15,7 @@ pub(in crate::server) use self::tunnel::Tunnel;
 use super::dropped::Dropped;
 use super::sockets::Far;
 use crate::engine::{Interests, TurnContext};
+use crate::net::Uplink;
 use crate::wire::Address;
 
 /// A way out. It has two descriptors at most, with the keys of the two families.
@@ -55,9 +56,9 @@ pub(super) enum Lost {
 }
 
 impl Exit {
-    /// From any port of this machine.
-    pub(in crate::server) fn direct() -> Self {
-        Self::Direct(Direct::new(Far::open))
+    /// From any port of this machine, this way.
+    pub(in crate::server) fn direct(uplink: Uplink) -> Self {
+        Self::Direct(Direct::new(move |towards| Far::open(towards, &uplink)))
     }
 
     /// Whether names go along as they are. Else they are looked up here.

@@ -10,7 +10,7 @@ use socket2::Socket;
 use super::dropped::Dropped;
 use super::far_side::NearSide;
 use super::settings::PortRange;
-use crate::net::{self, open_datagrams, receive_datagram, unmapped, until_done};
+use crate::net::{self, Uplink, open_datagrams, receive_datagram, unmapped, until_done};
 use crate::wire::Address;
 use crate::wire::socks5::DatagramHeader;
 
@@ -114,14 +114,14 @@ pub(super) struct Far {
 }
 
 impl Far {
-    /// A socket that can reach this address.
-    pub(super) fn open(towards: SocketAddr) -> io::Result<Self> {
+    /// A socket that can reach this address, this way.
+    pub(super) fn open(towards: SocketAddr, uplink: &Uplink) -> io::Result<Self> {
         let socket = open_datagrams(towards)?;
         let any: IpAddr = match towards {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        socket.bind(&SocketAddr::new(any, 0).into())?;
+        uplink.bind(&socket, SocketAddr::new(any, 0))?;
         Ok(Self {
             socket: socket.into(),
             is_interrupted: false,
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn broadcast_is_refused_by_the_system() {
-        let far = Far::open("127.0.0.1:1".parse().unwrap()).unwrap();
+        let far = Far::open("127.0.0.1:1".parse().unwrap(), &Uplink::default()).unwrap();
         let everybody = "255.255.255.255:9".parse().unwrap();
         assert_eq!(far.send(b"x", everybody), Err(Dropped::Unreachable));
     }

@@ -43,7 +43,7 @@ use super::{NoAssociation, UdpSettings};
 use crate::engine::{BUFFER, Interests, Key, Turn, TurnContext};
 use crate::listen::Slot;
 use crate::net::stack::{self, IpOptions};
-use crate::net::{read_some, source_towards, write_all_now};
+use crate::net::{Uplink, read_some, write_all_now};
 use crate::relay::Moved;
 use crate::server::settings::{ServerSettings, ServerStats};
 use crate::server::socks6::random;
@@ -187,21 +187,24 @@ impl Prepared {
         let local = client.local_addr().ok();
         let local = local.and_then(|local| local.as_socket());
 
-        let (taken, wants_any) = take(&udp.socks6.ports, wanted, ip)?;
+        let (taken, wants_any) = take(&udp.socks6.ports, wanted, ip, &settings.uplink)?;
         let Taken {
             socket,
             at,
             parity,
             reservation,
         } = taken;
+        let system = |error| Refused::Common(NoAssociation::System(error));
+        settings.uplink.steer(&socket, at).map_err(system)?;
         let style = Style {
             ip: IpOptions::of_remote(wanted.stack),
             reports: wanted.stack.udp_error,
         };
         let (granted, reports) = style.apply(&socket, at);
         let is_interrupted = reports == Some(Choice::Yes);
+        let uplink = settings.uplink.clone();
         let direct = Direct::new(move |towards| match wants_any {
-            true => style.open(towards, at.port()),
+            true => style.open(towards, at.port(), &uplink),
             // All from the one address that it has chosen.
             false => Err(io::ErrorKind::AddrNotAvailable.into()),
         });
@@ -215,7 +218,7 @@ impl Prepared {
             profile: wanted.profile,
             place: udp.socks6.place(local, ip, id, &wanted.profile),
             far: FarSide::new(Exit::Direct(direct), now),
-            bound: seen(at, local),
+            bound: seen(at, local, &settings.uplink),
             stack,
             reservation,
             counted,
@@ -294,6 +297,7 @@ fn take(
     ports: &ReservedPorts,
     wanted: &Wanted<'_>,
     client: Option<IpAddr>,
+    uplink: &Uplink,
 ) -> Result<(Taken, bool), Refused> {
     let Host::Ip(ip) = wanted.address.host else {
         return Err(Refused::Name);
@@ -308,7 +312,11 @@ fn take(
     };
     let wants_any = ip.is_unspecified();
     let parity = wanted.stack.port_parity;
-    let at = SocketAddr::new(ip, wanted.address.port);
+    let from_any = |ip: IpAddr| uplink.source(ip).unwrap_or(ip);
+    let at = SocketAddr::new(
+        if wants_any { from_any(ip) } else { ip },
+        wanted.address.port,
+    );
     let taken = match ports.take(at, parity, &who) {
         // This machine has no IPv6, or no IPv4, and any address will do.
         Err(NoPort::System(error)) if wants_any && has_no_family(&error) => {
@@ -316,7 +324,7 @@ fn take(
                 IpAddr::V4(_) => Ipv6Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED.into(),
             };
-            ports.take(SocketAddr::new(ip, at.port()), parity, &who)
+            ports.take(SocketAddr::new(from_any(ip), at.port()), parity, &who)
         }
         taken => taken,
     };
@@ -354,13 +362,13 @@ impl Style {
     }
 
     /// The socket of the other family, with the same port if nobody has it.
-    fn open(self, towards: SocketAddr, port: u16) -> io::Result<Far> {
+    fn open(self, towards: SocketAddr, port: u16, uplink: &Uplink) -> io::Result<Far> {
         let any: IpAddr = match towards {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let socket = crate::net::open_datagrams(towards)?;
-        let bind = |port| socket.bind(&SocketAddr::new(any, port).into());
+        let bind = |port| uplink.bind(&socket, SocketAddr::new(any, port));
         bind(port).or_else(|_| bind(0))?;
         let (_, reports) = self.apply(&socket, towards);
         Ok(Far::new(socket, reports == Some(Choice::Yes)))
@@ -368,7 +376,7 @@ impl Style {
 }
 
 /// Under which address destinations see a port. Of one at any address it is the one that most see: that of the way to everywhere.
-fn seen(at: SocketAddr, client_side: Option<SocketAddr>) -> SocketAddr {
+fn seen(at: SocketAddr, client_side: Option<SocketAddr>, uplink: &Uplink) -> SocketAddr {
     if !at.ip().is_unspecified() {
         return at;
     }
@@ -381,7 +389,7 @@ fn seen(at: SocketAddr, client_side: Option<SocketAddr>) -> SocketAddr {
         let near = client_side?.ip().to_canonical();
         (near.is_ipv4() == at.is_ipv4()).then_some(near)
     };
-    let own = source_towards(elsewhere).ok().or_else(near);
+    let own = uplink.own_address(elsewhere).ok().or_else(near);
     SocketAddr::new(own.unwrap_or_else(|| at.ip()), at.port())
 }
 

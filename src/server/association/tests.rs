@@ -10,6 +10,7 @@ use super::*;
 use crate::engine::{Reactor, Ready, poll_interests};
 use crate::handshake::Socks4;
 use crate::listen::Limits;
+use crate::net::Uplink;
 use crate::relay::{Pipes, RelaySettings};
 use crate::resolver::{Answer, ResolveError, Resolver};
 use crate::server::ServerStats;
@@ -41,6 +42,7 @@ pub(super) fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSett
         reply_timing: Default::default(),
         handshake_timeout: LONG,
         connect_timeout: LONG,
+        uplink: Uplink::default(),
         bind_timeout: None,
         answer_delay: Duration::ZERO,
         udp: Some(UdpSettings::new(UdpOptions::default(), associations)),
@@ -76,7 +78,13 @@ impl Bench {
         client.connect(prepared.told(&settings)).unwrap();
         let now = Instant::now();
         Self {
-            association: Association::new(accepted, Vec::new(), prepared, Exit::direct(), now),
+            association: Association::new(
+                accepted,
+                Vec::new(),
+                prepared,
+                Exit::direct(Uplink::default()),
+                now,
+            ),
             settings,
             control,
             client,

@@ -11,7 +11,7 @@ use super::backlog::{Found, Handle, Holder, MOST_BACKLOG, Port, Unfetched};
 use crate::engine::{Turn, TurnContext};
 use crate::net::{canonical, is_local};
 use crate::server::answering::{Answering, Stack};
-use crate::server::binding::{Binding, failed, reached_at};
+use crate::server::binding::{Binding, failed, outside, reached_at};
 use crate::server::cause::Cause;
 use crate::server::pending::Pending;
 use crate::server::reach::GivenUp;
@@ -40,6 +40,7 @@ impl ServerSession {
             return self.fetch(pending, &port, bound, now);
         }
         let at = match place(wanted, reached_at(&pending.client)) {
+            Ok(at) if is_any(wanted) => outside(at, &self.settings.uplink),
             Ok(at) => at,
             Err((code, why)) => return self.refuse(pending, code, &why, now),
         };
@@ -50,7 +51,12 @@ impl ServerSession {
             return self.bind_plain(pending, at, now);
         };
         let backlog = backlog.min(MOST_BACKLOG);
-        let opened = stack::listen(at, backlog.into(), pending.stack.as_deref());
+        let opened = stack::listen(
+            at,
+            backlog.into(),
+            pending.stack.as_deref(),
+            &self.settings.uplink,
+        );
         let (listener, bound, in_force) = match opened {
             Ok((listener, bound, in_force)) => (listener, canonical(bound), in_force),
             Err(error) => return self.unbound(pending, failed(&error), now),
@@ -73,7 +79,7 @@ impl ServerSession {
 
     /// One peer, on this connection.
     fn bind_plain(&mut self, mut pending: Pending, at: SocketAddr, now: Instant) -> Stage {
-        let opened = Binding::open(at, pending.stack.as_deref());
+        let opened = Binding::open(at, pending.stack.as_deref(), &self.settings.uplink);
         let (binding, bound, in_force) = match opened {
             Ok(opened) => opened,
             Err(why) => return self.unbound(pending, why, now),
@@ -192,6 +198,10 @@ impl ServerSession {
         let ip = self.story.client.map(|client| client.ip().to_canonical());
         (answers.profile().backlog == BacklogNotice::Push).then_some(Holder::Client(user, ip))
     }
+}
+
+fn is_any(wanted: &Address) -> bool {
+    matches!(wanted.host, Host::Ip(ip) if ip.to_canonical().is_unspecified())
 }
 
 /// Where to listen for a client that has reached us there; at no address, over a Unix socket.

@@ -101,7 +101,7 @@ impl ServerSession {
         };
         let stack = stack.map(|stack| *stack).unwrap_or_default();
         let prepared = Prepared::through(
-            || arrived.into_exit(resolution),
+            || arrived.into_exit(resolution, &self.settings.uplink),
             bound,
             (&client, self.story.client),
             (&stack, *answers.profile()),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 #[cfg(feature = "socks6")]
 use crate::handshake::socks6::Wallet;
-use crate::net::OwnListeners;
+use crate::net::{OwnListeners, Uplink};
 #[cfg(feature = "socks6")]
 use crate::proxy_uri::Socks6;
 use crate::proxy_uri::{ProxyUri, Resolution, Scheme};
@@ -49,6 +49,8 @@ pub struct Via {
     /// Whether a request may be made of another one.
     retry: bool,
     health: Health,
+    /// Which way the first proxy is reached.
+    uplink: Uplink,
     /// For each of the proxies the session that all clients share, where there may be one.
     #[cfg(feature = "socks6")]
     wallets: Vec<Option<Mutex<Wallet>>>,
@@ -116,7 +118,15 @@ impl Via {
             patience: Duration::ZERO,
             retry: true,
             health: Health::default(),
+            uplink: Uplink::default(),
         })
+    }
+
+    /// The first proxy is reached this way.
+    #[must_use]
+    pub fn by(mut self, uplink: Uplink) -> Self {
+        self.uplink = uplink;
+        self
     }
 
     /// Whether the last proxy does BIND for us.

@@ -294,7 +294,11 @@ impl Way {
     }
 
     fn dial(&self, now: Instant) -> Stage {
-        Stage::Dialling(Dial::new(self.addresses.clone(), now))
+        Stage::Dialling(Dial::new(
+            self.addresses.clone(),
+            self.via.uplink.clone(),
+            now,
+        ))
     }
 
     /// The last proxy has done it.

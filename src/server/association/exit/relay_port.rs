@@ -14,7 +14,7 @@ use super::super::dropped::Dropped;
 use super::super::sockets::sent;
 use super::{Family, Lost, Received};
 use crate::engine::{Interests, Key, TurnContext, Want};
-use crate::net::{canonical, open_towards_relay, send_twice, until_done};
+use crate::net::{Uplink, canonical, open_towards_relay, send_twice, until_done};
 use crate::proxy_uri::Resolution;
 use crate::relay::{Control, Gone};
 use crate::wire::Address;
@@ -36,9 +36,10 @@ impl RelayPort {
         proxy: Socket,
         relay: SocketAddr,
         resolution: Resolution,
+        uplink: &Uplink,
     ) -> io::Result<Self> {
         let relay = canonical(relay);
-        let socket = open_towards_relay(&proxy, relay)?;
+        let socket = open_towards_relay(&proxy, relay, uplink)?;
         Ok(Self {
             control: Control::new(proxy, CONNECTION, Vec::new()),
             socket,
