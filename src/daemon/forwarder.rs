@@ -12,6 +12,7 @@ mod draining;
 mod named;
 mod reports;
 mod restart;
+mod uplink;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +22,7 @@ use crossbeam_channel::Receiver;
 use self::choosing::LOOK_FIRST;
 use self::draining::Drains;
 use self::restart::Restart;
+use self::uplink::Way;
 use super::explicit::Explicit;
 use super::runtime::warn_of_exposure;
 use super::served::Served;
@@ -82,6 +84,7 @@ pub(super) struct Forwarder {
     look_pause: Duration,
     /// Whether it was said that there is nobody who names peers.
     told_of_desertion: bool,
+    way: Way,
     notifier: Notifier,
     /// Listeners of the service manager, until they are open.
     passed: Vec<Listener>,
@@ -171,6 +174,7 @@ impl Forwarder {
                 false => Lasting::Yes,
             },
             passed: parts.passed,
+            way: Way::default(),
         }
     }
 
@@ -198,6 +202,9 @@ impl Forwarder {
 
     /// Why it is that remote, or why there is none.
     pub(super) fn reason(&self) -> String {
+        if let Some(missing) = self.missing_way() {
+            return format!("{missing}: waiting for it");
+        }
         match &self.plan {
             Plan::Idle if self.race.is_some() => "a race is under way".into(),
             Plan::Idle => match self.mode {
@@ -557,9 +564,11 @@ impl Task for Steering {
         forwarder.advance_restart(cx.now);
         forwarder.advance_drains(cx.now);
         forwarder.tell_manager();
+        let next_way = forwarder.watch_the_way(cx);
         let tick = cx.now + forwarder.settings.probe_interval / 4;
         Next::Wait(
             next.into_iter()
+                .chain(next_way)
                 .chain(forwarder.next_bind)
                 .chain(forwarder.next_look)
                 .chain(forwarder.first_answers.map(|_| cx.now + FIRST_LOOKS))

@@ -215,7 +215,7 @@ impl Error for StartError {
 /// What is not there may come: lines are dialled, and a router's programs start before they are. What is not permitted stays so.
 fn check_uplink(uplink: &Uplink) -> Result<(), StartError> {
     match uplink.check() {
-        Err(error) if !error.may_pass() => Err(StartError::Uplink(error)),
+        Err(error) if !error.is_absence() => Err(StartError::Uplink(error)),
         Err(error) => {
             log::warn!("{error}: connections fail until it is there");
             Ok(())

@@ -86,6 +86,12 @@ impl Uplink {
         Ok(Self((!is_default).then(|| Arc::new(parts))))
     }
 
+    /// Whether it is the system's choice, whatever that is.
+    #[must_use]
+    pub const fn is_default(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Prepares a socket that is about to connect to an address.
     ///
     /// # Errors
@@ -283,10 +289,10 @@ impl UplinkError {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Whether it may pass by itself: interfaces and addresses come and go.
+    /// Whether something is not there: interfaces and addresses come and go.
     #[must_use]
-    pub const fn may_pass(&self) -> bool {
-        !matches!(self, Self::NotPermitted(_))
+    pub const fn is_absence(&self) -> bool {
+        matches!(self, Self::NoInterface(_) | Self::NoSource(_))
     }
 
     /// What to do about it, when that is known.
@@ -452,7 +458,7 @@ mod tests {
             assert!(UplinkError::of(&error).is_some());
             let problem = uplink.check().unwrap_err();
             assert_eq!(problem.to_string(), says);
-            assert!(problem.may_pass());
+            assert!(problem.is_absence());
         }
         assert!(Uplink::default().check().is_ok());
         assert!(from(&["127.0.0.2", "::1"]).check().is_ok());

@@ -23,10 +23,10 @@ use super::{answering::Stack, stack};
 use crate::engine::{Interests, Want};
 use crate::handshake::Request;
 use crate::net::{Uplink, accept, canonical, is_shortage, tune};
-use crate::wire::Host;
 use crate::wire::socks5::ReplyCode;
 #[cfg(feature = "socks6")]
 use crate::wire::socks6::StackOptions;
+use crate::wire::{Address, Host};
 
 /// A port that lets one peer in.
 pub(super) struct Binding {
@@ -74,7 +74,10 @@ impl Binding {
             matches!(request.address.host, Host::Ip(ip) if ip.to_canonical().is_unspecified());
         let (expected, at) = if anybody {
             let expected = Expected::Anybody(request.address.port);
-            (expected, outside(near_client(request, client), uplink))
+            (
+                expected,
+                outside(near_client(request, client), &request.address, uplink),
+            )
         } else {
             let peers = allowed_peers(request, addresses, name, rules)?;
             let at = near_peer(&peers, uplink)?;
@@ -214,9 +217,14 @@ fn near_client(request: &Request, client: &Socket) -> SocketAddr {
     }
 }
 
-/// Where others reach us who come by the way that connections to them take. Without such, where the client does.
-pub(super) fn outside(near: SocketAddr, uplink: &Uplink) -> SocketAddr {
-    match uplink.outside(near.ip()) {
+/// Where others reach us who come by the way that connections to them take, with the family of this unspecified address. Without
+/// such a way, where the client does.
+pub(super) fn outside(near: SocketAddr, any: &Address, uplink: &Uplink) -> SocketAddr {
+    let like = match any.host {
+        Host::Ip(ip) => ip,
+        Host::Name(_) => near.ip(),
+    };
+    match uplink.outside(like) {
         Some(ip) => SocketAddr::new(ip, near.port()),
         None => near,
     }

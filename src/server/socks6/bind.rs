@@ -40,7 +40,7 @@ impl ServerSession {
             return self.fetch(pending, &port, bound, now);
         }
         let at = match place(wanted, reached_at(&pending.client)) {
-            Ok(at) if is_any(wanted) => outside(at, &self.settings.uplink),
+            Ok(at) if is_any(wanted) => outside(at, wanted, &self.settings.uplink),
             Ok(at) => at,
             Err((code, why)) => return self.refuse(pending, code, &why, now),
         };
