@@ -7,6 +7,7 @@ use crate::bad_text::BadText;
 use crate::peer::Peer;
 #[cfg(feature = "socks6")]
 use crate::proxy_uri::Fallback;
+use crate::proxy_uri::encode;
 use crate::target::HostPort;
 #[cfg(feature = "socks6")]
 use crate::target::SOCKS_PORT;
@@ -75,6 +76,24 @@ impl Remote {
             Self::PassedOn(peer) => peer.credentials.is_some(),
             #[cfg(feature = "socks6")]
             Self::Converted { proxy, .. } => proxy.credentials().is_some(),
+        }
+    }
+
+    /// As text with its password: for those who are to use it, and nobody else.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        let credentials = match self {
+            Self::PassedOn(peer) => peer.credentials.as_deref(),
+            #[cfg(feature = "socks6")]
+            Self::Converted { proxy, .. } => proxy.credentials(),
+        };
+        let text = self.to_string();
+        match credentials {
+            Some(credentials) => {
+                let password = encode(credentials.password()).to_string();
+                text.replacen(":***@", &format!(":{password}@"), 1)
+            }
+            None => text,
         }
     }
 

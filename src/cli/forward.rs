@@ -228,6 +228,16 @@ pub(super) struct Forward {
     #[argh(option)]
     control: Option<String>,
 
+    /// take the place of the forwarder that has this control socket: its ports,
+    /// without a moment in which nobody accepts; streams end where they are
+    #[argh(switch)]
+    take_over: bool,
+
+    /// TIME that streams may go on once another forwarder has taken over; 0 is
+    /// as long as they like (default 10m)
+    #[argh(option)]
+    drain_timeout: Option<String>,
+
     /// PATH of a file that remembers good proxies for the next start
     /// (default none)
     #[argh(option)]
@@ -358,6 +368,11 @@ impl Forward {
             .unwrap_or(default.half_close_timeout),
             control: optional("--control", &self.control, values::control)?
                 .unwrap_or(default.control),
+            take_over: self.take_over,
+            drain_timeout: optional("--drain-timeout", &self.drain_timeout, |text| {
+                values::duration_or_never(text, &LIMITS)
+            })?
+            .unwrap_or(default.drain_timeout),
             state: optional("--state", &self.state, values::state)?,
             metrics: optional("--metrics", &self.metrics, values::metrics)?,
             splice: !self.no_splice,
@@ -416,6 +431,9 @@ fn check(settings: &Settings) -> Result<(), Failure> {
         ));
     }
     let deaf = settings.control == ControlPath::None;
+    if deaf && settings.take_over {
+        return usage("--take-over with --control none: that is where it is asked for");
+    }
     match settings.mode {
         Mode::Automatic if !settings.probing && deaf => usage(
             "--no-probing with --control none: no peer would ever be found valid; leave one of them out",
@@ -530,7 +548,7 @@ mod tests {
              --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
              --half-close-timeout 0 --control h --state i --no-splice \
              --only 10.0.0.0/8 --only fd00::/8 --never 10.9.9.9 --prefer 10.1.0.0/16 \
-             --prefer [fd00::1]:9 --probe-rate 7 --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f";
+             --prefer [fd00::1]:9 --probe-rate 7 --take-over --drain-timeout 9s --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f";
         let rules = Rules {
             only: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             never: vec!["10.9.9.9/32".parse().unwrap()],
@@ -571,6 +589,8 @@ mod tests {
             idle_timeout: Some(Duration::from_secs(5)),
             half_close_timeout: None,
             control: ControlPath::At("h".into()),
+            take_over: true,
+            drain_timeout: Some(Duration::from_secs(9)),
             state: Some("i".into()),
             metrics: Settings::default().metrics,
             splice: false,
@@ -668,6 +688,7 @@ mod tests {
             ("--stagger", default.stagger, TIMEOUTS),
             ("--idle-timeout", default.idle_timeout, LIMITS),
             ("--half-close-timeout", default.half_close_timeout, LIMITS),
+            ("--drain-timeout", default.drain_timeout, LIMITS),
         ] {
             assert_eq!(
                 values::duration_or_never(shown(name), &range),

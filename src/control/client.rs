@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::descriptors;
 use super::messages::{Call, ErrorObject, Id, MAX_LINE, NotAnAnswer, Request, Response};
 
 /// How long an answer may take unless the caller says otherwise: longer than any race that is under way.
@@ -46,6 +48,15 @@ impl Client {
 
     /// Asks, and waits for the answer.
     pub fn call(&mut self, call: &Call) -> Result<Answer, ClientError> {
+        self.call_for(call, &mut Vec::new())
+    }
+
+    /// The same with the descriptors that come along with the answer.
+    pub fn call_for(
+        &mut self,
+        call: &Call,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> Result<Answer, ClientError> {
         let deadline = Instant::now() + self.timeout;
         let id = Id::from(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
@@ -55,7 +66,7 @@ impl Client {
         };
         let line = self
             .send(request.to_line().as_bytes(), deadline)
-            .and_then(|()| self.receive(deadline))
+            .and_then(|()| self.receive(deadline, descriptors))
             .map_err(|cause| self.failed(call, Problem::from(cause)))?;
         let response = Response::decode(&line)
             .map_err(|cause| self.failed(call, Problem::NotAnAnswer(cause)))?;
@@ -95,12 +106,16 @@ impl Client {
     }
 
     /// One line without its line feed.
-    fn receive(&mut self, deadline: Instant) -> io::Result<Vec<u8>> {
+    fn receive(
+        &mut self,
+        deadline: Instant,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
         let mut buffer = [0; 8192];
         loop {
             self.stream.set_read_timeout(Some(left(deadline)?))?;
-            let count = match self.stream.read(&mut buffer) {
+            let count = match descriptors::receive(&self.stream, &mut buffer, descriptors) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -201,6 +216,14 @@ impl ClientError {
             Problem::Refused(error) => Some(error),
             _ => None,
         }
+    }
+
+    /// Whether nobody listens there.
+    #[must_use]
+    pub fn is_nobody_there(&self) -> bool {
+        use io::ErrorKind as Kind;
+        matches!(&self.problem, Problem::Connect(cause)
+            if matches!(cause.kind(), Kind::NotFound | Kind::ConnectionRefused))
     }
 
     /// What would help, when that is known.

@@ -51,6 +51,12 @@ pub enum Call {
         /// Whether it shall run from now on.
         run: bool,
     },
+    /// Hand the listeners over to the caller, who will say that it [took over](Call::TookOver); answered with [`HandOver`], with
+    /// which their descriptors come. Until then everything goes on.
+    TakeOver,
+    /// The caller accepts connections on what it was handed over this connection: accept none any more, and end when those that
+    /// are open have ended; answered with [`Draining`].
+    TookOver,
 }
 
 impl Call {
@@ -62,12 +68,16 @@ impl Call {
             Self::Connect { .. } => "connect",
             Self::Disconnect => "disconnect",
             Self::Probing { .. } => "probing",
+            Self::TakeOver => "take_over",
+            Self::TookOver => "took_over",
         }
     }
 
     fn params(&self) -> Option<Value> {
         match self {
-            Self::Status | Self::Proxies | Self::Disconnect => None,
+            Self::Status | Self::Proxies | Self::Disconnect | Self::TakeOver | Self::TookOver => {
+                None
+            }
             Self::Connect { remote, drain } => {
                 let mut params = serde_json::Map::new();
                 if let Some(remote) = remote {
@@ -89,6 +99,8 @@ impl Call {
             "disconnect" => {
                 params_of::<NoParams>(method, params).map(|NoParams {}| Self::Disconnect)
             }
+            "take_over" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::TakeOver),
+            "took_over" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::TookOver),
             "connect" => {
                 let ConnectParams { remote, drain_s } = params_of(method, params)?;
                 let drain = drain_s.map(drain).transpose()?;
@@ -104,7 +116,7 @@ impl Call {
                     method.chars().take(40).collect::<String>()
                 ),
             )
-            .with_hint("methods are status, proxies, connect, disconnect and probing")),
+            .with_hint("methods are status, proxies, connect, disconnect, probing, take_over and took_over")),
         }
     }
 }
@@ -388,6 +400,8 @@ pub enum ErrorCode {
     Cancelled,
     /// -32006: only a forwarder can do that, and this is a server.
     NotAForwarder,
+    /// -32007: another process is taking over, or has; or nothing was handed over to this one.
+    HandedOver,
     /// One that this version does not know.
     Other(i64),
 }
@@ -407,6 +421,7 @@ impl From<i64> for ErrorCode {
             -32004 => Self::RaceUnderWay,
             -32005 => Self::Cancelled,
             -32006 => Self::NotAForwarder,
+            -32007 => Self::HandedOver,
             other => Self::Other(other),
         }
     }
@@ -427,6 +442,7 @@ impl From<ErrorCode> for i64 {
             ErrorCode::RaceUnderWay => -32004,
             ErrorCode::Cancelled => -32005,
             ErrorCode::NotAForwarder => -32006,
+            ErrorCode::HandedOver => -32007,
             ErrorCode::Other(number) => number,
         }
     }
@@ -531,6 +547,28 @@ pub enum AnyStatus {
     Server(ServerStatus),
     /// A forwarder's.
     Forwarder(Status),
+}
+
+/// What a daemon hands over to the one that takes its place, with the descriptors of its listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// The number of its process.
+    pub process: u32,
+    /// What each descriptor is, in their order: `control`, or `clients` or `metrics` and the address as it was given.
+    pub listeners: Vec<String>,
+    /// Who chooses the remote.
+    pub mode: Mode,
+    /// In automatic mode: the remote in use, and others that are or were valid, best first.
+    pub known: Vec<String>,
+    /// The remotes that were named with `connect`, with what is needed to use them, if those are in use.
+    pub remotes: Vec<String>,
+}
+
+/// The answer to `took_over`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Connections that go on where they are.
+    pub draining: u64,
 }
 
 /// A source of peers.

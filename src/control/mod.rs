@@ -3,6 +3,7 @@
 //! One JSON object a line each way over a Unix stream socket, as JSON-RPC 2.0 defines them.
 
 pub mod client;
+mod descriptors;
 pub mod messages;
 pub mod path;
 pub mod server;

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use rustix::fs::Mode;
 use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::descriptors;
 use super::messages::{Call, ErrorCode, ErrorObject, Id, Request, Response};
 use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId, Want};
 
@@ -31,6 +32,8 @@ pub struct ControlSocket {
     listener: UnixListener,
     /// Its file, where it is ours.
     file: Option<PathBuf>,
+    /// The file is somebody else's to remove.
+    is_lent: Cell<bool>,
 }
 
 impl ControlSocket {
@@ -68,6 +71,7 @@ impl ControlSocket {
         let socket = Self {
             listener,
             file: Some(path.to_owned()),
+            is_lent: Cell::new(false),
         };
         socket
             .listener
@@ -85,14 +89,51 @@ impl ControlSocket {
         Ok(Self {
             listener,
             file: None,
+            is_lent: Cell::new(true),
         })
+    }
+
+    /// The one at this path that another process has bound. The file stays, until it is [ours](ControlSocket::keep_file).
+    ///
+    /// # Errors
+    /// It is none, or the system refuses.
+    pub fn adopt(path: &Path, descriptor: OwnedFd) -> io::Result<Self> {
+        let listener = UnixListener::from(descriptor);
+        if listener.local_addr()?.as_pathname().is_none() {
+            return Err(io::Error::other("it is no control socket"));
+        }
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            file: Some(path.to_owned()),
+            is_lent: Cell::new(true),
+        })
+    }
+
+    /// The same socket for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn lend(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// Leaves the file to another process, and hears no caller any more.
+    pub fn leave(&self, cx: &Cx<'_>) {
+        self.is_lent.set(true);
+        cx.unwatch(self.listener.as_fd());
+    }
+
+    /// The file is removed with this socket.
+    pub fn keep_file(&self) {
+        self.is_lent.set(false);
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Gone already if somebody cleaned up behind us.
-        if let Some(file) = &self.file {
+        if let (Some(file), false) = (&self.file, self.is_lent.get()) {
+            // Gone already if somebody cleaned up behind us.
             let _ = fs::remove_file(file);
         }
     }
@@ -165,7 +206,7 @@ impl Error for ControlSocketError {
 
 /// The task that accepts control connections.
 pub struct ControlServer {
-    socket: ControlSocket,
+    socket: Rc<ControlSocket>,
     handler: Handler,
     seats: Vec<Seat>,
     /// Accepted, and waits for a seat.
@@ -184,9 +225,9 @@ struct Seat {
 impl ControlServer {
     /// Serves a control socket.
     #[must_use]
-    pub fn new(socket: ControlSocket, handler: Handler) -> Self {
+    pub fn new(socket: impl Into<Rc<ControlSocket>>, handler: Handler) -> Self {
         Self {
-            socket,
+            socket: socket.into(),
             handler,
             seats: Vec::new(),
             waiting: None,
@@ -276,6 +317,7 @@ pub struct Reply {
     outbox: Shared<Outbox>,
     mailbox: Mailbox,
     connection: TaskId,
+    active: Weak<Cell<Instant>>,
 }
 
 impl Reply {
@@ -286,6 +328,23 @@ impl Reply {
                 Ok(result) => Response::result(id, &result),
                 Err(error) => Response::error(id, error),
             });
+        }
+    }
+
+    /// Answers, and sends descriptors along.
+    pub fn send_with<T: Serialize>(mut self, result: &T, descriptors: Vec<OwnedFd>) {
+        if let Some(id) = self.id.take() {
+            self.outbox.borrow_mut().descriptors = descriptors;
+            self.put(Response::result(id, result));
+        }
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn line(&self) -> Line {
+        Line {
+            connection: self.connection,
+            active: Weak::clone(&self.active),
         }
     }
 
@@ -317,9 +376,33 @@ impl Drop for Reply {
     }
 }
 
+/// A connection to the control socket.
+#[derive(Debug, Clone)]
+pub struct Line {
+    connection: TaskId,
+    /// Gone with the connection.
+    active: Weak<Cell<Instant>>,
+}
+
+impl Line {
+    /// Whether nobody has hung up.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.active.strong_count() > 0
+    }
+}
+
+impl PartialEq for Line {
+    fn eq(&self, other: &Self) -> bool {
+        self.connection == other.connection
+    }
+}
+
 #[derive(Default)]
 struct Outbox {
     bytes: Vec<u8>,
+    /// To go with the first of them.
+    descriptors: Vec<OwnedFd>,
     /// An answer is under way.
     owed: bool,
 }
@@ -384,8 +467,13 @@ impl Connection {
     fn write(&mut self, now: Instant) -> io::Result<bool> {
         let mut outbox = self.outbox.borrow_mut();
         while !outbox.bytes.is_empty() {
-            match (&self.stream).write(&outbox.bytes) {
+            let written = match outbox.descriptors.is_empty() {
+                true => (&self.stream).write(&outbox.bytes),
+                false => descriptors::send(&self.stream, &outbox.bytes, &outbox.descriptors),
+            };
+            match written {
                 Ok(count) => {
+                    outbox.descriptors.clear();
                     drop(outbox.bytes.drain(..count));
                     self.active.set(now);
                 }
@@ -451,6 +539,7 @@ impl Connection {
                     outbox: Shared::clone(&self.outbox),
                     mailbox: cx.mailbox(),
                     connection: cx.id(),
+                    active: Rc::downgrade(&self.active),
                 };
                 (self.handler)(call, reply, cx);
             }

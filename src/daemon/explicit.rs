@@ -100,6 +100,14 @@ impl Explicit {
             .map(|remote| &remote.name)
     }
 
+    /// All of them as text, with the passwords that are needed to use them.
+    pub(super) fn reveal(&self) -> Vec<String> {
+        self.remotes
+            .iter()
+            .map(|remote| remote.name.reveal())
+            .collect()
+    }
+
     /// The preferred remote, as it was named.
     pub(super) fn first(&self) -> Option<&remote::Remote> {
         self.remotes.first().map(|remote| &remote.name)

@@ -9,18 +9,23 @@
 
 mod choosing;
 mod draining;
+mod handing_over;
 mod named;
 mod reports;
 mod restart;
 mod uplink;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
 use self::choosing::LOOK_FIRST;
 use self::draining::Drains;
+pub(super) use self::handing_over::Estate;
 use self::restart::Restart;
 use self::uplink::Way;
 use super::explicit::Explicit;
@@ -28,6 +33,7 @@ use super::runtime::warn_of_exposure;
 use super::served::Served;
 use super::settings::Settings;
 use super::systemd::Notifier;
+use super::taking_over::Taken;
 use crate::choice::{Mode, OnSwitch};
 use crate::control::messages::{Connected, ErrorCode, ErrorObject, LastError};
 use crate::control::server::Reply;
@@ -60,7 +66,10 @@ pub(super) struct Forwarder {
     by_hand: SourceId,
     steering: TaskId,
     plan: Plan,
-    listeners: Vec<(Bound, TaskId)>,
+    listeners: Vec<(Rc<Listener>, TaskId)>,
+    pub(super) estate: Estate,
+    /// What another process has handed over, until it is told that it can go.
+    pub(super) taken: RefCell<Option<Taken>>,
     race: Option<Race>,
     pending: Option<PendingConnect>,
     drains: Drains,
@@ -132,6 +141,7 @@ pub(super) struct Parts {
     pub(super) reports: Receiver<Report>,
     pub(super) notifier: Notifier,
     pub(super) passed: Vec<Listener>,
+    pub(super) taken: Option<Taken>,
 }
 
 impl Forwarder {
@@ -155,6 +165,8 @@ impl Forwarder {
             steering: parts.steering,
             plan: Plan::Idle,
             listeners: Vec::new(),
+            estate: Estate::default(),
+            taken: RefCell::new(parts.taken),
             race: None,
             pending: None,
             drains: Drains::default(),
@@ -270,7 +282,7 @@ impl Forwarder {
     pub(super) fn listening(&self) -> Vec<String> {
         self.listeners
             .iter()
-            .map(|(bound, _)| bound.to_string())
+            .map(|(listener, _)| listener.bound().to_string())
             .collect()
     }
 
@@ -294,6 +306,7 @@ impl Forwarder {
         cx: &mut Cx<'_>,
     ) -> Result<(), BindError> {
         match self.settings.mode {
+            _ if self.taken.borrow().is_some() => self.go_on_as_taken(remembered, cx)?,
             Mode::Explicit => {
                 self.listen(cx)?;
                 let explicit = self.explicit(self.settings.remotes.clone(), cx.now);
@@ -323,26 +336,37 @@ impl Forwarder {
         Explicit::new(remotes, self.resolver.clone(), now)
     }
 
+    /// The listeners of the service manager, or of the settings: those that another process has handed over, and the others bound anew.
     fn bind_all(&mut self) -> Result<Vec<Listener>, BindError> {
         if self.lasting == Lasting::Yes {
             return Ok(std::mem::take(&mut self.passed));
         }
-        self.settings.listen.iter().map(Listener::bind).collect()
+        let bind = |address| {
+            let mut taken = self.taken.borrow_mut();
+            match taken.as_mut().and_then(|taken| taken.listener(address)) {
+                Some(listener) => Ok(listener),
+                None => Listener::bind(address),
+            }
+        };
+        self.settings.listen.iter().map(bind).collect()
     }
 
     /// Opens the listeners unless they are open.
     fn listen(&mut self, cx: &mut Cx<'_>) -> Result<(), BindError> {
-        if !self.listeners.is_empty() {
+        if !self.listeners.is_empty() || self.is_handed_over() {
             return Ok(());
         }
         for listener in self.bind_all()? {
-            let bound = listener.bound().clone();
-            if let Bound::Tcp(address) = &bound {
+            let listener = Rc::new(listener);
+            let bound = listener.bound();
+            if let Bound::Tcp(address) = bound {
                 self.own.borrow_mut().insert(*address);
             }
             log::info!("listening on {bound}");
-            let acceptor = Acceptor::new(listener, self.intake.clone(), Serve::clone(&self.serve));
-            self.listeners.push((bound, cx.spawn(Box::new(acceptor))));
+            let (intake, serve) = (self.intake.clone(), Serve::clone(&self.serve));
+            let acceptor = Acceptor::new(Rc::clone(&listener), intake, serve);
+            self.listeners
+                .push((listener, cx.spawn(Box::new(acceptor))));
         }
         self.next_bind = None;
         Ok(())
@@ -477,13 +501,15 @@ impl Forwarder {
             Lasting::Yes => Vec::new(),
         };
         self.served.offer_without_remote(false);
-        for (bound, acceptor) in closed {
+        for (listener, acceptor) in closed {
+            // While it is being handed over another process has it too.
+            cx.unwatch(listener.socket().as_fd());
             cx.cancel(acceptor);
             // Those of the settings stay ours, since connecting opens them again; a port that the system chose does not.
-            if let Bound::Tcp(address) = bound
-                && !self.settings.listen.contains(&ListenAddress::Tcp(address))
+            if let Bound::Tcp(address) = listener.bound()
+                && !self.settings.listen.contains(&ListenAddress::Tcp(*address))
             {
-                self.own.borrow_mut().remove(address);
+                self.own.borrow_mut().remove(*address);
             }
         }
         self.stop_converting();
@@ -553,6 +579,10 @@ impl Task for Steering {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         let mut forwarder = self.forwarder.borrow_mut();
         forwarder.take_reports(cx);
+        if forwarder.is_handed_over() {
+            forwarder.advance_drains(cx.now);
+            return Next::Wait(forwarder.drains.next());
+        }
         forwarder.tell_of_desertion();
         let mut next = forwarder.advance_pending(cx);
         if let Plan::Explicit(explicit) = &mut forwarder.plan {

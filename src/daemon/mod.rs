@@ -21,6 +21,7 @@ mod start;
 mod state;
 mod status_lines;
 mod systemd;
+mod taking_over;
 
 #[cfg(fuzzing)]
 pub use state::fuzzing as state_file;

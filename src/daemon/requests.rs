@@ -34,6 +34,8 @@ pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx
         Call::Disconnect => reply.send(Ok(Disconnected {
             closed: this.disconnect(cx),
         })),
+        Call::TakeOver => this.hand_over(reply, cx.now),
+        Call::TookOver => this.let_go(reply, cx),
         Call::Probing { run } => {
             let mut discovery = this.discovery.borrow_mut();
             if run {

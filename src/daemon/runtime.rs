@@ -16,6 +16,8 @@ use super::settings::ServeSettings;
 use super::settings::{ControlPath, Settings};
 use super::start;
 use super::systemd::{Notifier, Passed, PassedError};
+use super::taking_over::Taken;
+use crate::control::client::ClientError;
 use crate::control::path::default_path;
 use crate::control::server::{ControlSocket, ControlSocketError};
 use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
@@ -31,7 +33,7 @@ use crate::target::SOCKS_PORT;
 /// A forwarder or a server that can be run.
 pub struct Daemon {
     reactor: Reactor,
-    failure: Rc<RefCell<Option<StartError>>>,
+    failure: Failure,
     at_end: AtEnd,
 }
 
@@ -47,7 +49,13 @@ pub(super) struct Means {
     /// If not empty: where clients connect, whatever the settings say.
     pub(super) passed: Vec<Listener>,
     pub(super) at_end: AtEnd,
+    /// What another process has handed over.
+    pub(super) taken: Option<Taken>,
+    pub(super) failure: Failure,
 }
+
+/// What keeps a daemon from starting.
+pub(super) type Failure = Rc<RefCell<Option<StartError>>>;
 
 impl Daemon {
     /// A forwarder. Takes what it needs of the system; the limit of open descriptors is raised.
@@ -61,7 +69,11 @@ impl Daemon {
             true => Need::Must,
             false => Need::May,
         };
-        Self::with(workers, (&control, need), move |means, cx| {
+        let taken = match settings.take_over {
+            true => take_over(&control)?,
+            false => None,
+        };
+        Self::with(workers, (&control, need), taken, move |means, cx| {
             start::build(settings, means, cx)
         })
     }
@@ -74,7 +86,7 @@ impl Daemon {
     pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
         check_uplink(&settings.uplink)?;
-        Self::with(workers, (&control, Need::May), move |means, cx| {
+        Self::with(workers, (&control, Need::May), None, move |means, cx| {
             server::build(settings, means, cx)
         })
     }
@@ -82,6 +94,7 @@ impl Daemon {
     fn with(
         workers: usize,
         (control, need): (&ControlPath, Need),
+        mut taken: Option<Taken>,
         build: impl FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError> + 'static,
     ) -> Result<Self, StartError> {
         // Before anything that takes its time: a signal that is not caught yet ends the program.
@@ -90,13 +103,14 @@ impl Daemon {
         let notifier = Notifier::from_env();
         let budget = DescriptorBudget::share(raise_descriptor_limit());
         // While there is one thread: binding it sets the process's umask for a moment.
-        let control = match passed.control {
-            Some(passed) => Some(passed),
+        let taken_control = taken.as_mut().map(Taken::control).transpose()?.flatten();
+        let control = match passed.control.or(taken_control) {
+            Some(socket) => Some(socket),
             None => bind_control(control, need)?,
         };
         let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
         // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
-        let failure = Rc::new(RefCell::new(None));
+        let failure = Failure::default();
         let at_end = AtEnd::default();
         let means = Means {
             budget,
@@ -105,6 +119,8 @@ impl Daemon {
             notifier: notifier.clone(),
             passed: passed.listeners,
             at_end: Rc::clone(&at_end),
+            taken,
+            failure: Rc::clone(&failure),
         };
         let build = Build {
             build: Some(Box::new(move |cx| build(means, cx))),
@@ -149,6 +165,8 @@ pub enum StartError {
     Passed(PassedError),
     /// The control socket could not be bound.
     Control(ControlSocketError),
+    /// The process whose place is to be taken does not let it.
+    TakeOver(ClientError),
     /// The file of users cannot be used.
     #[cfg(feature = "server")]
     Users(UsersFileError),
@@ -174,6 +192,7 @@ impl StartError {
             #[cfg(feature = "server")]
             Self::Users(_) | Self::Via(_) => None,
             Self::Uplink(error) => error.hint().map(str::to_owned),
+            Self::TakeOver(error) => error.hint(),
             Self::Source(..) | Self::System(_) => None,
         }
     }
@@ -190,6 +209,7 @@ impl fmt::Display for StartError {
             #[cfg(feature = "server")]
             Self::Via(error) => error.fmt(f),
             Self::Uplink(error) => error.fmt(f),
+            Self::TakeOver(error) => error.fmt(f),
             Self::Source(name, _) => write!(f, "cannot start the source {name}"),
             Self::System(_) => f.write_str("cannot start"),
         }
@@ -202,6 +222,7 @@ impl Error for StartError {
             Self::Bind(error) => error.source(),
             Self::Passed(error) => error.source(),
             Self::Control(error) => error.source(),
+            Self::TakeOver(error) => error.source(),
             #[cfg(feature = "server")]
             Self::Users(error) => error.source(),
             #[cfg(feature = "server")]
@@ -221,6 +242,15 @@ fn check_uplink(uplink: &Uplink) -> Result<(), StartError> {
             Ok(())
         }
         Ok(()) => Ok(()),
+    }
+}
+
+/// Asks the process that has this control socket for its place.
+fn take_over(path: &ControlPath) -> Result<Option<Taken>, StartError> {
+    match path {
+        ControlPath::None => Ok(None),
+        ControlPath::At(path) => Taken::ask(path),
+        ControlPath::Default => Taken::ask(&default_path()),
     }
 }
 
@@ -257,7 +287,7 @@ fn bind_control(path: &ControlPath, need: Need) -> Result<Option<ControlSocket>,
 struct Build {
     build: Option<BuildOthers>,
     notifier: Notifier,
-    failure: Rc<RefCell<Option<StartError>>>,
+    failure: Failure,
 }
 
 type BuildOthers = Box<dyn FnOnce(&mut Cx<'_>) -> Result<(), StartError>>;

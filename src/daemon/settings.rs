@@ -89,6 +89,10 @@ pub struct Settings {
     pub half_close_timeout: Option<Duration>,
     /// Where the control socket is.
     pub control: ControlPath,
+    /// Whether the place is taken of the forwarder that has this control socket, if there is one.
+    pub take_over: bool,
+    /// How long streams may go on once another process has taken over; within [`LIMITS`]. `None`: as long as they like.
+    pub drain_timeout: Option<Duration>,
     /// Where addresses of proxies outlive a restart. `None`: they don't.
     pub state: Option<PathBuf>,
     /// Where Prometheus may ask for metrics. `None`: nowhere.
@@ -243,6 +247,8 @@ impl Default for Settings {
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
+            take_over: false,
+            drain_timeout: DRAIN_TIMEOUT,
             state: None,
             metrics: None,
             splice: true,
@@ -272,6 +278,8 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const IDLE_TIMEOUT: Option<Duration> = None;
 /// Half-closed streams that nobody feeds any more are mostly forgotten ones.
 pub const HALF_CLOSE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
+/// Long enough for a download or a call to end, short enough that an old version does not stay for ever.
+pub const DRAIN_TIMEOUT: Option<Duration> = Some(Duration::from_secs(10 * 60));
 /// Busy streams share these threads; idle ones need none.
 pub const DEFAULT_WORKERS: usize = 64;
 

@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::sources;
 use super::state::{Keeper, Known, remind};
 use super::status_lines;
-use crate::control::server::ControlServer;
+use crate::control::server::{ControlServer, ControlSocket};
 use crate::discovery::probe::ProbeSettings;
 use crate::discovery::source::Source;
 use crate::discovery::source::fixed::FixedSource;
@@ -52,6 +52,8 @@ pub(super) fn build(
         notifier,
         passed,
         at_end,
+        taken,
+        failure,
     } = means;
     if !passed.is_empty() {
         settings.listen = addresses(&passed);
@@ -62,7 +64,10 @@ pub(super) fn build(
     let discovery = Shared::new(RefCell::new(discovery(&settings, budget, &own, cx)));
     let keeper = settings.state.as_deref();
     let keeper = keeper.map(|path| Keeper::open(path, cx.now));
-    let remembered = keeper.as_ref().map(Keeper::addresses).unwrap_or_default();
+    let remembered = match &taken {
+        Some(taken) if !taken.known.is_empty() => taken.known.clone(),
+        _ => keeper.as_ref().map(Keeper::addresses).unwrap_or_default(),
+    };
     // Before all sources, so that they are probed first.
     remind(&mut discovery.borrow_mut().table, &remembered, cx.now);
     let prober = cx.spawn(Box::new(Prober::new(Shared::clone(&discovery))));
@@ -105,6 +110,7 @@ pub(super) fn build(
             reports,
             notifier: notifier.clone(),
             passed,
+            taken,
         },
         cx.now,
     );
@@ -139,19 +145,51 @@ pub(super) fn build(
     forwarder.borrow().tell_manager();
     if let Some(keeper) = keeper {
         keeper.follow(Box::new(Known(Shared::clone(&forwarder))), cx);
+        forwarder.borrow_mut().estate.keeper = Some(keeper.clone());
         *at_end.borrow_mut() = Some(Box::new(move || keeper.finish(Instant::now())));
     }
     if forwarder.borrow().settings.probing {
         discovery.borrow_mut().start(cx);
     }
     // Last, so that whoever can talk to it talks to something that works.
-    if let Some(socket) = control {
-        let handler = Rc::new(move |call, reply, cx: &mut Cx<'_>| {
-            requests::handle(&forwarder, call, reply, cx)
-        });
-        cx.spawn(Box::new(ControlServer::new(socket, handler)));
-    }
+    let serve_control = control.map(|socket| serve_control(socket, &forwarder, cx));
+    let serve_control = move |cx: &mut Cx<'_>| {
+        if let Some((id, server)) = serve_control {
+            cx.place(id, Box::new(server));
+        }
+    };
+    let taken = forwarder.borrow().taken.take();
+    let Some(taken) = taken else {
+        serve_control(cx);
+        return Ok(());
+    };
+    let then = Box::new(move |cx: &mut Cx<'_>, outcome| match outcome {
+        Ok(()) => {
+            forwarder.borrow().keep_files();
+            serve_control(cx);
+        }
+        Err(error) => {
+            *failure.borrow_mut() = Some(StartError::TakeOver(error));
+            cx.stop();
+        }
+    });
+    taken.announce(then, cx);
     Ok(())
+}
+
+/// Who answers on the control socket, once it is placed.
+fn serve_control(
+    socket: ControlSocket,
+    forwarder: &Shared<Forwarder>,
+    cx: &mut Cx<'_>,
+) -> (TaskId, ControlServer) {
+    let (socket, id) = (Rc::new(socket), cx.reserve());
+    forwarder.borrow_mut().estate.control = Some((Rc::clone(&socket), id));
+    let forwarder = Shared::clone(forwarder);
+    let handler = Rc::new(move |call, reply, cx: &mut Cx<'_>| {
+        requests::handle(&forwarder, call, reply, cx);
+    });
+    (id, ControlServer::new(socket, handler))
 }
 
 #[cfg(feature = "metrics")]
@@ -160,7 +198,16 @@ fn serve_metrics(forwarder: &Shared<Forwarder>, cx: &mut Cx<'_>) -> Result<(), S
     let Some(address) = &this.settings.metrics else {
         return Ok(());
     };
-    let listener = Listener::bind(address).map_err(StartError::Bind)?;
+    let taken = this
+        .taken
+        .borrow_mut()
+        .as_mut()
+        .and_then(|taken| taken.metrics(address));
+    let listener = match taken {
+        Some(listener) => listener,
+        None => Listener::bind(address).map_err(StartError::Bind)?,
+    };
+    let listener = Rc::new(listener);
     if let Bound::Tcp(address) = listener.bound() {
         this.own.borrow_mut().insert(*address);
     }
@@ -172,7 +219,10 @@ fn serve_metrics(forwarder: &Shared<Forwarder>, cx: &mut Cx<'_>) -> Result<(), S
     }
     let admission = Rc::clone(&this.intake.admission);
     let render = Rc::new(metrics::render(Shared::clone(forwarder)));
-    cx.spawn(Box::new(MetricsServer::new(listener, admission, render)));
+    let server = MetricsServer::new(Rc::clone(&listener), admission, render);
+    let task = cx.spawn(Box::new(server));
+    drop(this);
+    forwarder.borrow_mut().estate.metrics = Some((listener, task));
     Ok(())
 }
 

@@ -235,6 +235,16 @@ impl Discovery {
         self.table.cancel_all();
     }
 
+    /// Stops for good: sources are not asked any more either.
+    pub fn retire(&mut self, cx: &mut Cx<'_>) {
+        self.stop(cx);
+        for source in &self.sources {
+            if let Some(thread) = &source.thread {
+                thread.stop();
+            }
+        }
+    }
+
     /// How many probes have ended, by what they found; those that our own side stopped are `unknown`.
     pub fn probes_by_result(&self) -> impl Iterator<Item = (Status, u64)> {
         Status::ALL.into_iter().zip(self.ended)

@@ -505,6 +505,16 @@ impl Cx<'_> {
         }
     }
 
+    /// Tells nobody any more about a descriptor. Closing it is not enough where another process has it too: then the kernel goes on
+    /// telling.
+    pub fn unwatch(&self, fd: BorrowedFd<'_>) {
+        // It may never have been watched.
+        let _ = self
+            .core
+            .registry
+            .deregister(&mut SourceFd(&fd.as_raw_fd()));
+    }
+
     /// Adds a task, which is run soon.
     pub fn spawn(&mut self, task: Box<dyn Task>) -> TaskId {
         self.core.spawn(task)

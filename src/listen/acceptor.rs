@@ -66,7 +66,7 @@ pub struct Intake {
 
 /// Accepts connections of one listener. Pauses, never ends, when connections, descriptors or memory run out.
 pub struct Acceptor {
-    listener: Listener,
+    listener: Rc<Listener>,
     intake: Intake,
     serve: Serve,
     watched: bool,
@@ -87,9 +87,9 @@ enum Pause {
 impl Acceptor {
     /// Accepts what `listener` gets and serves it with `serve`.
     #[must_use]
-    pub fn new(listener: Listener, intake: Intake, serve: Serve) -> Self {
+    pub fn new(listener: impl Into<Rc<Listener>>, intake: Intake, serve: Serve) -> Self {
         Self {
-            listener,
+            listener: listener.into(),
             intake,
             serve,
             watched: false,

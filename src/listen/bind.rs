@@ -1,10 +1,12 @@
 //! Binding a listener.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,14 +21,8 @@ use crate::net::tune;
 pub struct Listener {
     socket: Socket,
     bound: Bound,
-    binder: Binder,
-}
-
-/// Who has bound a listener.
-#[derive(Debug, PartialEq, Eq)]
-enum Binder {
-    Us,
-    Another,
+    /// The file of a Unix socket is somebody else's to remove.
+    is_lent: Cell<bool>,
 }
 
 /// Where a listener listens, with the real port.
@@ -81,7 +77,7 @@ impl Listener {
         Ok(Self {
             socket,
             bound,
-            binder: Binder::Another,
+            is_lent: Cell::new(true),
         })
     }
 
@@ -91,6 +87,54 @@ impl Listener {
         &self.bound
     }
 
+    /// One that another process has bound and made listen, for this address. The file of a Unix socket stays, until it is
+    /// [ours](Listener::keep_file).
+    ///
+    /// # Errors
+    /// It is no such listener.
+    pub fn adopt(address: &ListenAddress, descriptor: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(descriptor);
+        #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+        if !socket.is_listener()? {
+            return Err(io::Error::other("it is not a listener"));
+        }
+        let local = socket.local_addr()?;
+        let bound = match (address, local.as_socket()) {
+            (ListenAddress::Tcp(wanted), Some(local)) => {
+                let port = [0, local.port()].contains(&wanted.port());
+                let ip = wanted.ip() == local.ip() || wanted.ip().is_unspecified();
+                (port && ip).then_some(Bound::Tcp(local))
+            }
+            (ListenAddress::Unix(path), None) if local.is_unix() => Some(Bound::Unix(path.clone())),
+            _ => None,
+        };
+        let bound = bound.ok_or_else(|| io::Error::other("it listens somewhere else"))?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            bound,
+            is_lent: Cell::new(true),
+        })
+    }
+
+    /// The same socket for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn lend(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
+    }
+
+    /// Leaves the file of a Unix socket to another process.
+    pub fn leave_file(&self) {
+        self.is_lent.set(true);
+    }
+
+    /// The file of a Unix socket is removed with this listener.
+    pub fn keep_file(&self) {
+        self.is_lent.set(false);
+    }
+
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
@@ -98,7 +142,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let (Bound::Unix(path), Binder::Us) = (&self.bound, &self.binder) {
+        if let (Bound::Unix(path), false) = (&self.bound, self.is_lent.get()) {
             // Gone already if somebody cleaned up behind us.
             let _ = fs::remove_file(path);
         }
@@ -146,7 +190,7 @@ fn bind_tcp_at(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener {
         socket,
         bound: Bound::Tcp(bound),
-        binder: Binder::Us,
+        is_lent: Cell::new(false),
     })
 }
 
@@ -165,7 +209,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     Ok(Listener {
         socket,
         bound: Bound::Unix(path.to_owned()),
-        binder: Binder::Us,
+        is_lent: Cell::new(false),
     })
 }
 

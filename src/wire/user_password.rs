@@ -87,6 +87,12 @@ impl Credentials {
         &self.user
     }
 
+    /// The password. For those who are to use it.
+    #[must_use]
+    pub(crate) fn password(&self) -> &[u8] {
+        &self.password
+    }
+
     /// Whether the client sent exactly these, in a time that does not tell how much of them was right.
     #[must_use]
     pub fn matches(&self, request: &Request) -> bool {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Forwarder, Plan};
+use crate::choice::Mode;
 use crate::discovery::status::{Reason, Status};
 use crate::discovery::table::Row;
 use crate::engine::Cx;
@@ -61,6 +62,43 @@ impl Forwarder {
         };
         self.select(last_good, "the last good one before the start", cx);
         Ok(true)
+    }
+
+    /// Goes on where the process left off that has handed over: with its listeners open, whatever becomes of the rest, and with its
+    /// remote, unless the settings name others.
+    pub(super) fn go_on_as_taken(
+        &mut self,
+        known: &[SocketAddr],
+        cx: &mut Cx<'_>,
+    ) -> Result<(), BindError> {
+        let (mode, remotes, has_listeners) = match self.taken.get_mut() {
+            Some(taken) => {
+                let remotes = std::mem::take(&mut taken.remotes);
+                (taken.mode, remotes, taken.has_listeners())
+            }
+            None => return Ok(()),
+        };
+        let explicit = match (self.settings.mode, remotes.is_empty()) {
+            (Mode::Explicit, _) => Some(self.settings.remotes.clone()),
+            (_, false) => Some(remotes),
+            (_, true) => None,
+        };
+        if mode == Mode::Manual && self.settings.mode != Mode::Explicit {
+            // Nobody is connected, as somebody has wanted it.
+            self.mode = Mode::Manual;
+            return Ok(());
+        }
+        if let Some(remotes) = explicit {
+            self.listen(cx)?;
+            let explicit = self.explicit(remotes, cx.now);
+            self.take_explicit(explicit, cx);
+            return Ok(());
+        }
+        self.mode = Mode::Automatic;
+        if !self.go_on_with(known, cx)? && (has_listeners || self.served.serves_without_remote()) {
+            self.await_first_answers(cx)?;
+        }
+        Ok(())
     }
 
     fn first_remembered(&self, remembered: &[SocketAddr], now: Instant) -> Option<SocketAddr> {

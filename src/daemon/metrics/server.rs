@@ -19,7 +19,7 @@ pub(in crate::daemon) type Render = Rc<dyn Fn(&Cx<'_>) -> String>;
 
 /// The task that accepts scrapers.
 pub(in crate::daemon) struct MetricsServer {
-    listener: Listener,
+    listener: Rc<Listener>,
     admission: Rc<Admission>,
     render: Render,
     seats: Vec<(TaskId, Weak<Cell<Instant>>)>,
@@ -31,7 +31,7 @@ pub(in crate::daemon) struct MetricsServer {
 impl MetricsServer {
     /// Answers those whom `admission` lets in with what `render` makes.
     pub(in crate::daemon) fn new(
-        listener: Listener,
+        listener: Rc<Listener>,
         admission: Rc<Admission>,
         render: Render,
     ) -> Self {

@@ -1,6 +1,6 @@
 //! The task that keeps the state file: looks at what is known once a minute, and has it written when that is due.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,6 +37,8 @@ pub(in crate::daemon) struct Keeper {
     knowledge: Shared<Option<Box<dyn Knowledge>>>,
     /// The path, for the log.
     shown: Rc<str>,
+    /// Another process keeps the file now.
+    is_retired: Rc<Cell<bool>>,
 }
 
 impl Keeper {
@@ -57,7 +59,13 @@ impl Keeper {
             store: Arc::new(Mutex::new(store)),
             knowledge: Rc::default(),
             shown,
+            is_retired: Rc::default(),
         }
+    }
+
+    /// From now on another process keeps the file: this one writes it no more.
+    pub(in crate::daemon) fn retire(&self) {
+        self.is_retired.set(true);
     }
 
     /// The addresses of the file, the one to start with first.
@@ -79,6 +87,9 @@ impl Keeper {
 
     /// Writes what is not written yet, at the end of the program.
     pub(in crate::daemon) fn finish(&self, now: Instant) {
+        if self.is_retired.get() {
+            return;
+        }
         self.look(now);
         let memory = self.memory.borrow();
         // Waits for a write that is under way.
@@ -134,6 +145,9 @@ impl Keeping {
 
 impl Task for Keeping {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        if self.keeper.is_retired.get() {
+            return Next::Done;
+        }
         self.take_outcome();
         self.keeper.look(cx.now);
         if let Some(knowledge) = &*self.keeper.knowledge.borrow()

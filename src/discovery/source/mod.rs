@@ -165,6 +165,11 @@ impl SourceThread {
         &self.name
     }
 
+    /// Has it end, and does not wait for that.
+    pub fn stop(&self) {
+        self.handle.stop();
+    }
+
     /// Asks for a refresh at once (SIGHUP). The callback is called afterwards even if nothing changed.
     pub fn refresh_now(&self) {
         self.handle.request();
