@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::Sockhop;
 
 /// Asserts that the program knows every flag of the lines.
@@ -26,18 +24,4 @@ fn assert_known(lines: impl Iterator<Item = &'static str>) {
 fn systemd_unit_starts_the_program_with_flags_it_knows() {
     let unit = include_str!("../examples/systemd/sockhop.service");
     assert_known(unit.lines().filter(|line| line.starts_with("ExecStart=")));
-}
-
-#[test]
-fn openwrt_script_starts_the_program_with_flags_it_knows() {
-    let script = include_str!("../examples/openwrt/sockhop.init");
-    assert_known(
-        script
-            .lines()
-            .map(str::trim)
-            .filter(|line| line.starts_with('-')),
-    );
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/openwrt/sockhop.init");
-    let checked = Command::new("sh").args(["-n", path]).output().expect("sh");
-    assert!(checked.status.success(), "{checked:?}");
 }
