@@ -13,6 +13,8 @@ mod dial;
 mod disconnect;
 mod failure;
 mod forward;
+#[cfg(feature = "generate")]
+mod generate;
 mod link;
 mod output;
 mod probe;
@@ -85,6 +87,8 @@ enum Subcommand {
     Probing(probing::Probing),
     #[cfg(feature = "server")]
     Demo(demo::Demo),
+    #[cfg(feature = "generate")]
+    Generate(generate::Generate),
 }
 
 /// What the command line asks for.
@@ -160,6 +164,8 @@ impl Command {
             Asked::Command(Subcommand::Probing(probing)) => probing.run(),
             #[cfg(feature = "server")]
             Asked::Command(Subcommand::Demo(demo)) => demo.run(),
+            #[cfg(feature = "generate")]
+            Asked::Command(Subcommand::Generate(generate)) => generate.run(),
         }
     }
 }
@@ -200,6 +206,16 @@ fn level(base: LevelFilter, steps: i32) -> LevelFilter {
     LEVELS.get(at).copied().unwrap_or(base)
 }
 
+/// The help of a command, or of the program.
+#[cfg(feature = "generate")]
+fn help(command: Option<&str>) -> String {
+    let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
+    match Program::from_args(&["sockhop"], &arguments) {
+        Err(help) => tidy(&help.output),
+        Ok(_) => String::new(),
+    }
+}
+
 /// argh indents empty lines too, and calls the exit status by another name than manuals do.
 fn tidy(help: &str) -> String {
     help.replace("\nError codes:\n", "\nExit status:\n")
@@ -237,6 +253,7 @@ mod tests {
             cfg!(feature = "server"),
             cfg!(feature = "server"),
             cfg!(feature = "client-cli"),
+            cfg!(feature = "generate"),
         ];
         let of_features = of_features.iter().filter(|built_in| **built_in).count();
         assert_eq!(commands.len(), 7 + of_features);
