@@ -43,3 +43,17 @@ fn it_serves_what_it_says_until_it_is_told_to_end() {
     demo.signal(Signal::TERM);
     assert!(demo.wait_exit(Duration::from_secs(5)).success());
 }
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let output = Launch::new(&["demo", "--once"])
+        .env("TMPDIR", "/nonexistent/folder")
+        .run(SOON);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("cannot make /nonexistent/folder/sockhop-demo-"),
+        "{said}"
+    );
+    assert!(said.contains("TMPDIR"), "{said}");
+}

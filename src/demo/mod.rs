@@ -10,7 +10,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::control::client::{Client as ControlClient, ClientError};
@@ -44,8 +44,10 @@ pub enum Ending {
 /// Why the demonstration failed.
 #[derive(Debug)]
 pub enum DemoError {
-    /// The peers, or the folder of the control socket.
+    /// The peers.
     Peers(io::Error),
+    /// The folder of the control socket could not be made.
+    Folder(PathBuf, io::Error),
     /// The forwarder.
     Forwarder(StartError),
     /// Talking to the forwarder.
@@ -59,6 +61,13 @@ pub enum DemoError {
 impl fmt::Display for DemoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Folder(path, _) => {
+                return write!(
+                    f,
+                    "cannot make {} for the control socket (TMPDIR says where)",
+                    path.display()
+                );
+            }
             Self::Peers(_) => "cannot start the peers of the demonstration",
             Self::Forwarder(_) => "cannot start the forwarder",
             Self::Control(_) => "cannot ask the forwarder",
@@ -71,7 +80,7 @@ impl fmt::Display for DemoError {
 impl Error for DemoError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Peers(error) | Self::Fetch(error) => Some(error),
+            Self::Peers(error) | Self::Folder(_, error) | Self::Fetch(error) => Some(error),
             Self::Forwarder(error) => Some(error),
             Self::Control(error) => Some(error),
             Self::NothingChosen => None,
@@ -85,7 +94,7 @@ impl Error for DemoError {
 /// What did not work.
 pub fn run(ending: Ending, audience: Box<dyn Audience>) -> Result<(), DemoError> {
     let peers = Peers::start().map_err(DemoError::Peers)?;
-    let folder = Folder::make().map_err(DemoError::Peers)?;
+    let folder = Folder::make()?;
     let control = folder.path.join("control.sock");
     let settings = Settings {
         listen: listeners(),
@@ -245,15 +254,17 @@ fn fetch(proxy: SocketAddr, page: SocketAddr) -> io::Result<String> {
 
 /// A folder for the control socket that nobody else can look into, removed at the end.
 struct Folder {
-    path: std::path::PathBuf,
+    path: PathBuf,
 }
 
 impl Folder {
-    fn make() -> io::Result<Self> {
+    fn make() -> Result<Self, DemoError> {
         use std::os::unix::fs::DirBuilderExt as _;
         let path = std::env::temp_dir().join(format!("sockhop-demo-{}", std::process::id()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self { path })
+        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Self { path }),
+            Err(error) => Err(DemoError::Folder(path, error)),
+        }
     }
 }
 
