@@ -187,7 +187,7 @@ fn each_enabled_section_is_an_instance() {
     assert_eq!(started.param("exit", "group"), ["nogroup"]);
     assert_eq!(started.param("exit", "limits"), ["nofile=100 100"]);
     // The one without a name has got one.
-    assert_eq!(started.flags(&instances[2]), ["--verbose"]);
+    assert_eq!(started.flags(instances[2]), ["--verbose"]);
     assert_eq!(started.complaints(), [""; 0]);
     assert_eq!(script.run(&["start", "exit"]).instances(), ["exit"]);
 }
@@ -294,7 +294,9 @@ fn what_cannot_be_read_leaves_alone_what_runs() {
     // Had the service been closed, procd would take what it knows now for all there shall be: nothing.
     let missing = Script::new().start();
     let broken = Script::new().config("config forward 'a\n").start();
-    for (started, why) in [(missing, "missing"), (broken, "broken")] {
+    let half = "config forward 'a'\nconfig forward 'b\nconfig forward 'c'\n";
+    let half = Script::new().config(half).start();
+    for (started, why) in [(missing, "missing"), (broken, "broken"), (half, "half")] {
         assert!(!started.called(&["close_service"]), "{why}");
         let complaints = started.complaints();
         assert_eq!(complaints.len(), 1, "{why}: {complaints:?}");
