@@ -170,25 +170,28 @@ impl Direction {
 
     /// Writes what is pending; whether nothing is left of it.
     fn write_pending(&mut self, sink: &Socket) -> io::Result<bool> {
-        match &mut self.pending {
-            Pending::None => {}
-            Pending::Bytes { bytes, written } => {
-                while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-                    let Some(count) = until_done(|| (&*sink).write(rest))? else {
-                        return Ok(false);
-                    };
-                    *written += count;
-                    self.moved += count as u64;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Pending::Piped(pipe) = &mut self.pending {
+            match splice::empty(pipe, sink, &mut self.moved) {
+                Ok(true) => self.pending = Pending::None,
+                Ok(false) => return Ok(false),
+                Err(error) if splice::is_unsupported(&error) => {
+                    self.mode = Mode::CopyAlways;
+                    let bytes = splice::take_back(pipe)?;
+                    self.pending = Pending::Bytes { bytes, written: 0 };
                 }
-                self.pending = Pending::None;
+                Err(error) => return Err(error),
             }
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Pending::Piped(pipe) => {
-                if !splice::empty(pipe, sink, &mut self.moved)? {
+        }
+        if let Pending::Bytes { bytes, written } = &mut self.pending {
+            while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
+                let Some(count) = until_done(|| (&*sink).write(rest))? else {
                     return Ok(false);
-                }
-                self.pending = Pending::None;
+                };
+                *written += count;
+                self.moved += count as u64;
             }
+            self.pending = Pending::None;
         }
         Ok(true)
     }

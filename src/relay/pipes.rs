@@ -88,6 +88,11 @@ mod linux {
             self.pool.lock().unwrap().hardship
         }
 
+        #[cfg(test)]
+        pub(in crate::relay) fn lent(&self) -> usize {
+            self.pool.lock().unwrap().lent
+        }
+
         /// An empty pipe, or `None` when all are lent or the system gives none that is worth it.
         pub(in crate::relay) fn lend(&self, now: Instant) -> Option<Pipe> {
             let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);

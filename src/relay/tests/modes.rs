@@ -104,6 +104,24 @@ fn stalled_reader_loses_nothing_in_every_mode() {
     }
 }
 
+/// The pipe is full of bytes that the target will take, and then splice(2) is no more.
+#[test]
+fn splice_refused_while_bytes_wait_in_the_pipe_loses_nothing() {
+    let up = pattern(86, 64 << 20);
+    let pipes = Pipes::new(8);
+    let (mut rig, client, target) = Rig::new(&pipes);
+    let taken = stall("splicing", &mut rig, &client, &up);
+    assert!(pipes.lent() > 0, "nothing waits in a pipe");
+    let pipes = pipes.with_hardship(Hardship::NoSpliceAfter(0));
+    client.shutdown(Shutdown::Write).unwrap();
+    target.shutdown(Shutdown::Write).unwrap();
+    let received = receive(&target);
+    assert_eq!(rig.finish(), Ended::Closed);
+    drop(rig);
+    assert_eq!(pipes.lent(), 0);
+    assert!(received.join().unwrap() == up[..taken]);
+}
+
 #[test]
 fn reset_of_either_side_in_the_middle_of_bulk_is_one_for_the_other_in_every_mode() {
     let up = pattern(85, 64 << 20);
