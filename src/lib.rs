@@ -26,14 +26,15 @@
 //! # The life of one connection
 //!
 //! 1. The [`listen::Acceptor`], a task of the reactor, accepts it, checks address and limits, and makes a
-//!    [`forward::ForwardSession`] of it, which goes to a worker.
-//! 2. The worker runs the session's turns and waits in poll(2) between them. A client that says nothing is parked in the
-//!    reactor: no thread, no buffer, one descriptor.
+//!    [`forward::ForwardSession`] of it.
+//! 2. The reactor runs the session's turns as long as they are small, and waits for all sessions at once between them. A client
+//!    that says nothing is parked there: no thread, no buffer, one descriptor.
 //! 3. With the client's first bytes the session takes the [`forward::Choice`] of its route, connects to the first
 //!    candidate and sends them. If that one refuses, resets, closes or hesitates, the next candidate gets the same. Greeting,
 //!    request and reply of SOCKS 5 are read as they pass by, so that another one may still answer the request.
 //! 4. The reply (or any other first answer) makes it a [`relay::Relay`]: from there on bytes are only passed on, copied while
-//!    there are few, spliced while there are many. Idle, it is parked: two descriptors and a few hundred bytes.
+//!    there are few, spliced while there are many. Once many come, a worker has it, which waits in poll(2) between its
+//!    turns. Idle, it is parked in the reactor again: two descriptors and a few hundred bytes.
 //! 5. It ends when both sides have, or with a reset that is passed on, or when a limit is over. A failure that came
 //!    before that was reported; discovery and choice follow it at once.
 #![cfg_attr(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::settings::{BIND_TIMEOUT, DESTINATION_TIMEOUT, HANDSHAKE_TIMEOUT, Settings};
 use crate::ProxyUri;
-use crate::engine::{Interests, Session, Standing, Turn, TurnContext};
+use crate::engine::{Effort, Interests, Session, Standing, Turn, TurnContext};
 use crate::forward::{Epoch, Route};
 use crate::handshake::Socks4;
 use crate::listen::{Client, Limits};
@@ -183,6 +183,10 @@ impl Session for Converting {
 
     fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
         self.session.interests(interests);
+    }
+
+    fn effort(&self) -> Effort {
+        self.session.effort()
     }
 
     fn standing(&self) -> Standing {

@@ -3,8 +3,8 @@
 //! Two kinds of things live here:
 //!
 //! - **tasks** run on the reactor thread and never block: listeners, probes, timers, control connections, signals;
-//! - **parked sessions** only wait here, without a thread: when a descriptor becomes ready or the deadline passes they
-//!   go to a worker.
+//! - **parked sessions** wait here, without a thread; their small turns are run here, and for the others they go to a
+//!   worker: see [`super::parking`].
 //!
 //! Timers are an ordered set with one entry per waiting thing, removed when it stops waiting, so that re-arming a
 //! timer a million times costs no memory.
@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::event::Event;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Poll, Registry, Token, Waker};
 use slab::Slab;
 
-use super::session::{Interests, Session, Standing, Want};
+use super::parking::{Due, Parked};
+use super::session::{Ready, Session, Want};
+use super::watching::{add, is_urgent_only, place, rewatch, token, watch};
 use super::workers::{Boxed, Workers};
 
 /// Something that lives on the reactor thread and never blocks.
@@ -108,31 +109,27 @@ pub struct Reactor {
 }
 
 /// Everything that a running task may touch.
-struct Core {
-    registry: Registry,
-    entries: Slab<Entry>,
-    timers: BTreeSet<(Instant, usize)>,
+pub(super) struct Core {
+    pub(super) registry: Registry,
+    pub(super) entries: Slab<Entry>,
+    pub(super) timers: BTreeSet<(Instant, usize)>,
     runnable: VecDeque<TaskId>,
+    pub(super) due: Due,
+    /// For the turns of sessions, while they need one.
+    pub(super) buffer: Vec<u8>,
     mailbox: Mailbox,
-    workers: Workers,
+    pub(super) workers: Workers,
     serial: u32,
-    parked: usize,
+    pub(super) parked: usize,
     stopped: bool,
 }
 
-enum Entry {
+pub(super) enum Entry {
     Parked(Parked),
     Task(Slot),
 }
 
-struct Parked {
-    session: Boxed,
-    until: Option<Instant>,
-    /// Its descriptors could not be registered (the kernel is out of memory or of watches): run it at `until`.
-    unwatched: bool,
-}
-
-struct Slot {
+pub(super) struct Slot {
     serial: u32,
     /// Not there yet, or taken out while the task runs.
     task: Option<Box<dyn Task>>,
@@ -163,6 +160,8 @@ impl Reactor {
                 entries: Slab::new(),
                 timers: BTreeSet::new(),
                 runnable: VecDeque::new(),
+                due: Due::default(),
+                buffer: Vec::new(),
                 mailbox,
                 workers,
                 serial: 0,
@@ -203,7 +202,7 @@ impl Reactor {
                     continue;
                 }
                 if !is_urgent_only(event) {
-                    self.core.ready(event.token().0);
+                    self.core.ready(event);
                 }
             }
             if woken {
@@ -220,7 +219,9 @@ impl Reactor {
                 }));
             }
             self.core.run_timers();
+            // Tasks come first: a listener takes in all who wait before the first of them is served.
             self.core.run_tasks();
+            self.core.run_sessions();
         }
         // Sessions that a worker runs right now end with the process, or with their next turn if they were cut.
         self.core.entries.clear();
@@ -231,7 +232,7 @@ impl Reactor {
 
 impl Core {
     fn timeout(&self) -> Option<Duration> {
-        if !self.runnable.is_empty() || self.stopped {
+        if !self.runnable.is_empty() || !self.due.is_empty() || self.stopped {
             return Some(Duration::ZERO);
         }
         let (at, _) = self.timers.first()?;
@@ -251,9 +252,13 @@ impl Core {
         }
     }
 
-    fn reserve(&mut self) -> TaskId {
+    pub(super) fn next_serial(&mut self) -> u32 {
         self.serial = self.serial.wrapping_add(1);
-        let serial = self.serial;
+        self.serial
+    }
+
+    fn reserve(&mut self) -> TaskId {
+        let serial = self.next_serial();
         let key = self.entries.insert(Entry::Task(Slot {
             serial,
             task: None,
@@ -302,86 +307,21 @@ impl Core {
         }
     }
 
-    fn park(&mut self, session: Boxed, mut until: Option<Instant>) {
-        // Asked here too: a sweep that came while the session was with a worker did not see it.
-        match session.standing() {
-            Standing::Keep => {}
-            Standing::Wake => return self.workers.submit(session),
-            Standing::Cut => return,
-        }
-        let entry = self.entries.vacant_entry();
-        let key = entry.key();
-        let mut unwatched = false;
-        if let Err(error) = watch_all(&self.registry, &*session, key) {
-            log::debug!("cannot watch a parked session, it is polled instead: {error}");
-            unwatched = true;
-            let soon = Instant::now() + RETRY_UNWATCHED;
-            until = Some(until.map_or(soon, |until| until.min(soon)));
-        }
-        entry.insert(Entry::Parked(Parked {
-            session,
-            until,
-            unwatched,
-        }));
-        self.parked += 1;
-        if let Some(until) = until {
-            self.timers.insert((until, key));
-        }
-    }
-
-    /// Takes a session out of its parking place.
-    fn unpark(&mut self, key: usize) -> Option<Boxed> {
-        let Some(Entry::Parked(_)) = self.entries.get(key) else {
-            return None;
-        };
-        let Entry::Parked(parked) = self.entries.remove(key) else {
-            return None;
-        };
-        self.parked -= 1;
-        if let Some(until) = parked.until {
-            self.timers.remove(&(until, key));
-        }
-        if !parked.unwatched {
-            unwatch_all(&self.registry, &*parked.session);
-        }
-        Some(parked.session)
-    }
-
-    fn sweep(&mut self) {
-        let called: Vec<(usize, Standing)> = self
-            .entries
-            .iter()
-            .filter_map(|(key, entry)| match entry {
-                Entry::Parked(parked) => Some((key, parked.session.standing())),
-                Entry::Task(_) => None,
-            })
-            .filter(|(_, standing)| *standing != Standing::Keep)
-            .collect();
-        for (key, standing) in called {
-            if let Some(session) = self.unpark(key)
-                && standing == Standing::Wake
+    fn ready(&mut self, event: &Event) {
+        let (key, descriptor) = place(event.token());
+        match self.entries.get_mut(key) {
+            Some(Entry::Parked(parked))
+                if token(key, parked.serial, descriptor) == event.token() =>
             {
-                self.workers.submit(session);
+                add(&mut parked.ready, descriptor, event);
+                self.due.push(key, &mut parked.is_due);
             }
-        }
-    }
-
-    fn ready(&mut self, key: usize) {
-        match self.entries.get(key) {
-            Some(Entry::Parked(_)) => {
-                if let Some(session) = self.unpark(key) {
-                    self.workers.submit(session);
-                }
+            Some(Entry::Task(slot)) if token(key, slot.serial, descriptor) == event.token() => {
+                let serial = slot.serial;
+                self.wake(TaskId { key, serial });
             }
-            Some(Entry::Task(slot)) => {
-                let id = TaskId {
-                    key,
-                    serial: slot.serial,
-                };
-                self.wake(id);
-            }
-            // Ended earlier in this batch of events.
-            None => {}
+            // Ended before.
+            _ => {}
         }
     }
 
@@ -395,17 +335,13 @@ impl Core {
             match self.entries.get_mut(key) {
                 Some(Entry::Task(slot)) => {
                     slot.until = None;
-                    let id = TaskId {
-                        key,
-                        serial: slot.serial,
-                    };
-                    self.wake(id);
+                    let serial = slot.serial;
+                    self.wake(TaskId { key, serial });
                 }
                 Some(Entry::Parked(parked)) => {
-                    parked.until = None;
-                    if let Some(session) = self.unpark(key) {
-                        self.workers.submit(session);
-                    }
+                    parked.armed = None;
+                    parked.ready = Ready::ALL;
+                    self.due.push(key, &mut parked.is_due);
                 }
                 None => {}
             }
@@ -484,7 +420,7 @@ impl Cx<'_> {
     /// # Errors
     /// When the kernel is out of memory or watches, or the descriptor can't be polled.
     pub fn watch(&self, fd: BorrowedFd<'_>, want: Want) -> io::Result<()> {
-        register(&self.core.registry, fd, Token(self.task.key), want)
+        watch(&self.core.registry, fd, self.token(), want)
     }
 
     /// Changes what the running task is told about a descriptor. Told again at once if it is ready already.
@@ -492,17 +428,11 @@ impl Cx<'_> {
     /// # Errors
     /// As [`watch`](Self::watch).
     pub fn rewatch(&self, fd: BorrowedFd<'_>, want: Want) -> io::Result<()> {
-        match interest(want) {
-            Some(interest) => self.core.registry.reregister(
-                &mut SourceFd(&fd.as_raw_fd()),
-                Token(self.task.key),
-                interest,
-            ),
-            None => self
-                .core
-                .registry
-                .deregister(&mut SourceFd(&fd.as_raw_fd())),
-        }
+        rewatch(&self.core.registry, fd, self.token(), want)
+    }
+
+    fn token(&self) -> Token {
+        token(self.task.key, self.task.serial, 0)
     }
 
     /// Tells nobody any more about a descriptor. Closing it is not enough where another process has it too: then the kernel goes on
@@ -540,9 +470,9 @@ impl Cx<'_> {
         self.core.cancel(task);
     }
 
-    /// Gives a session to the workers.
-    pub fn submit(&self, session: Box<dyn Session>) {
-        self.core.workers.submit(session);
+    /// Takes a session in: its first turn comes soon, after that of every task that can run now.
+    pub fn submit(&mut self, session: Box<dyn Session>) {
+        self.core.submit(session);
     }
 
     /// Asks every parked session for its [`Standing`], now.
@@ -550,7 +480,7 @@ impl Cx<'_> {
         self.core.sweep();
     }
 
-    /// How many sessions are parked.
+    /// How many sessions are with the reactor, most of them waiting.
     #[must_use]
     pub fn parked(&self) -> usize {
         self.core.parked
@@ -571,63 +501,6 @@ impl Cx<'_> {
 /// State that several tasks of one reactor share.
 pub type Shared<T> = Rc<RefCell<T>>;
 
-fn watch_all(registry: &Registry, session: &dyn Session, key: usize) -> io::Result<()> {
-    let mut interests = Interests::default();
-    session.interests(&mut interests);
-    let mut done = Vec::new();
-    for watch in interests.iter() {
-        if let Err(error) = register(registry, watch.fd, Token(key), watch.want) {
-            for fd in done {
-                unregister(registry, fd);
-            }
-            return Err(error);
-        }
-        done.push(watch.fd);
-    }
-    Ok(())
-}
-
-fn unwatch_all(registry: &Registry, session: &dyn Session) {
-    let mut interests = Interests::default();
-    session.interests(&mut interests);
-    for watch in interests.iter() {
-        unregister(registry, watch.fd);
-    }
-}
-
-fn register(registry: &Registry, fd: BorrowedFd<'_>, token: Token, want: Want) -> io::Result<()> {
-    match interest(want) {
-        Some(interest) => registry.register(&mut SourceFd(&fd.as_raw_fd()), token, interest),
-        None => Ok(()),
-    }
-}
-
-fn unregister(registry: &Registry, fd: BorrowedFd<'_>) {
-    // Fails only if it was not registered, and then there is nothing to undo.
-    let _ = registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
-}
-
-/// Errors and hang-ups come with any interest, but mio knows no empty one. The nearest is urgent data, which
-/// [`is_urgent_only`] passes over. Systems without it are not asked: there a reset that interrupts nothing is seen
-/// at the next write or time limit.
-fn interest(want: Want) -> Option<Interest> {
-    match (want.read, want.write) {
-        (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
-        (true, false) => Some(Interest::READABLE),
-        (false, true) => Some(Interest::WRITABLE),
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        (false, false) => Some(Interest::PRIORITY),
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        (false, false) => None,
-    }
-}
-
-/// Whether an event tells of urgent data and nothing else. Nobody waits for that, and a session that was woken by it
-/// would be told again each time it is parked.
-fn is_urgent_only(event: &Event) -> bool {
-    event.is_priority() && !event.is_error() && !event.is_read_closed() && !event.is_write_closed()
-}
-
 const WAKER: Token = Token(usize::MAX);
 
 /// Events taken from the kernel at once. More stay there for the next round.
@@ -635,6 +508,3 @@ const EVENTS: usize = 256;
 
 /// Messages handled before descriptors are looked at again, so that a flood of parking sessions delays no listener.
 const MESSAGES_A_ROUND: usize = 1024;
-
-/// A parked session whose descriptors could not be watched is tried again after this long.
-const RETRY_UNWATCHED: Duration = Duration::from_millis(100);

@@ -1,8 +1,8 @@
-//! What a worker runs: a session and the answer of one of its turns.
+//! A session and the answer of one of its turns.
 //!
 //! A session serves one client from accept to close. It owns its sockets, all of them non-blocking, and never
 //! waits by itself: a turn does what can be done now and says what it waits for. Who waits, a worker in poll(2) or
-//! the reactor, is not its business.
+//! the reactor, is not its business; who runs the turn is, as far as it says how much there is to do: [`Effort`].
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -17,6 +17,11 @@ pub trait Session: Send {
     /// Names the descriptors that the last turn waits for. Asked after [`Turn::Wait`], answers must stay the same
     /// until the next turn.
     fn interests<'a>(&'a self, interests: &mut Interests<'a>);
+
+    /// How much the next turn may be. Asked before each turn that the reactor could run.
+    fn effort(&self) -> Effort {
+        Effort::Work
+    }
 
     /// Whether something outside (a disconnect, a switch of the remote) concerns this session. Asked before each turn,
     /// before it is parked, and of every parked session on [`Mailbox::sweep`](super::Mailbox::sweep).
@@ -33,10 +38,22 @@ pub enum Turn {
         /// When to be run again though no descriptor became ready.
         until: Option<Instant>,
     },
-    /// There is more to do at once; others may come first.
+    /// There is more to do at once, which is work; others may come first.
     Again,
     /// The session has ended and can be dropped.
     Done,
+}
+
+/// How much a turn may be, and with that who runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Some system calls and some KiB, and nothing that could block: the reactor runs it, in the thread that learnt that
+    /// there is something to do.
+    Small,
+    /// Anything else: a worker runs it.
+    Work,
+    /// The same, of a stream that moves many bytes, one turn after the other: other work comes first.
+    Stream,
 }
 
 /// A session's standing towards events from outside.
@@ -109,6 +126,7 @@ pub struct Interest<'fd> {
 #[derive(Debug, Default)]
 pub struct Interests<'fd> {
     list: [Option<Interest<'fd>>; MAX_INTERESTS],
+    is_steady: bool,
 }
 
 impl<'fd> Interests<'fd> {
@@ -119,6 +137,16 @@ impl<'fd> Interests<'fd> {
         if let Some(slot) = free {
             *slot = Some(Interest { key, fd, want });
         }
+    }
+
+    /// Promises that the turn replaced no descriptor, and used each one that was ready until that would have blocked. Then
+    /// who watches them already need not ask the kernel again.
+    pub fn steady(&mut self) {
+        self.is_steady = true;
+    }
+
+    pub(super) fn is_steady(&self) -> bool {
+        self.is_steady
     }
 
     /// The descriptors in the order they were added.
@@ -132,6 +160,7 @@ impl<'fd> Interests<'fd> {
 pub struct Ready {
     usable: u8,
     hung_up: u8,
+    ended: u8,
 }
 
 impl Ready {
@@ -139,11 +168,13 @@ impl Ready {
     pub const NONE: Self = Self {
         usable: 0,
         hung_up: 0,
+        ended: 0,
     };
     /// Every descriptor is worth a try.
     pub const ALL: Self = Self {
         usable: u8::MAX,
         hung_up: 0,
+        ended: 0,
     };
 
     /// Adds a descriptor that can be read or written.
@@ -155,6 +186,20 @@ impl Ready {
     pub fn add_hung_up(&mut self, key: Key) {
         self.usable |= 1 << key;
         self.hung_up |= 1 << key;
+    }
+
+    /// Adds a descriptor whose stream ends behind what can be read.
+    pub(super) fn add_ended(&mut self, key: Key) {
+        self.usable |= 1 << key;
+        self.ended |= 1 << key;
+    }
+
+    /// Takes a descriptor out.
+    pub(super) fn forget(&mut self, key: Key) {
+        let others = !(1 << key);
+        self.usable &= others;
+        self.hung_up &= others;
+        self.ended &= others;
     }
 
     /// Whether anything became ready.
@@ -175,6 +220,12 @@ impl Ready {
     pub fn hung_up(self, key: Key) -> bool {
         self.hung_up & (1 << key) != 0
     }
+
+    /// Whether the end of this descriptor's stream is known to be there. It is not always known, and told once.
+    #[must_use]
+    pub fn has_ended(self, key: Key) -> bool {
+        (self.ended | self.hung_up) & (1 << key) != 0
+    }
 }
 
 /// What a turn may use.
@@ -185,12 +236,32 @@ pub struct TurnContext<'a> {
     /// Which descriptors became ready since the last turn.
     pub ready: Ready,
     buffer: &'a mut Vec<u8>,
+    share: usize,
 }
 
 impl<'a> TurnContext<'a> {
-    /// A context over the worker's buffer.
+    /// A worker's, over its buffer.
     pub fn new(now: Instant, ready: Ready, buffer: &'a mut Vec<u8>) -> Self {
-        Self { now, ready, buffer }
+        Self {
+            now,
+            ready,
+            buffer,
+            share: SHARE,
+        }
+    }
+
+    /// That of a small turn.
+    pub fn small(now: Instant, ready: Ready, buffer: &'a mut Vec<u8>) -> Self {
+        Self {
+            share: SMALL_SHARE,
+            ..Self::new(now, ready, buffer)
+        }
+    }
+
+    /// Bytes that may be moved one way in this turn.
+    #[must_use]
+    pub fn share(&self) -> usize {
+        self.share
     }
 
     /// The worker's copy buffer, [`BUFFER`] bytes. What is in it is lost at the end of the turn: bytes that could not
@@ -236,6 +307,12 @@ impl<Stage> Step<Stage> {
         }
     }
 }
+
+/// Bytes one way in a worker's turn, so that it ends within a millisecond or so.
+const SHARE: usize = 256 * 1024;
+
+/// The same in a small turn. More is work.
+const SMALL_SHARE: usize = 32 * 1024;
 
 /// Size of the copy buffer, one per worker: 64 KiB is the best size that others measured for relays, and a worker
 /// that never copies has none.

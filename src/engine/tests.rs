@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use socket2::SockRef;
 
+mod small;
+
 use super::{
     Cx, Interests, Mailbox, Next, Reactor, Session, Standing, Task, TaskId, Turn, TurnContext, Want,
 };

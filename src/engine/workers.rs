@@ -1,12 +1,11 @@
 //! The worker pool: blocking threads that run sessions, started on demand and retired when idle.
 //!
 //! A worker runs the turns of one session and waits for its descriptors itself, in poll(2), so a busy connection owns
-//! a thread. It gives the session away when it stays idle for [`LINGER`] (to the reactor, parked) or when others wait
-//! for a worker and its [`SLICE`] is used up (to the end of the queue).
+//! a thread. It gives the session away when it stays idle for [`LINGER`] (to the reactor, parked) or, after one turn, when others
+//! wait for a worker (to the end of the queue): turns are of one size, so that streams get the same share.
 //!
-//! Two queues: sessions that were just woken come before those that used up their slice, so that a short message does
-//! not wait behind bulk streams; after [`FRESH_IN_A_ROW`] of the first kind one of the second kind is taken, so
-//! neither starves.
+//! Two queues: other work comes before streams, so that a datagram does not wait behind them; after [`OTHERS_IN_A_ROW`] of
+//! the first kind one of the second kind is taken, so neither starves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,7 +18,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reactor::Mailbox;
-use super::session::{Interests, MAX_INTERESTS, Ready, Session, Standing, Turn, TurnContext};
+use super::session::{
+    Effort, Interests, MAX_INTERESTS, Ready, Session, Standing, Turn, TurnContext,
+};
 
 /// A session with no fixed place.
 pub(super) type Boxed = Box<dyn Session>;
@@ -39,9 +40,9 @@ struct Shared {
 }
 
 struct State {
-    fresh: VecDeque<Boxed>,
-    tired: VecDeque<Boxed>,
-    fresh_in_a_row: u32,
+    others: VecDeque<Boxed>,
+    streams: VecDeque<Boxed>,
+    others_in_a_row: u32,
     /// Threads without a session. The last one is the first to get the next: its caches are the warmest, and those at
     /// the bottom get to retire.
     idle: Vec<Arc<Seat>>,
@@ -66,9 +67,9 @@ impl Workers {
         let workers = Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
-                    fresh: VecDeque::new(),
-                    tired: VecDeque::new(),
-                    fresh_in_a_row: 0,
+                    others: VecDeque::new(),
+                    streams: VecDeque::new(),
+                    others_in_a_row: 0,
                     idle: Vec::new(),
                     threads: 1,
                     short_of_threads: false,
@@ -91,7 +92,7 @@ impl Workers {
             drop(state);
             return seat.thread.unpark();
         }
-        state.fresh.push_back(session);
+        state.queue(session);
         shared.queued.fetch_add(1, Ordering::Relaxed);
         if state.threads >= shared.cap {
             return;
@@ -125,8 +126,8 @@ impl Workers {
     pub(super) fn clear(&self) {
         let mut state = lock(&self.shared.state);
         let queued = (
-            std::mem::take(&mut state.fresh),
-            std::mem::take(&mut state.tired),
+            std::mem::take(&mut state.others),
+            std::mem::take(&mut state.streams),
         );
         self.shared.queued.store(0, Ordering::Relaxed);
         drop(state);
@@ -159,23 +160,30 @@ impl Shared {
         self.queued.load(Ordering::Relaxed) > 0
     }
 
-    /// Queues a session that has used up its slice.
+    /// Queues a session that makes room for others.
     fn put_back(&self, session: Boxed) {
-        lock(&self.state).tired.push_back(session);
+        lock(&self.state).queue(session);
         self.queued.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl State {
+    fn queue(&mut self, session: Boxed) {
+        match session.effort() {
+            Effort::Stream => self.streams.push_back(session),
+            Effort::Work | Effort::Small => self.others.push_back(session),
+        }
+    }
+
     fn next(&mut self) -> Option<Boxed> {
-        if self.fresh_in_a_row < FRESH_IN_A_ROW
-            && let Some(session) = self.fresh.pop_front()
+        if self.others_in_a_row < OTHERS_IN_A_ROW
+            && let Some(session) = self.others.pop_front()
         {
-            self.fresh_in_a_row += 1;
+            self.others_in_a_row += 1;
             return Some(session);
         }
-        self.fresh_in_a_row = 0;
-        self.tired.pop_front().or_else(|| self.fresh.pop_front())
+        self.others_in_a_row = 0;
+        self.streams.pop_front().or_else(|| self.others.pop_front())
     }
 }
 
@@ -241,8 +249,7 @@ impl Worker {
 
     /// Runs a session until it ends, is parked, or has to make room.
     fn run(&mut self, mut session: Boxed) {
-        let started = Instant::now();
-        let mut now = started;
+        let mut now = Instant::now();
         let mut ready = Ready::ALL;
         loop {
             // A panic is a bug that costs this session, never the program: the session is dropped whole, the pool and
@@ -275,7 +282,7 @@ impl Worker {
                 }
             }
             now = Instant::now();
-            if now - started >= SLICE && self.pool.shared.someone_waits() {
+            if self.pool.shared.someone_waits() {
                 return self.pool.shared.put_back(session);
             }
         }
@@ -352,12 +359,8 @@ pub(crate) fn poll_interests(interests: &Interests<'_>, limit: Duration) -> Read
 /// a local network, short enough that idle connections hold no thread.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// How long one session may keep a worker while others wait. With a short slice a message beside many bulk streams
-/// waits little; a slice costs one trip through a queue, some microseconds.
-const SLICE: Duration = Duration::from_millis(1);
-
-/// Sessions just woken that are taken before one that used up its slice.
-const FRESH_IN_A_ROW: u32 = 8;
+/// Other work that is taken before a stream is.
+const OTHERS_IN_A_ROW: u32 = 8;
 
 /// An idle thread ends after this long, and its copy buffer with it.
 const RETIRE_AFTER: Duration = Duration::from_secs(10);

@@ -27,7 +27,7 @@ use super::said::KEPT;
 use super::serving::{ForwardSettings, Name, Serving};
 use super::stranded::Stranded;
 use super::verdict::{Associated, Refusal, Verdict, Won};
-use crate::engine::{self, Interests, Key, Session, Standing, Turn, TurnContext, Want};
+use crate::engine::{self, Effort, Interests, Key, Session, Standing, Turn, TurnContext, Want};
 use crate::listen::Client;
 use crate::net::read_some;
 use crate::relay::{Moved, Relay};
@@ -365,6 +365,15 @@ impl Session for ForwardSession {
             Stage::Associated(carried) => carried.datagrams.interests(interests),
             Stage::Stranded(session) => session.interests(interests),
             Stage::Over => {}
+        }
+    }
+
+    fn effort(&self) -> Effort {
+        match &self.stage {
+            Stage::Relaying(established) => established.relay.effort(),
+            Stage::Associated(_) => Effort::Work,
+            Stage::Stranded(session) => session.effort(),
+            _ => Effort::Small,
         }
     }
 

@@ -115,7 +115,7 @@ impl Acceptor {
         }
     }
 
-    fn take_in(&mut self, socket: Socket, address: Option<SocketAddr>, cx: &Cx<'_>) {
+    fn take_in(&mut self, socket: Socket, address: Option<SocketAddr>, cx: &mut Cx<'_>) {
         let ip = address.map(|address| address.ip().to_canonical());
         if let Some(ip) = ip
             && let Err(refused) = self.intake.admission.check(ip, &*self.intake.is_peer)

@@ -75,6 +75,14 @@ pub(super) enum AtEnd {
     Withhold,
 }
 
+/// What is known of the source's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    Nothing,
+    /// The end is there, behind what can be read.
+    End,
+}
+
 /// Which side broke a direction.
 #[derive(Debug)]
 pub(super) enum Broken {
@@ -125,16 +133,22 @@ impl Direction {
         self.pending = Pending::None;
     }
 
-    /// Moves bytes until nothing more can be done or the turn's share is used up. Passes the end on.
+    /// Whether what moved last was bulk.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.flow == Flow::Open && (self.mode == Mode::Splice || self.streak >= FULL_READS)
+    }
+
+    /// Moves bytes until nothing more can be done or the turn's share is used up. Passes the end on, which is read at once where
+    /// it is `known` to be there.
     pub(super) fn pump(
         &mut self,
         source: &Socket,
         sink: &Socket,
         pipes: &Pipes,
-        at_end: AtEnd,
+        (known, at_end): (Known, AtEnd),
         cx: &mut TurnContext<'_>,
     ) -> Result<Pumped, Broken> {
-        let mut share = SHARE;
+        let mut share = cx.share();
         loop {
             if !self.write_pending(sink).map_err(Broken::Sink)? {
                 return Ok(Pumped::Dry);
@@ -161,7 +175,9 @@ impl Direction {
             };
             match step {
                 Step::Moved(bytes) => share = share.saturating_sub(bytes),
-                Step::Drained => return Ok(Pumped::Dry),
+                // The end was told of once, so it is not waited for.
+                Step::Short if known == Known::End => {}
+                Step::Short | Step::Drained => return Ok(Pumped::Dry),
                 Step::End => self.flow = Flow::Ending,
                 Step::OtherMode => {}
             }
@@ -202,7 +218,7 @@ impl Direction {
         sink: &Socket,
         cx: &mut TurnContext<'_>,
     ) -> Result<Step, Broken> {
-        let chunk = self.chunk.min(BUFFER);
+        let chunk = self.chunk.min(cx.share() / 2).min(BUFFER);
         let buffer = cx.buffer_up_to(chunk);
         let Some(count) = until_done(|| (&*source).read(buffer)).map_err(Broken::Source)? else {
             return Ok(Step::Drained);
@@ -235,7 +251,7 @@ impl Direction {
             self.streak = 0;
             self.chunk = SMALL_CHUNK.max(count.next_power_of_two()).min(self.chunk);
             // A short read means that the socket is empty: no need to be told by another call.
-            return Ok(Step::Drained);
+            return Ok(Step::Short);
         }
         self.streak = self.streak.saturating_add(1);
         self.chunk = (chunk * 2).min(BUFFER);
@@ -303,7 +319,7 @@ impl Direction {
                 self.chunk = SMALL_CHUNK;
                 return Ok(Step::OtherMode);
             }
-            if bytes >= SHARE {
+            if bytes >= cx.share() {
                 return Ok(Step::Moved(bytes));
             }
         }
@@ -324,6 +340,8 @@ impl Direction {
 
 enum Step {
     Moved(usize),
+    /// Less than would have fit: the source is empty for now, or at its end.
+    Short,
     /// The source is empty for now.
     Drained,
     /// The source has ended.
@@ -345,6 +363,3 @@ const SHORT_MOVE: usize = 8 * 1024;
 /// Short moves in a row before a direction copies again.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const SHORT_MOVES: u8 = 3;
-
-/// Bytes that one direction may move in one turn, so that a turn ends within a millisecond or so.
-const SHARE: usize = 256 * 1024;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::direction::{AtEnd, Broken, Direction, Flow, Pumped};
+use super::direction::{AtEnd, Broken, Direction, Flow, Known, Pumped};
 use super::pipes::Pipes;
-use crate::engine::{Interests, Key, Turn, TurnContext, Want};
+use crate::engine::{Effort, Interests, Key, Turn, TurnContext, Want};
 
 /// What relays of one forwarder or server have in common.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct Relay {
     down: Direction,
     settings: Arc<RelaySettings>,
     last_moved: Instant,
+    /// Bytes that moved faster than a small connection's do.
+    heat: u32,
     /// One side reset its connection: the other is to see the same.
     reset: Option<io::ErrorKind>,
     ended: Option<Ended>,
@@ -45,6 +47,12 @@ pub struct Moved {
     pub up: u64,
     /// From B to A.
     pub down: u64,
+}
+
+impl Moved {
+    fn total(self) -> u64 {
+        self.up.saturating_add(self.down)
+    }
 }
 
 /// Why a relay has ended.
@@ -77,6 +85,7 @@ impl Relay {
             down: Direction::new(from_b),
             settings,
             last_moved: now,
+            heat: 0,
             reset: None,
             ended: None,
         }
@@ -97,6 +106,16 @@ impl Relay {
         self.ended
     }
 
+    /// Whether it has shown itself to be busy: then a worker is to have it.
+    #[must_use]
+    pub fn effort(&self) -> Effort {
+        if self.heat >= HOT || self.up.is_bulk() || self.down.is_bulk() {
+            Effort::Stream
+        } else {
+            Effort::Small
+        }
+    }
+
     /// Moves what can be moved now.
     pub fn turn(&mut self, cx: &mut TurnContext<'_>) -> Turn {
         let before = (self.moved(), self.up.flow, self.down.flow);
@@ -104,10 +123,8 @@ impl Relay {
         if cx.ready.any() {
             let pipes = &self.settings.pipes;
             if Self::worth_a_try(&self.up, cx, A, B) {
-                match self
-                    .up
-                    .pump(&self.a, &self.b, pipes, at_end(self.reset, &self.down), cx)
-                {
+                let end = (known(cx, A), at_end(self.reset, &self.down));
+                match self.up.pump(&self.a, &self.b, pipes, end, cx) {
                     Ok(pumped) => more |= pumped == Pumped::More,
                     Err(broken) => {
                         Self::broke(broken, &mut self.up, &mut self.down, &mut self.reset)
@@ -115,10 +132,8 @@ impl Relay {
                 }
             }
             if Self::worth_a_try(&self.down, cx, B, A) {
-                match self
-                    .down
-                    .pump(&self.b, &self.a, pipes, at_end(self.reset, &self.up), cx)
-                {
+                let end = (known(cx, B), at_end(self.reset, &self.up));
+                match self.down.pump(&self.b, &self.a, pipes, end, cx) {
                     Ok(pumped) => more |= pumped == Pumped::More,
                     Err(broken) => {
                         Self::broke(broken, &mut self.down, &mut self.up, &mut self.reset)
@@ -129,6 +144,9 @@ impl Relay {
         }
         // An end counts too: the limit of a half-closed relay starts when it becomes one.
         if (self.moved(), self.up.flow, self.down.flow) != before {
+            let moved = self.moved().total() - before.0.total();
+            let since = cx.now.saturating_duration_since(self.last_moved);
+            self.heat = heated(self.heat, moved, since);
             self.last_moved = cx.now;
         }
         if self.up.flow == Flow::Closed && self.down.flow == Flow::Closed {
@@ -224,6 +242,7 @@ impl Relay {
 
     /// The descriptors that the relay waits for.
     pub fn interests<'a>(&'a self, interests: &mut Interests<'a>) {
+        interests.steady();
         let (want_a, want_b) = (self.want_a(), self.want_b());
         if !want_a.only_errors() || self.down.flow != Flow::Closed {
             interests.watch(A, self.a.as_fd(), want_a);
@@ -243,6 +262,23 @@ fn gone(side: &Socket, towards: &mut Direction, reset: &mut Option<io::ErrorKind
     towards.close();
 }
 
+fn known(cx: &TurnContext<'_>, source: Key) -> Known {
+    if cx.ready.has_ended(source) {
+        Known::End
+    } else {
+        Known::Nothing
+    }
+}
+
+/// Rises with each byte, falls with time: above [`HOT`] when more than that came on top of [`COOLING`].
+fn heated(heat: u32, moved: u64, since: Duration) -> u32 {
+    let cooled = u64::try_from(since.as_micros())
+        .unwrap_or(u64::MAX)
+        .saturating_mul(COOLING);
+    let heat = u64::from(heat).saturating_sub(cooled).saturating_add(moved);
+    u32::try_from(heat.min(HOTTEST)).unwrap_or(HOT)
+}
+
 /// When a relay broke, or the other direction has ended too, closing the sockets says it all.
 fn at_end(reset: Option<io::ErrorKind>, other: &Direction) -> AtEnd {
     if reset.is_some() || other.flow == Flow::Closed {
@@ -254,3 +290,13 @@ fn at_end(reset: Option<io::ErrorKind>, other: &Direction) -> AtEnd {
 
 const A: Key = 0;
 const B: Key = 1;
+
+/// Bytes per microsecond that a connection may move for long without being called busy. A small message there and back
+/// again and again on loopback is 2.
+const COOLING: u64 = 4;
+
+/// Bytes beyond that which make a connection busy.
+const HOT: u32 = 64 * 1024;
+
+/// A connection that was as busy as can be is not so any more after this many bytes' time, some 50 ms.
+const HOTTEST: u64 = 192 * 1024;

@@ -35,8 +35,9 @@ use super::rules::{Denied, NameVerdict};
 use super::settings::ServerSettings;
 #[cfg(feature = "socks6")]
 use super::socks6::{FarHandle, Fetch, Handle, Opening6};
+use super::users::Users;
 use super::via::Way;
-use crate::engine::{self, Interests, Session, Turn, TurnContext, Want};
+use crate::engine::{self, Effort, Interests, Session, Turn, TurnContext, Want};
 use crate::handshake::ServerError;
 use crate::listen::{Client, Slot};
 use crate::net::canonical;
@@ -413,6 +414,23 @@ impl Session for ServerSession {
             #[cfg(feature = "socks6")]
             Stage::Associated6(association) => association.interests(interests),
             Stage::Over => {}
+        }
+    }
+
+    fn effort(&self) -> Effort {
+        let reads_file = || {
+            let users = self.settings.users.as_ref();
+            users.is_some_and(Users::have_file)
+        };
+        match &self.stage {
+            Stage::Relaying(established) => established.relay.effort(),
+            Stage::Associated(_) => Effort::Work,
+            #[cfg(feature = "socks6")]
+            Stage::Associated6(_) => Effort::Work,
+            Stage::Opening(_) if reads_file() => Effort::Work,
+            #[cfg(feature = "socks6")]
+            Stage::Opening6(_) if reads_file() => Effort::Work,
+            _ => Effort::Small,
         }
     }
 }

@@ -157,6 +157,11 @@ impl Users {
         })
     }
 
+    /// Whether judging may look at a file.
+    pub(super) fn have_file(&self) -> bool {
+        self.lock().file.is_some()
+    }
+
     /// How many users there are.
     #[must_use]
     pub fn count(&self) -> usize {
