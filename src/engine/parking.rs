@@ -186,15 +186,19 @@ impl Core {
 
     /// Gives every session that is due its turn, or to a worker.
     pub(super) fn run_sessions(&mut self) {
+        let mut begin = None;
         for _ in 0..self.due.0.len() {
             let Some(key) = self.due.0.pop_front() else {
                 break;
             };
-            self.run_session(key);
+            let now = Instant::now();
+            let begin = *begin.get_or_insert(now);
+            let is_late = now - begin > LATE && self.workers.has_idle();
+            self.run_session(key, now, is_late);
         }
     }
 
-    fn run_session(&mut self, key: usize) {
+    fn run_session(&mut self, key: usize, now: Instant, is_late: bool) {
         let Some(Entry::Parked(parked)) = self.entries.get_mut(key) else {
             return;
         };
@@ -207,7 +211,9 @@ impl Core {
         }
         let (registry, buffer) = (&self.registry, &mut self.buffer);
         // A bug costs the session it is in.
-        let turned = catch_unwind(AssertUnwindSafe(|| parked.turn(key, registry, buffer)));
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            parked.turn(key, now, is_late, registry, buffer)
+        }));
         if self.buffer.len() > SMALL_BUFFER {
             self.buffer = Vec::new();
         }
@@ -237,13 +243,20 @@ impl Core {
 }
 
 impl Parked {
-    fn turn(&mut self, key: usize, registry: &mio::Registry, buffer: &mut Vec<u8>) -> Turned {
+    fn turn(
+        &mut self,
+        key: usize,
+        now: Instant,
+        is_late: bool,
+        registry: &mio::Registry,
+        buffer: &mut Vec<u8>,
+    ) -> Turned {
         if self.session.standing() == Standing::Cut {
             return Turned::End;
         }
-        let before = match self.is_watched {
-            true => Watched::by(&*self.session).0,
-            false => Watched::default(),
+        let (before, is_steady) = match self.is_watched {
+            true => Watched::by(&*self.session),
+            false => (Watched::default(), false),
         };
         let mut ready = std::mem::replace(&mut self.ready, Ready::NONE);
         if ready != Ready::ALL {
@@ -252,7 +265,11 @@ impl Parked {
                 return Turned::Nothing;
             }
         }
-        let mut cx = TurnContext::small(Instant::now(), ready, buffer);
+        if is_late && is_steady {
+            before.forget(registry);
+            return Turned::Work;
+        }
+        let mut cx = TurnContext::small(now, ready, buffer);
         match self.session.turn(&mut cx) {
             Turn::Done => Turned::End,
             Turn::Again => {
@@ -280,6 +297,10 @@ fn is_watched(asked: std::io::Result<()>) -> bool {
     }
     asked.is_ok()
 }
+
+/// When more than this has passed since the first of those that became ready at the same time was served, the others of them
+/// that have been here for long get workers where there are idle ones: other processors help then.
+const LATE: Duration = Duration::from_millis(1);
 
 /// The most that is kept of the buffer for small turns.
 const SMALL_BUFFER: usize = BUFFER / 4;

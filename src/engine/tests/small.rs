@@ -123,6 +123,8 @@ impl Session for Reader {
                         b'a' => turn = Turn::Again,
                         b'w' => self.effort = Effort::Work,
                         b's' => self.effort = Effort::Small,
+                        // Longer than any reactor is on time.
+                        b'z' => thread::sleep(Duration::from_millis(20)),
                         _ => {}
                     }
                 }
@@ -380,4 +382,43 @@ fn deadline_of_a_small_session_may_come_nearer_and_move_away() {
     drop(ours);
     next();
     engine.wait_parked(0);
+}
+
+/// One turn takes long: the next one that is due, and has its descriptors for long, need not wait for others.
+#[test]
+fn small_session_gets_a_worker_when_the_reactor_is_late() {
+    if thread::available_parallelism().is_ok_and(|count| count.get() == 1) {
+        return;
+    }
+    let engine = Engine::start(2);
+    let all: Vec<_> = (0..3)
+        .map(|place| {
+            let (mut session, ends) = reader(1);
+            session.is_steady = place == 1;
+            engine.submit(session);
+            ends.next();
+            ends
+        })
+        .collect();
+    engine.wait_parked(3);
+    let (open, gate) = bounded::<()>(1);
+    let (enter, entered) = bounded(1);
+    // Events of all three come at once.
+    engine.order(Order::Spawn(Box::new(move || {
+        Box::new(Call(move |_: &mut Cx<'_>| {
+            enter.send(()).unwrap();
+            let _ = gate.recv_timeout(SOON);
+            Next::Done
+        }))
+    })));
+    entered.recv_timeout(SOON).expect("the reactor waits");
+    for ends in &all {
+        ends.says(0, b"z");
+    }
+    open.send(()).unwrap();
+    let on: Vec<_> = all.iter().map(|ends| ends.next_read().on).collect();
+    let here = engine.reactor_thread();
+    assert_eq!((on[0], on[2]), (here, here));
+    assert_ne!(on[1], here);
+    engine.wait_parked(3);
 }
