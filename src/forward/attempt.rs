@@ -42,6 +42,9 @@ pub(super) struct Attempt {
     watch: Watch,
     /// What was read behind the last message.
     unread: Vec<u8>,
+    /// There is nothing to read in this turn: all of it was read, or it has only just been asked for something. Saves 2 to 3 of
+    /// some 30 system calls of a connection.
+    pub(super) is_dry: bool,
     /// When it was last given something to do.
     asked: Instant,
     /// How long it took to connect.
@@ -101,6 +104,7 @@ impl Attempt {
             },
             watch: Watch::default(),
             unread: Vec::new(),
+            is_dry: false,
             asked: now,
             connecting: Duration::ZERO,
             allowance: allowance.unwrap_or_default(),
@@ -198,7 +202,7 @@ impl Attempt {
                 Err(error) => Err(error),
             };
             if unsent.len() < before {
-                (self.connected, self.asked) = (true, now);
+                (self.connected, self.asked, self.is_dry) = (true, now, true);
             }
             return sent;
         }
@@ -210,7 +214,7 @@ impl Attempt {
             match (&self.socket).write(rest) {
                 Ok(count) => {
                     self.sent += count;
-                    (self.connected, self.asked) = (true, now);
+                    (self.connected, self.asked, self.is_dry) = (true, now, true);
                 }
                 Err(error) => {
                     return match error.kind() {
@@ -231,7 +235,7 @@ impl Attempt {
         let Login::Running(client, unsent) = &mut self.login else {
             return Advance::Wait;
         };
-        loop {
+        while !self.is_dry {
             let input = match read_some(&self.socket, cx.buffer_up_to(client.wanted())) {
                 Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly(awaited)),
                 Ok(Some(input)) => input,
@@ -254,16 +258,23 @@ impl Attempt {
             }
             self.asked = cx.now;
         }
+        Advance::Wait
     }
 
     /// Reads what it answers to the client.
     fn hear(&mut self, said: &Said<'_>, cx: &mut TurnContext<'_>) -> Advance {
         loop {
             if self.unread.is_empty() {
+                if self.is_dry {
+                    return Advance::Wait;
+                }
                 let awaited = self.awaited();
                 match read_some(&self.socket, cx.buffer_up_to(ANSWER)) {
                     Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly(awaited)),
-                    Ok(Some(input)) => self.unread = input.to_vec(),
+                    Ok(Some(input)) => {
+                        self.unread = input.to_vec();
+                        self.is_dry = input.len() < ANSWER;
+                    }
                     Ok(None) => return Advance::Wait,
                     Err(error) => return Advance::Failed(DialFailure::Reset(awaited, error)),
                 }

@@ -70,6 +70,8 @@ pub(super) struct Dial {
     give_up: Instant,
     /// The client has made its request: the time for that begins anew.
     is_asked: bool,
+    /// All that the client has said was read in this turn. Saves 1 to 2 of some 30 system calls of a connection.
+    is_client_dry: bool,
 }
 
 impl Dial {
@@ -100,7 +102,14 @@ impl Dial {
             give_up: now + choice.longest(usual) * DIALS,
             choice,
             is_asked: false,
+            is_client_dry: false,
         }
+    }
+
+    /// The client had said no more than that when its turn began.
+    pub(super) fn after_dry(mut self) -> Self {
+        self.is_client_dry = true;
+        self
     }
 
     /// All that the client said, for somebody else than a remote.
@@ -138,6 +147,10 @@ impl Dial {
         cx: &mut TurnContext<'_>,
     ) -> Verdict {
         let verdict = self.go_on(client, serving, cx);
+        self.is_client_dry = false;
+        for attempt in &mut self.attempts {
+            attempt.is_dry = false;
+        }
         if self.attempts.len() <= 1 {
             serving.narrow();
         }

@@ -113,17 +113,22 @@ impl ForwardSession {
             Ok(Some([])) | Err(_) => Step::Next(Stage::Over),
             Ok(Some(bytes)) => {
                 let mut kept = bytes.to_vec();
+                let mut is_dry = false;
                 // A client that is gone already: dialling for it would let a circle of forwarders chase its own tail.
                 if matches!(kept.first(), Some(4 | 5)) && kept.len() < KEPT {
                     match read_some(&client, cx.buffer_up_to(KEPT - kept.len())) {
                         Ok(Some([])) | Err(_) => return Step::Next(Stage::Over),
                         Ok(Some(more)) => kept.extend_from_slice(more),
-                        Ok(None) => {}
+                        Ok(None) => is_dry = true,
                     }
                 }
                 // Before the choice: one made in between is then seen as a new one.
                 serving.epoch = serving.route.epoch();
-                let dial = Box::new(Dial::new(kept, serving, now));
+                let dial = Dial::new(kept, serving, now);
+                let dial = Box::new(match is_dry {
+                    true => dial.after_dry(),
+                    false => dial,
+                });
                 Step::Next(Stage::Dialling { client, dial })
             }
             Ok(None) if now >= until => {

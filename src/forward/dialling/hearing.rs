@@ -42,19 +42,18 @@ impl Dial {
         serving: &Serving,
         cx: &mut TurnContext<'_>,
     ) -> Heard {
-        if !self.listens() {
+        if !self.listens() || self.is_client_dry {
             return Heard::Nothing;
         }
-        match read_some(
-            client,
-            cx.buffer_up_to(KEPT.saturating_sub(self.kept.len() + self.held.len())),
-        ) {
+        let room = KEPT.saturating_sub(self.kept.len() + self.held.len());
+        match read_some(client, cx.buffer_up_to(room)) {
             Ok(None) => Heard::Nothing,
             Ok(Some([])) if self.told != Told::Nothing => Heard::Verdict(self.half_closed(serving)),
             // A SOCKS client does not end its side before it has an answer.
             Ok(Some([])) | Err(_) => Heard::Verdict(self.client_left(serving)),
             Ok(Some(bytes)) => {
                 let bytes = bytes.to_vec();
+                self.is_client_dry = bytes.len() < room;
                 self.keep(&bytes, serving);
                 if !self.is_asked && matches!(self.said(serving).asked(), Asked::For { .. }) {
                     self.is_asked = true;
