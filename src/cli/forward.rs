@@ -213,6 +213,15 @@ pub(super) struct Forward {
     /// of routing and firewall (default none)
     #[argh(option)]
     mark: Option<String>,
+    /// use TCP Fast Open, for clients and towards the proxy: first bytes travel
+    /// with the connect, where both ends have it
+    #[argh(switch)]
+    tfo: bool,
+
+    /// use Multipath TCP, for clients and towards the proxy, where both ends have
+    /// it
+    #[argh(switch)]
+    mptcp: bool,
 
     /// TIME of silence after which a stream is closed; 0 is never (default 0)
     #[argh(option)]
@@ -356,6 +365,7 @@ impl Forward {
             })?
             .unwrap_or(default.stagger),
             retry: !self.no_retry,
+            tcp: values::tcp(NAME, self.tfo, self.mptcp)?,
             idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
                 values::duration_or_never(text, &LIMITS)
             })?
@@ -467,6 +477,7 @@ mod tests {
     #[cfg(feature = "socks6")]
     use crate::choice::OnSwitch;
     use crate::listen_address::ListenAddress;
+    use crate::net::TcpExtras;
     use crate::net::Uplink;
     #[cfg(feature = "socks6")]
     use crate::server::ReplyTiming;
@@ -548,7 +559,7 @@ mod tests {
              --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
              --half-close-timeout 0 --control h --state i --no-splice \
              --only 10.0.0.0/8 --only fd00::/8 --never 10.9.9.9 --prefer 10.1.0.0/16 \
-             --prefer [fd00::1]:9 --probe-rate 7 --take-over --drain-timeout 9s --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f";
+             --prefer [fd00::1]:9 --probe-rate 7 --take-over --drain-timeout 9s --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f --tfo";
         let rules = Rules {
             only: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             never: vec!["10.9.9.9/32".parse().unwrap()],
@@ -586,6 +597,10 @@ mod tests {
             connect_timeout: Duration::from_secs(4),
             stagger: Some(Duration::from_secs(1)),
             retry: false,
+            tcp: TcpExtras {
+                fast_open: true,
+                multipath: false,
+            },
             idle_timeout: Some(Duration::from_secs(5)),
             half_close_timeout: None,
             control: ControlPath::At("h".into()),
@@ -640,6 +655,18 @@ mod tests {
         ] {
             assert_eq!(settings(line).expect(line).mode, mode, "{line}");
         }
+    }
+
+    #[test]
+    fn multipath_is_instead_of_fast_open() {
+        let tcp = settings("--manual --mptcp").map(|settings| settings.tcp);
+        let expected = TcpExtras {
+            fast_open: false,
+            multipath: true,
+        };
+        assert_eq!(tcp, Ok(expected));
+        let error = settings("--manual --mptcp --tfo").unwrap_err();
+        assert!(error.contains("leave one of them out"), "{error}");
     }
 
     #[test]

@@ -213,6 +213,15 @@ pub(super) struct Serve {
     /// of routing and firewall (default none)
     #[argh(option)]
     mark: Option<String>,
+    /// use TCP Fast Open, for clients and towards destinations: first bytes travel
+    /// with the connect, where both ends have it
+    #[argh(switch)]
+    tfo: bool,
+
+    /// use Multipath TCP, for clients and towards destinations, where both ends
+    /// have it
+    #[argh(switch)]
+    mptcp: bool,
 
     /// TIME of silence after which a stream is closed; 0 is never (default 0)
     #[argh(option)]
@@ -330,6 +339,7 @@ impl Serve {
                 values::duration(text, &TIMEOUTS)
             })?
             .unwrap_or(default.handshake_timeout),
+            tcp: values::tcp(NAME, self.tfo, self.mptcp)?,
             idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
                 values::duration_or_never(text, &LIMITS)
             })?
@@ -479,7 +489,7 @@ mod tests {
     use super::*;
     use crate::daemon::settings::ControlPath;
     use crate::listen::ASSOCIATIONS_PER_CLIENT;
-    use crate::net::Uplink;
+    use crate::net::{TcpExtras, Uplink};
     use crate::server::ReplyTiming;
     use crate::server::association::Filter;
     #[cfg(feature = "socks6")]
@@ -540,7 +550,7 @@ mod tests {
              --allow-dest 10.0.0.0/8:80 --deny-dest example.org --via socks5h://a:b@c --via socks4://d --early-reply --socks4-user ada --socks4-user b --max-connections 10 \
              --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
              --max-associations 7 \
-             --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --idle-timeout 5s \
+             --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --mptcp --idle-timeout 5s \
              --half-close-timeout 0 --control h --no-splice --source 192.0.2.7 --mark 5";
         let expected = ServeSettings {
             #[cfg(feature = "socks6")]
@@ -573,6 +583,10 @@ mod tests {
             connect_timeout: Duration::from_secs(4),
             bind_timeout: None,
             handshake_timeout: Duration::from_secs(3),
+            tcp: TcpExtras {
+                fast_open: false,
+                multipath: true,
+            },
             idle_timeout: Some(Duration::from_secs(5)),
             half_close_timeout: None,
             control: ControlPath::At("h".into()),

@@ -17,7 +17,7 @@ use crate::daemon::settings::ControlPath;
 use crate::discovery::probe::AskSocks6;
 use crate::listen_address::ListenAddress;
 use crate::logger::{self, LogSettings};
-use crate::net::{HAS_UPLINKS, Uplink};
+use crate::net::{HAS_UPLINKS, TcpExtras, Uplink};
 #[cfg(feature = "server")]
 use crate::server::ReplyTiming;
 #[cfg(feature = "metrics")]
@@ -118,6 +118,19 @@ pub(super) fn usable(uplink: &Uplink) -> Result<(), Failure> {
     uplink
         .check()
         .map_err(|error| Failure::not_done(&error, error.hint().map(str::to_owned)))
+}
+
+/// What TCP is to have beyond the usual.
+pub(super) fn tcp(command: &'static str, tfo: bool, mptcp: bool) -> Result<TcpExtras, Failure> {
+    if tfo && mptcp {
+        let problem =
+            "--tfo and --mptcp: few systems have both in one connection; leave one of them out";
+        return Err(Failure::usage(problem, Some(command)));
+    }
+    Ok(TcpExtras {
+        fast_open: tfo,
+        multipath: mptcp,
+    })
 }
 
 /// Whether peers are asked in SOCKS 6, and how.

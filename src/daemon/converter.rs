@@ -109,6 +109,7 @@ impl Converter {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             connect_timeout,
             uplink: self.uplink.clone(),
+            tcp: crate::net::TcpExtras::default(),
             bind_timeout: Some(BIND_TIMEOUT),
             answer_delay: Duration::ZERO,
             udp: Some(udp),

@@ -58,6 +58,7 @@ impl Direct {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             connect_timeout: DESTINATION_TIMEOUT,
             uplink: settings.uplink.clone(),
+            tcp: settings.tcp,
             bind_timeout: Some(BIND_TIMEOUT),
             answer_delay: Duration::ZERO,
             udp: settings.udp.then_some(udp),

@@ -341,11 +341,12 @@ impl Forwarder {
         if self.lasting == Lasting::Yes {
             return Ok(std::mem::take(&mut self.passed));
         }
+        let tcp = self.settings.tcp;
         let bind = |address| {
             let mut taken = self.taken.borrow_mut();
             match taken.as_mut().and_then(|taken| taken.listener(address)) {
                 Some(listener) => Ok(listener),
-                None => Listener::bind(address),
+                None => Listener::bind_with(address, tcp),
             }
         };
         self.settings.listen.iter().map(bind).collect()

@@ -63,7 +63,8 @@ pub(super) fn build(
     let mut listeners = passed;
     if listeners.is_empty() {
         for address in &settings.listen {
-            listeners.push(Listener::bind(address).map_err(StartError::Bind)?);
+            let listener = Listener::bind_with(address, settings.tcp);
+            listeners.push(listener.map_err(StartError::Bind)?);
         }
     } else {
         settings.listen = addresses(&listeners);
@@ -117,6 +118,7 @@ pub(super) fn build(
         handshake_timeout: settings.handshake_timeout,
         connect_timeout: settings.connect_timeout,
         uplink: settings.uplink,
+        tcp: settings.tcp,
         bind_timeout: settings.bind_timeout,
         udp,
         answer_delay: Duration::ZERO,

@@ -14,7 +14,7 @@ use crate::discovery::rules::Rules;
 #[cfg(feature = "server")]
 use crate::listen::ASSOCIATIONS_PER_CLIENT;
 use crate::listen_address::ListenAddress;
-use crate::net::Uplink;
+use crate::net::{TcpExtras, Uplink};
 use crate::peer::Peer;
 use crate::remote::Remote;
 #[cfg(feature = "socks6")]
@@ -82,6 +82,8 @@ pub struct Settings {
     pub stagger: Option<Duration>,
     /// Whether a client's request is made to another remote when one fails to answer it, or can't reach its destination.
     pub retry: bool,
+    /// What listeners and connections to remotes have beyond plain TCP; not both.
+    pub tcp: TcpExtras,
     /// A stream without a byte either way for this long is closed; within [`LIMITS`]. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// A stream with one direction ended and no byte in the other for this long is closed; within [`LIMITS`].
@@ -145,6 +147,8 @@ pub struct ServeSettings {
     pub bind_timeout: Option<Duration>,
     /// For a client to make its request; within [`TIMEOUTS`].
     pub handshake_timeout: Duration,
+    /// What listeners and connections to destinations have beyond plain TCP; not both.
+    pub tcp: TcpExtras,
     /// As [`Settings::idle_timeout`].
     pub idle_timeout: Option<Duration>,
     /// As [`Settings::half_close_timeout`].
@@ -194,6 +198,7 @@ impl Default for ServeSettings {
             connect_timeout: DESTINATION_TIMEOUT,
             bind_timeout: Some(BIND_TIMEOUT),
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            tcp: TcpExtras::default(),
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
@@ -244,6 +249,7 @@ impl Default for Settings {
             connect_timeout: CONNECT_TIMEOUT,
             stagger: STAGGER,
             retry: true,
+            tcp: TcpExtras::default(),
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,

@@ -93,6 +93,7 @@ pub(super) fn build(
         retry: settings.retry,
         relay,
         associations: settings.udp.then_some(associations),
+        tcp: settings.tcp,
         fallback: served.without_remote(),
     };
     let forwarder = Forwarder::new(

@@ -164,6 +164,7 @@ impl Task for Build {
                     handshake_timeout: TIMEOUT,
                     connect_timeout: TIMEOUT,
                     uplink: Uplink::default(),
+                    tcp: crate::net::TcpExtras::default(),
                     bind_timeout: None,
                     udp: None,
                     answer_delay,

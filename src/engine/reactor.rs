@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use slab::Slab;
 
 use super::parking::{Due, Parked};
 use super::session::{Ready, Session, Want};
-use super::watching::{add, is_urgent_only, place, rewatch, token, watch};
+use super::watching::{add, is_urgent_only, place, rewatch, token, unregister, watch};
 use super::workers::{Boxed, Workers};
 
 /// Something that lives on the reactor thread and never blocks.
@@ -438,11 +438,7 @@ impl Cx<'_> {
     /// Tells nobody any more about a descriptor. Closing it is not enough where another process has it too: then the kernel goes on
     /// telling.
     pub fn unwatch(&self, fd: BorrowedFd<'_>) {
-        // It may never have been watched.
-        let _ = self
-            .core
-            .registry
-            .deregister(&mut SourceFd(&fd.as_raw_fd()));
+        unregister(&self.core.registry, fd.as_raw_fd());
     }
 
     /// Adds a task, which is run soon.

@@ -157,7 +157,7 @@ fn register(
     }
 }
 
-fn unregister(registry: &Registry, fd: RawFd) {
+pub(super) fn unregister(registry: &Registry, fd: RawFd) {
     // Fails only if it was not registered or is closed, and then there is nothing to undo.
     let _ = registry.deregister(&mut SourceFd(&fd));
 }

@@ -111,6 +111,12 @@ impl Attempt {
         }
     }
 
+    /// So many of the client's first bytes are in its SYN.
+    pub(super) fn having_sent(mut self, sent: usize) -> Self {
+        self.sent = sent;
+        self
+    }
+
     /// How long it took for what is not more than the way there and back, when it has just answered the greeting.
     pub(super) fn pace(&self, now: Instant) -> Duration {
         let answering = now.saturating_duration_since(self.asked);

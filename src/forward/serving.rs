@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::route::{DialFailure, Epoch, Report, Route};
 use super::stranded::WithoutRemote;
 use crate::listen::{Limits, Slot};
-use crate::net::Uplink;
+use crate::net::{TcpExtras, Uplink};
 use crate::relay::RelaySettings;
 
 /// What the sessions of one forwarder have in common.
@@ -25,6 +25,8 @@ pub struct ForwardSettings {
     pub relay: Arc<RelaySettings>,
     /// Counts clients whose datagrams are carried. `None`: none are, clients are told what the remote says.
     pub associations: Option<Limits>,
+    /// What connections to remotes have beyond plain TCP.
+    pub tcp: TcpExtras,
     /// Serves SOCKS clients that no remote can be used for. `None`: they are refused.
     pub fallback: Option<Box<dyn WithoutRemote>>,
 }

@@ -472,6 +472,7 @@ mod tests {
                 pipes: Pipes::new(0),
             }),
             associations: None,
+            tcp: crate::net::TcpExtras::default(),
             fallback: None,
         });
         let now = Instant::now();

@@ -13,7 +13,7 @@ use super::admission::{Admission, Refused};
 use super::bind::Listener;
 use super::limits::{Limits, Slot};
 use crate::engine::{Cx, Next, Session, Task, Want};
-use crate::net::accept;
+use crate::net::{accept, tune};
 
 /// A connection that was let in.
 pub struct Client {
@@ -182,6 +182,9 @@ impl Task for Acceptor {
             }
             match accept(self.listener.socket()) {
                 Ok((socket, address)) => {
+                    if !self.listener.hands_on_options() {
+                        tune(&socket);
+                    }
                     // Others may wait behind it: the episode is over when nobody does.
                     self.retry_after = RETRY_FIRST;
                     self.take_in(socket, address, cx);

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::listen_address::ListenAddress;
-use crate::net::tune;
+use crate::net::{TcpExtras, listen_fast_open, open_listener, tune};
 
 /// A bound, listening, non-blocking socket. The file of a Unix socket is removed with it, unless it was passed.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Listener {
     bound: Bound,
     /// The file of a Unix socket is somebody else's to remove.
     is_lent: Cell<bool>,
+    /// Whether accepted sockets have all options of this one.
+    hands_on: bool,
 }
 
 /// Where a listener listens, with the real port.
@@ -50,8 +52,16 @@ impl Listener {
     /// # Errors
     /// What the system says, with the address.
     pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
+        Self::bind_with(address, TcpExtras::default())
+    }
+
+    /// The same, with these extras where it is a TCP address and the system has them.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`] has.
+    pub fn bind_with(address: &ListenAddress, tcp: TcpExtras) -> Result<Self, BindError> {
         let result = match address {
-            ListenAddress::Tcp(address) => bind_tcp(*address),
+            ListenAddress::Tcp(address) => bind_tcp(*address, tcp),
             ListenAddress::Unix(path) => bind_unix(path),
         };
         result.map_err(|cause| BindError {
@@ -75,9 +85,10 @@ impl Listener {
             None => Bound::Unix(unix_name(&address)),
         };
         Ok(Self {
-            socket,
             bound,
             is_lent: Cell::new(true),
+            hands_on: !is_multipath(&socket),
+            socket,
         })
     }
 
@@ -111,9 +122,10 @@ impl Listener {
         let bound = bound.ok_or_else(|| io::Error::other("it listens somewhere else"))?;
         socket.set_nonblocking(true)?;
         Ok(Self {
-            socket,
             bound,
             is_lent: Cell::new(true),
+            hands_on: !is_multipath(&socket),
+            socket,
         })
     }
 
@@ -135,8 +147,24 @@ impl Listener {
         self.is_lent.set(false);
     }
 
+    /// Whether those who are accepted have the options of the listener, as far as the system hands them on.
+    pub(crate) fn hands_on_options(&self) -> bool {
+        self.hands_on
+    }
+
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
+    }
+}
+
+/// Of one that somebody else has bound; where it cannot be told, it is none.
+fn is_multipath(socket: &Socket) -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return matches!(socket.protocol(), Ok(Some(socket2::Protocol::MPTCP)));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = socket;
+        false
     }
 }
 
@@ -149,11 +177,11 @@ impl Drop for Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-    match bind_tcp_at(address) {
+fn bind_tcp(address: SocketAddr, tcp: TcpExtras) -> io::Result<Listener> {
+    match bind_tcp_at(address, tcp) {
         Err(error) if is_any_v6(address) && lacks_ipv6(&error) => {
             log::info!("this system has no IPv6, listening on IPv4 alone");
-            bind_tcp_at((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            bind_tcp_at((Ipv4Addr::UNSPECIFIED, address.port()).into(), tcp)
         }
         result => result,
     }
@@ -174,8 +202,13 @@ fn lacks_family(error: &io::Error) -> bool {
     )
 }
 
-fn bind_tcp_at(address: SocketAddr) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn bind_tcp_at(address: SocketAddr, tcp: TcpExtras) -> io::Result<Listener> {
+    let multipath = open_listener(address, tcp);
+    let is_multipath = multipath.is_some();
+    let socket = match multipath {
+        Some(socket) => socket,
+        None => Socket::new(Domain::for_address(address), Type::STREAM, None)?,
+    };
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
@@ -185,12 +218,17 @@ fn bind_tcp_at(address: SocketAddr) -> io::Result<Listener> {
     tune(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    if tcp.fast_open && !is_multipath {
+        listen_fast_open(&socket, FAST_OPEN_QUEUE);
+    }
     socket.listen(BACKLOG)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok(Listener {
         socket,
         bound: Bound::Tcp(bound),
         is_lent: Cell::new(false),
+        // One of Multipath TCP takes some of them for itself only.
+        hands_on: !is_multipath,
     })
 }
 
@@ -210,6 +248,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
         socket,
         bound: Bound::Unix(path.to_owned()),
         is_lent: Cell::new(false),
+        hands_on: true,
     })
 }
 
@@ -284,6 +323,10 @@ impl Error for BindError {
 
 /// Connections that the kernel keeps for us while we are busy. It is cut to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
+
+/// Of these, those that have sent data without anybody knowing yet that their address is theirs: a flood of SYNs with forged
+/// addresses and stolen cookies gets no more than that through. Beyond it, connections are made as ever.
+const FAST_OPEN_QUEUE: u16 = 256;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@ mod accept;
 mod connect;
 mod datagrams;
 mod descriptors;
+mod extras;
 #[cfg(feature = "socks6")]
 pub mod icmp;
 mod local_address;
@@ -21,6 +22,7 @@ pub use datagrams::{
     open_datagrams, open_towards_relay, receive_datagram, send_parts, send_twice, unmapped,
 };
 pub use descriptors::{DescriptorBudget, is_shortage, raise_descriptor_limit};
+pub use extras::{TcpExtras, listen_fast_open, open_listener, start_connect_with};
 pub use local_address::{canonical, is_local, source_towards};
 pub use near::Near;
 pub use options::tune;

@@ -15,8 +15,6 @@
 //! | Multipath TCP | yes | no |
 //! | reports of ICMP errors | yes; of a connect from Linux 5.8 on | no |
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use std::fs;
 use std::io;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::iter;
@@ -25,6 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::Socket;
 
 use super::connect::{ConnectFailure, connect, open};
+pub(crate) use super::extras::{accept_fast_open, open_multipath};
 use super::options::tune;
 use super::uplink::Uplink;
 use crate::wire::socks6::{Choice, Legs, StackOptions};
@@ -342,65 +341,6 @@ pub fn set_fast_open(_: &Socket) -> bool {
     false
 }
 
-/// Lets a TCP socket that will listen take data out of the SYNs of so many at once (RFC 7413); returns whether it will.
-#[must_use]
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn accept_fast_open(socket: &Socket, backlog: u16) -> bool {
-    use nix::sys::socket::setsockopt;
-    // It can be set in any case, and does nothing unless an admin has switched it on.
-    let allowed = fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen");
-    let allowed = allowed
-        .ok()
-        .and_then(|text| text.trim().parse::<u32>().ok());
-    if allowed.is_none_or(|allowed| allowed & FAST_OPEN_SERVER == 0) {
-        return false;
-    }
-    let set = setsockopt(socket, fast_open::Listening, &backlog.into());
-    refused("TCP Fast Open for a listener", set.map_err(io::Error::from))
-}
-
-/// Not supported here.
-#[must_use]
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn accept_fast_open(_: &Socket, _: u16) -> bool {
-    false
-}
-
-/// An option that nix does not have, made with its means for that.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod fast_open {
-    use nix::{libc, setsockopt_impl, sockopt_impl};
-
-    sockopt_impl!(
-        /// How many connections whose SYN had data may wait to be accepted.
-        Listening,
-        SetOnly,
-        libc::IPPROTO_TCP,
-        libc::TCP_FASTOPEN,
-        usize
-    );
-}
-
-/// A socket of Multipath TCP for a connection to `address`, or for a listener there; non-blocking. `None` where the
-/// system has none. It speaks plain TCP with an end that has no Multipath TCP: see [`is_multipath`].
-#[must_use]
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn open_multipath(address: SocketAddr) -> Option<Socket> {
-    use socket2::{Domain, Protocol, Type};
-    let kind = Type::STREAM.nonblocking();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::MPTCP));
-    socket
-        .inspect_err(|error| log::debug!("no Multipath TCP: {error}"))
-        .ok()
-}
-
-/// Not supported here.
-#[must_use]
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub fn open_multipath(_: SocketAddr) -> Option<Socket> {
-    None
-}
-
 /// Whether a connection uses Multipath TCP, and not what it falls back to.
 #[must_use]
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -425,15 +365,14 @@ fn refused(what: &str, set: io::Result<()>) -> bool {
         .is_ok()
 }
 
-/// The bit of `tcp_fastopen` for servers (Linux, ip-sysctl).
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const FAST_OPEN_SERVER: u32 = 2;
-
 /// Whether this system may have Multipath TCP at all.
 pub const HAS_MULTIPATH: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 #[cfg(test)]
 mod tests {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    use std::fs;
+
     use socket2::{Domain, Type};
 
     use super::*;

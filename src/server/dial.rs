@@ -16,7 +16,9 @@ use super::cause::Cause;
 #[cfg(feature = "socks6")]
 use super::stack::{Had, Wanted};
 use crate::engine::{Interests, MAX_INTERESTS, Want};
-use crate::net::{ConnectFailure, Uplink, UplinkError, finish_connect, start_connect};
+use crate::net::{
+    ConnectFailure, TcpExtras, Uplink, UplinkError, finish_connect, start_connect_with,
+};
 use crate::wire::socks5::ReplyCode;
 
 /// Attempts at the addresses of one destination (RFC 8305 §4 and §5, in short).
@@ -30,6 +32,9 @@ pub(super) struct Dial {
     /// At the same time.
     most_attempts: usize,
     uplink: Uplink,
+    tcp: TcpExtras,
+    /// For the SYN, of the client's payload. Only where there is one address: of two, both might take it for theirs.
+    early: Vec<u8>,
     #[cfg(feature = "socks6")]
     wanted: Option<Box<Wanted>>,
     in_force: InForce,
@@ -47,6 +52,8 @@ pub(super) struct InForce {
 struct Attempt {
     socket: Socket,
     since: Instant,
+    /// How much of the payload is in its SYN.
+    sent: usize,
     #[cfg(feature = "socks6")]
     had: Had,
 }
@@ -71,10 +78,21 @@ impl Dial {
             failure: None,
             most_attempts: MOST_ATTEMPTS,
             uplink,
+            tcp: TcpExtras::default(),
+            early: Vec::new(),
             #[cfg(feature = "socks6")]
             wanted: None,
             in_force: InForce::default(),
         }
+    }
+
+    /// The same, with these extras. `payload` is what the client sent behind its request so far.
+    pub(super) fn with(mut self, tcp: TcpExtras, payload: &[u8]) -> Self {
+        self.tcp = tcp;
+        if tcp.fast_open && self.waiting.len() == 1 {
+            self.early = payload.to_vec();
+        }
+        self
     }
 
     /// The same, in the way that a client of SOCKS 6 wants it.
@@ -148,12 +166,15 @@ impl Dial {
             return Ok(Attempt {
                 socket,
                 since: now,
+                sent: 0,
                 had,
             });
         }
+        let (socket, sent) = start_connect_with(address, &self.uplink, self.tcp, &self.early)?;
         Ok(Attempt {
-            socket: start_connect(address, &self.uplink)?,
+            socket,
             since: now,
+            sent,
             #[cfg(feature = "socks6")]
             had: Had::default(),
         })
@@ -162,6 +183,7 @@ impl Dial {
     /// Takes out the attempt that got through.
     fn won(&mut self, place: usize) -> Socket {
         let attempt = self.attempts.swap_remove(place);
+        self.in_force.sent = attempt.sent;
         #[cfg(feature = "socks6")]
         if let Some(wanted) = &self.wanted {
             self.in_force = wanted.in_force(&attempt.socket, attempt.had);

@@ -277,7 +277,8 @@ impl ServerSession {
             let destinations = allowed.into_iter().map(Address::from);
             return self.go_through(pending, Arc::clone(via), destinations);
         }
-        let dial = Dial::new(allowed, self.settings.uplink.clone(), now);
+        let dial = Dial::new(allowed, self.settings.uplink.clone(), now)
+            .with(self.settings.tcp, &pending.payload);
         #[cfg(feature = "socks6")]
         let dial = match &pending.stack {
             Some(stack) => dial.wanting(Wanted::new(**stack, &pending.payload)),

@@ -12,7 +12,7 @@ use super::socks6::Socks6;
 use super::users::Users;
 use super::via::Via;
 use crate::handshake::{Methods, Policy, Socks4};
-use crate::net::Uplink;
+use crate::net::{TcpExtras, Uplink};
 use crate::relay::RelaySettings;
 use crate::resolver::Resolver;
 use crate::wire::socks4::UserId;
@@ -47,6 +47,8 @@ pub struct ServerSettings {
     pub uplink: Uplink,
     /// For datagrams. `None`: there are none.
     pub udp: Option<UdpSettings>,
+    /// What connections to destinations have beyond plain TCP.
+    pub tcp: TcpExtras,
     /// For the relays.
     pub relay: Arc<RelaySettings>,
     /// Looks up names.

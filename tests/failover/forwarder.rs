@@ -66,6 +66,7 @@ impl Forwarder {
                     pipes: Pipes::new(0),
                 }),
                 associations: None,
+                tcp: sockhop::net::TcpExtras::default(),
                 fallback: None,
             });
             let serving = route.clone();

@@ -9,7 +9,7 @@ use crate::forward::said::{Hold, Said, Told};
 use crate::forward::serving::Serving;
 use crate::forward::verdict::Refusal;
 use crate::handshake::watch::{Asked, Speaks};
-use crate::net::{ConnectFailure, is_shortage, start_connect};
+use crate::net::{ConnectFailure, is_shortage, start_connect_with};
 
 impl Dial {
     /// Starts an attempt if none is under way, or those that are hesitate. Whether it did.
@@ -72,13 +72,19 @@ impl Dial {
                 self.beside_after = Some(now + SHORTAGE_RETRY);
                 return false;
             }
-            let failure = match start_connect(remote, &serving.settings.uplink) {
-                Ok(socket) => {
-                    let is_first = self.tried.is_empty();
+            let is_first = self.tried.is_empty();
+            let early = self.early(&candidate, is_first, serving);
+            let failure = match start_connect_with(
+                remote,
+                &serving.settings.uplink,
+                serving.settings.tcp,
+                early,
+            ) {
+                Ok((socket, sent)) => {
                     self.tried.push(remote);
                     let allowance = serving.route.paces().allowance(remote);
                     let attempt = Attempt::new(&candidate, socket, is_first, allowance, now);
-                    self.attempts.push(attempt);
+                    self.attempts.push(attempt.having_sent(sent));
                     return true;
                 }
                 Err(ConnectFailure::Local(error)) if is_shortage(&error) => {
@@ -99,6 +105,17 @@ impl Dial {
             self.retry = Some(self.give_up);
         }
         false
+    }
+
+    /// What may travel in the SYN: what this candidate is told first, if that comes from the client.
+    fn early(&self, candidate: &Candidate, is_first: bool, serving: &Serving) -> &[u8] {
+        let said = self.said(serving);
+        let due = match (&candidate.login, is_first) {
+            (Some(_), _) => 0,
+            (None, true) => said.due(),
+            (None, false) => said.greeting_due(),
+        };
+        self.kept.get(..due).unwrap_or_default()
     }
 
     /// What the client is told when nobody is left.

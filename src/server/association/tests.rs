@@ -43,6 +43,7 @@ pub(super) fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSett
         handshake_timeout: LONG,
         connect_timeout: LONG,
         uplink: Uplink::default(),
+        tcp: crate::net::TcpExtras::default(),
         bind_timeout: None,
         answer_delay: Duration::ZERO,
         udp: Some(UdpSettings::new(UdpOptions::default(), associations)),
