@@ -11,7 +11,8 @@ use super::{Failure, link, values};
 use crate::bad_text::BadText;
 use crate::choice::{Fallback, Mode};
 use crate::daemon::settings::{
-    CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, PROBE_RATES, Settings, TIMEOUTS, WORKERS,
+    CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, PROBE_RATES, READY, Settings, TIMEOUTS,
+    WORKERS,
 };
 use crate::discovery::rules::{MOST_PREFERENCES, Rules};
 use crate::logger::LogSettings;
@@ -213,6 +214,12 @@ pub(super) struct Forward {
     /// of routing and firewall (default none)
     #[argh(option)]
     mark: Option<String>,
+    /// NUMBER of connections to the proxy that are made before clients need
+    /// them, each of which saves one the way there and back (default 0, at
+    /// most 64)
+    #[argh(option)]
+    ready: Option<String>,
+
     /// use TCP Fast Open, for clients and towards the proxy: first bytes travel
     /// with the connect, where both ends have it
     #[argh(switch)]
@@ -365,6 +372,8 @@ impl Forward {
             })?
             .unwrap_or(default.stagger),
             retry: !self.no_retry,
+            ready: optional("--ready", &self.ready, |text| values::number(text, &READY))?
+                .unwrap_or(default.ready),
             tcp: values::tcp(NAME, self.tfo, self.mptcp)?,
             idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
                 values::duration_or_never(text, &LIMITS)
@@ -559,7 +568,7 @@ mod tests {
              --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
              --half-close-timeout 0 --control h --state i --no-splice \
              --only 10.0.0.0/8 --only fd00::/8 --never 10.9.9.9 --prefer 10.1.0.0/16 \
-             --prefer [fd00::1]:9 --probe-rate 7 --take-over --drain-timeout 9s --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f --tfo";
+             --prefer [fd00::1]:9 --probe-rate 7 --take-over --drain-timeout 9s --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f --ready 5 --tfo";
         let rules = Rules {
             only: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             never: vec!["10.9.9.9/32".parse().unwrap()],
@@ -597,6 +606,7 @@ mod tests {
             connect_timeout: Duration::from_secs(4),
             stagger: Some(Duration::from_secs(1)),
             retry: false,
+            ready: 5,
             tcp: TcpExtras {
                 fast_open: true,
                 multipath: false,
@@ -667,6 +677,8 @@ mod tests {
         assert_eq!(tcp, Ok(expected));
         let error = settings("--manual --mptcp --tfo").unwrap_err();
         assert!(error.contains("leave one of them out"), "{error}");
+        let error = settings("--manual --ready 65").unwrap_err();
+        assert!(error.contains("from 0 to 64"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::ProxyUri;
 use crate::choice::{Fallback, Mode, OnSwitch};
 use crate::discovery::probe::AskSocks6;
 use crate::discovery::rules::Rules;
+use crate::forward::MOST_READY;
 #[cfg(feature = "server")]
 use crate::listen::ASSOCIATIONS_PER_CLIENT;
 use crate::listen_address::ListenAddress;
@@ -84,6 +85,8 @@ pub struct Settings {
     pub retry: bool,
     /// What listeners and connections to remotes have beyond plain TCP; not both.
     pub tcp: TcpExtras,
+    /// Connections to the remote that are made before clients come, within [`READY`].
+    pub ready: usize,
     /// A stream without a byte either way for this long is closed; within [`LIMITS`]. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// A stream with one direction ended and no byte in the other for this long is closed; within [`LIMITS`].
@@ -250,6 +253,7 @@ impl Default for Settings {
             stagger: STAGGER,
             retry: true,
             tcp: TcpExtras::default(),
+            ready: 0,
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
@@ -302,5 +306,7 @@ pub const LIMITS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(365 * 24 * 60 * 60);
 /// The upper end is what one address can have towards one other, and more than a process has descriptors for.
 pub const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// Each is a descriptor here and one at the remote.
+pub const READY: RangeInclusive<usize> = 0..=MOST_READY;
 /// Each is a thread with a stack and a buffer, so the upper end is some hundred MiB.
 pub const WORKERS: RangeInclusive<usize> = 1..=1024;

@@ -28,7 +28,7 @@ use crate::discovery::source::lines::{ListedPeer, PeerName};
 use crate::discovery::table::{SourceId, TableSettings};
 use crate::discovery::{Discovery, Prober};
 use crate::engine::{Cx, Shared, TaskId};
-use crate::forward::{ForwardSession, ForwardSettings, Route};
+use crate::forward::{ForwardSession, ForwardSettings, Ready, Route};
 use crate::listen::{ASSOCIATIONS_PER_CLIENT, Admission, Intake, IntakeStats, Limits, Serve};
 #[cfg(feature = "metrics")]
 use crate::listen::{Bound, Listener};
@@ -76,6 +76,8 @@ pub(super) fn build(
     let steering = cx.reserve();
     let (report, reports) = unbounded();
     let route = Route::new(report, cx.mailbox(), steering);
+    let ready = ready(&settings, budget, &route, cx);
+    let budget = budget.without(ready.as_ref().map_or(0, Ready::most));
     let relay = relay(&settings, budget);
     let most = budget.connections;
     let associations = Limits::new(most, Some(ASSOCIATIONS_PER_CLIENT), cx.mailbox());
@@ -94,6 +96,7 @@ pub(super) fn build(
         relay,
         associations: settings.udp.then_some(associations),
         tcp: settings.tcp,
+        ready,
         fallback: served.without_remote(),
     };
     let forwarder = Forwarder::new(
@@ -335,6 +338,29 @@ fn intake(
         ),
         stats: Rc::new(RefCell::new(IntakeStats::default())),
     }
+}
+
+/// The stock of ready connections, if one is wanted. It has a quarter of the descriptors at most.
+fn ready(
+    settings: &Settings,
+    budget: DescriptorBudget,
+    route: &Route,
+    cx: &mut Cx<'_>,
+) -> Option<Ready> {
+    let most = settings.ready.min(budget.connections / 2);
+    if most < settings.ready {
+        log::warn!(
+            "--ready {}: {most} it is, there are few descriptors (`ulimit -n`)",
+            settings.ready
+        );
+    }
+    (most > 0).then(|| {
+        let task = cx.reserve();
+        let ready = Ready::new(most, cx.mailbox(), task);
+        let restock = ready.restock(route.clone(), settings.uplink.clone(), settings.tcp);
+        cx.place(task, Box::new(restock));
+        ready
+    })
 }
 
 fn relay(settings: &Settings, budget: DescriptorBudget) -> Arc<RelaySettings> {

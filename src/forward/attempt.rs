@@ -51,6 +51,10 @@ pub(super) struct Attempt {
     connecting: Duration,
     /// How long it may take for what is not more than the way there and back.
     allowance: Duration,
+    /// Whether the connection was there before the client.
+    is_ready: bool,
+    /// Whether any byte has come from it.
+    has_spoken: bool,
 }
 
 /// Who is let in.
@@ -108,6 +112,8 @@ impl Attempt {
             asked: now,
             connecting: Duration::ZERO,
             allowance: allowance.unwrap_or_default(),
+            is_ready: false,
+            has_spoken: false,
         }
     }
 
@@ -115,6 +121,27 @@ impl Attempt {
     pub(super) fn having_sent(mut self, sent: usize) -> Self {
         self.sent = sent;
         self
+    }
+
+    /// Over a connection that was there before the client.
+    pub(super) fn made_ready(mut self) -> Self {
+        self.is_ready = true;
+        self
+    }
+
+    /// Whether it goes over a connection that was there before the client, and of which nobody knows yet whether it still
+    /// is: that it fails is then no failure of the remote.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.is_ready && !self.has_spoken
+    }
+
+    /// How long the remote took from the start of the connect to its choice of a method, if it was connected to for this client.
+    pub(super) fn greeted_in(&mut self, now: Instant) -> Option<Duration> {
+        let took = now.saturating_duration_since(self.since);
+        if self.is_ready {
+            return None;
+        }
+        Some(*self.greeted.get_or_insert(took))
     }
 
     /// How long it took for what is not more than the way there and back, when it has just answered the greeting.
@@ -147,7 +174,9 @@ impl Attempt {
             Login::Running(..) => self.log_in(said, cx),
         };
         match advance {
-            Advance::Wait if said.is_full() && self.sent == said.len() => Advance::Relay,
+            Advance::Wait if said.is_full() && self.sent == said.len() && !self.is_unproven() => {
+                Advance::Relay
+            }
             advance => advance,
         }
     }
@@ -172,6 +201,7 @@ impl Attempt {
     /// How far the client's bytes may be sent now.
     fn due(&self, said: &Said<'_>) -> usize {
         match self.login {
+            Login::None if self.is_unproven() => said.repeatable(),
             Login::None if self.watch.awaits_method() && !self.is_eager => said.greeting_due(),
             Login::None => said.due(),
             Login::Wanted(_) | Login::Running(..) => 0,
@@ -248,6 +278,7 @@ impl Attempt {
                 Ok(None) => return Advance::Wait,
                 Err(error) => return Advance::Failed(DialFailure::Reset(awaited, error)),
             };
+            self.has_spoken = true;
             if let Err(error) = client.feed(input, unsent) {
                 return Advance::Failed(login_failure(error, input));
             }
@@ -278,6 +309,7 @@ impl Attempt {
                 match read_some(&self.socket, cx.buffer_up_to(ANSWER)) {
                     Ok(Some([])) => return Advance::Failed(DialFailure::ClosedEarly(awaited)),
                     Ok(Some(input)) => {
+                        self.has_spoken = true;
                         self.unread = input.to_vec();
                         self.is_dry = input.len() < ANSWER;
                     }
@@ -366,6 +398,9 @@ impl Attempt {
         patience: Patience,
     ) -> Option<Instant> {
         let limit = self.limit.unwrap_or(limit);
+        if self.is_unproven() {
+            return Some(self.asked + self.allowance.max(STALE).min(limit));
+        }
         if !self.connected {
             return Some(self.since + limit);
         }
@@ -447,6 +482,10 @@ fn login_failure(error: HandshakeError, input: &[u8]) -> DialFailure {
 
 /// What is read of a remote's answers at once.
 const ANSWER: usize = 4096;
+
+/// A connection that was there before the client is answered on within this, or has gone without a word: then a new one is
+/// made. More than most ways there and back take, with a lost packet.
+const STALE: Duration = Duration::from_secs(1);
 
 /// For the reply to a request while others are asked beside: systems give up a connect after some 130 s, and whoever waits
 /// longer has lost it.

@@ -72,6 +72,8 @@ pub(super) struct Dial {
     is_asked: bool,
     /// All that the client has said was read in this turn. Saves 1 to 2 of some 30 system calls of a connection.
     is_client_dry: bool,
+    /// A connection that was ready for it was dead.
+    was_stale: bool,
 }
 
 impl Dial {
@@ -103,6 +105,7 @@ impl Dial {
             choice,
             is_asked: false,
             is_client_dry: false,
+            was_stale: false,
         }
     }
 

@@ -9,6 +9,7 @@ mod dialling;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod pace;
+mod ready;
 mod route;
 mod said;
 mod serving;
@@ -17,6 +18,7 @@ mod stranded;
 mod verdict;
 
 pub use books::{Answer, MOST_REMOTES, RemoteCounts, Totals};
+pub use ready::{MOST_READY, Ready, Restock};
 pub use route::{Awaited, Candidate, Choice, DialFailure, Epoch, Patience, Report, Route};
 pub use serving::ForwardSettings;
 pub use session::ForwardSession;

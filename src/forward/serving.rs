@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ready::Ready;
 use super::route::{DialFailure, Epoch, Report, Route};
 use super::stranded::WithoutRemote;
 use crate::listen::{Limits, Slot};
@@ -27,6 +28,8 @@ pub struct ForwardSettings {
     pub associations: Option<Limits>,
     /// What connections to remotes have beyond plain TCP.
     pub tcp: TcpExtras,
+    /// Connections to the remote that are made before clients come. `None`: none are.
+    pub ready: Option<Ready>,
     /// Serves SOCKS clients that no remote can be used for. `None`: they are refused.
     pub fallback: Option<Box<dyn WithoutRemote>>,
 }

@@ -473,6 +473,7 @@ mod tests {
             }),
             associations: None,
             tcp: crate::net::TcpExtras::default(),
+            ready: None,
             fallback: None,
         });
         let now = Instant::now();

@@ -57,6 +57,14 @@ impl DescriptorBudget {
             pipes,
         }
     }
+
+    /// The same with so many descriptors less for connections, of which one is left.
+    #[must_use]
+    pub fn without(mut self, descriptors: usize) -> Self {
+        let places = descriptors.div_ceil(2);
+        self.connections = self.connections.saturating_sub(places).max(1);
+        self
+    }
 }
 
 /// A limit of millions is the system's way to say "any": tables sized by it must not grow with that.

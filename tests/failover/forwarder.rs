@@ -67,6 +67,7 @@ impl Forwarder {
                 }),
                 associations: None,
                 tcp: sockhop::net::TcpExtras::default(),
+                ready: None,
                 fallback: None,
             });
             let serving = route.clone();

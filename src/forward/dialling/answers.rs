@@ -75,8 +75,7 @@ impl Dial {
         now: Instant,
     ) -> Option<Verdict> {
         let attempt = self.attempts.get_mut(place)?;
-        let took = now.saturating_duration_since(attempt.since);
-        let greeted = Some(*attempt.greeted.get_or_insert(took));
+        let greeted = attempt.greeted_in(now);
         serving
             .route
             .paces()
@@ -120,7 +119,7 @@ impl Dial {
         for late in std::mem::take(&mut self.attempts) {
             // It has not failed: it may be the next.
             self.tried.retain(|tried| *tried != late.remote);
-            if late.since < attempt.since {
+            if late.since < attempt.since && !late.is_unproven() {
                 serving.failed(late.remote, late.since, DialFailure::Hesitated);
             }
         }
@@ -254,6 +253,20 @@ impl Dial {
         serving: &Serving,
     ) {
         let attempt = self.attempts.remove(place);
+        if attempt.is_unproven() {
+            // It was dead before the client came: the remote is asked again, over a connection of its own.
+            let remote = attempt.remote;
+            log::debug!(
+                "{}: ready connection to {remote}: {failure}",
+                serving.client
+            );
+            self.tried.retain(|tried| *tried != remote);
+            self.was_stale = true;
+            if let Some(ready) = &serving.settings.ready {
+                ready.was_stale();
+            }
+            return;
+        }
         // Remotes are chosen for their SOCKS 5. Many know nothing else and close when they hear SOCKS 4: that must not
         // take the remote away from everybody.
         let is_hung_up = matches!(

@@ -1,6 +1,9 @@
 //! Which remote is asked next, and when: the first, one beside it that hesitates, one after it that failed.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use super::{DIALS, Dial, FIRST_BYTES_LIMIT};
 use crate::forward::attempt::Attempt;
@@ -73,6 +76,13 @@ impl Dial {
                 return false;
             }
             let is_first = self.tried.is_empty();
+            let allowance = serving.route.paces().allowance(remote);
+            if let Some(socket) = self.take_ready(remote, serving, now) {
+                self.tried.push(remote);
+                let attempt = Attempt::new(&candidate, socket, is_first, allowance, now);
+                self.attempts.push(attempt.made_ready());
+                return true;
+            }
             let early = self.early(&candidate, is_first, serving);
             let failure = match start_connect_with(
                 remote,
@@ -82,7 +92,6 @@ impl Dial {
             ) {
                 Ok((socket, sent)) => {
                     self.tried.push(remote);
-                    let allowance = serving.route.paces().allowance(remote);
                     let attempt = Attempt::new(&candidate, socket, is_first, allowance, now);
                     self.attempts.push(attempt.having_sent(sent));
                     return true;
@@ -105,6 +114,19 @@ impl Dial {
             self.retry = Some(self.give_up);
         }
         false
+    }
+
+    /// A connection that is there already: for a client that has greeted, since the remote owes that an answer, by which it shows
+    /// whether it still listens.
+    fn take_ready(&self, remote: SocketAddr, serving: &Serving, now: Instant) -> Option<Socket> {
+        let ready = serving.settings.ready.as_ref()?;
+        let said = self.said(serving);
+        let is_fit = self.told == Told::Nothing
+            && self.tried.is_empty()
+            && !self.was_stale
+            && said.greeting().is_some()
+            && self.choice.addresses().next() == Some(remote);
+        is_fit.then(|| ready.take(remote, now)).flatten()
     }
 
     /// What may travel in the SYN: what this candidate is told first, if that comes from the client.
