@@ -130,7 +130,12 @@ pub(crate) fn sockhop_serve(room: &Room, here: &str) -> io::Result<Tree> {
     room.program(&sockhop()?, &arguments.map(OsStr::new))
 }
 
-pub(crate) fn sockhop_forward(room: &Room, here: &str, to: &str) -> io::Result<Tree> {
+pub(crate) fn sockhop_forward(
+    room: &Room,
+    here: &str,
+    to: &str,
+    options: &[&str],
+) -> io::Result<Tree> {
     let arguments = [
         "forward",
         "--remote",
@@ -141,7 +146,8 @@ pub(crate) fn sockhop_forward(room: &Room, here: &str, to: &str) -> io::Result<T
         "none",
         "-q",
     ];
-    room.program(&sockhop()?, &arguments.map(OsStr::new))
+    let arguments: Vec<_> = arguments.iter().chain(options).map(OsStr::new).collect();
+    room.program(&sockhop()?, &arguments)
 }
 
 /// It finds out by itself which of these ports of loopback leads on.

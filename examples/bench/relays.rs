@@ -42,6 +42,10 @@ pub(crate) enum Relay {
     Socks6Session,
     /// The same behind `sockhop forward`, which clients speak SOCKS 5 to.
     Converter,
+    /// `sockhop serve` behind `sockhop forward`, in SOCKS 5 all the way.
+    Forward,
+    /// The same, with connections to the server that are made before clients come.
+    ForwardReady,
 }
 
 /// What is compared with each other.
@@ -81,6 +85,8 @@ impl Kind {
                 Relay::Socks6,
                 Relay::Socks6Session,
                 Relay::Converter,
+                Relay::Forward,
+                Relay::ForwardReady,
             ],
         }
     }
@@ -152,6 +158,8 @@ impl Relay {
             Self::Socks6 => "socks6",
             Self::Socks6Session => "socks6-session",
             Self::Converter => "converter",
+            Self::Forward => "forward",
+            Self::ForwardReady => "forward-ready",
         }
     }
 
@@ -171,7 +179,9 @@ impl Relay {
             | Self::Dante
             | Self::SockhopServe
             | Self::Socks5
-            | Self::Converter => Dialect::Socks5,
+            | Self::Converter
+            | Self::Forward
+            | Self::ForwardReady => Dialect::Socks5,
             Self::Socks6 | Self::Socks6Session => Dialect::Socks6,
             _ => Dialect::None,
         }
@@ -191,7 +201,12 @@ impl Relay {
                 let (tree, port) = room.role("plain", &[&to])?;
                 return Running::new(self, port, Some(tree), target, target_port);
             }
-            Self::Socks5 | Self::Socks6 | Self::Socks6Session | Self::Converter => {
+            Self::Socks5
+            | Self::Socks6
+            | Self::Socks6Session
+            | Self::Converter
+            | Self::Forward
+            | Self::ForwardReady => {
                 return Err(io::Error::other("it is compared near and far only"));
             }
             Self::HaproxySplice => Some(programs::haproxy(
@@ -204,7 +219,7 @@ impl Relay {
             Self::Socat => Some(programs::socat(room, port, &to)?),
             Self::Nginx => Some(programs::nginx(room, &here, &to)?),
             Self::Rinetd => Some(programs::rinetd(room, port, target_port)?),
-            Self::Sockhop => Some(programs::sockhop_forward(room, &here, &to)?),
+            Self::Sockhop => Some(programs::sockhop_forward(room, &here, &to, &[])?),
             Self::Microsocks => Some(programs::microsocks(room, port)?),
             Self::Dante => Some(programs::dante(room, port)?),
             Self::SockhopServe => Some(programs::sockhop_serve(room, &here)?),
@@ -227,15 +242,21 @@ impl Relay {
         }
         let (delay, mut far) = room.role("delay", &[&format!("127.0.0.1:{port}")])?;
         others.push(delay);
-        if self == Self::Converter {
+        let in_front: Option<(&str, &[&str])> = match self {
+            Self::Converter => Some(("socks6", &[])),
+            Self::Forward => Some(("socks5", &[])),
+            Self::ForwardReady => Some(("socks5", &["--ready", "4"])),
+            _ => None,
+        };
+        if let Some((scheme, options)) = in_front {
             others.extend(tree.take());
             for end in [&mut far, &mut port] {
-                let remote = format!("socks6://127.0.0.1:{end}");
+                let remote = format!("{scheme}://127.0.0.1:{end}");
                 *end = free_port()?;
                 let here = format!("127.0.0.1:{end}");
-                let mut converter = programs::sockhop_forward(room, &here, &remote)?;
-                converter.wait_listening(*end)?;
-                others.extend(tree.replace(converter));
+                let mut forwarder = programs::sockhop_forward(room, &here, &remote, options)?;
+                forwarder.wait_listening(*end)?;
+                others.extend(tree.replace(forwarder));
             }
         }
         let mut running = Running::new(self, port, tree, target, target_port)?;
