@@ -188,9 +188,12 @@ impl Dial {
                 Ok(false) => {}
                 Err(refusal) => return Verdict::Decline(refusal),
             }
+            let is_told = !self.unsaid.is_empty();
             if write_all_now(client, &mut self.unsaid).is_err() {
                 return self.client_left(serving);
             }
+            // What it answers is heard in the next turn, which begins with the remote: that may be gone by then.
+            self.is_client_dry |= is_told;
             match self.hear(client, serving, cx) {
                 Heard::More => {}
                 Heard::Nothing => return Verdict::Wait(self.until(serving)),
