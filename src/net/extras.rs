@@ -133,7 +133,9 @@ pub(crate) fn accept_fast_open(_: &Socket, _: u16) -> bool {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn set_fast_open_queue(socket: &Socket, backlog: u16) -> bool {
     let set = nix::sys::socket::setsockopt(socket, fast_open::Listening, &backlog.into());
-    set.inspect_err(|error| log::debug!("TCP Fast Open for a listener not granted: {error}"))
+    // As the standard library's error: nix's own has a table of 20 KB of names.
+    set.map_err(io::Error::from)
+        .inspect_err(|error| log::debug!("TCP Fast Open for a listener not granted: {error}"))
         .is_ok()
 }
 

@@ -131,6 +131,9 @@ impl Dial {
 
     /// What may travel in the SYN: what this candidate is told first, if that comes from the client.
     fn early(&self, candidate: &Candidate, is_first: bool, serving: &Serving) -> &[u8] {
+        if !serving.settings.tcp.fast_open {
+            return &[];
+        }
         let said = self.said(serving);
         let due = match (&candidate.login, is_first) {
             (Some(_), _) => 0,
