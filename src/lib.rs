@@ -15,6 +15,7 @@
 //!    client             blocking: through one proxy or a chain of them, for programs and `sockhop dial`
 //!    relay              two sockets: copy and splice, half-close, reset
 //!    resolver  net      name look-ups; connecting, options, own addresses
+//!    privileges sandbox what a daemon gives up: user, root directory; files and system calls it has no use for
 //!    engine             reactor (waits) and workers (work); Session, Turn, Task
 //!    handshake          state machines of both sides: bytes in, bytes out
 //!    wire  proxy_uri    codecs: addresses, SOCKS 4, 4a, 5, 6, user/password; proxy URIs
@@ -53,8 +54,11 @@ pub mod wire;
 
 pub mod engine;
 pub mod net;
+pub mod privileges;
 pub mod relay;
 pub mod resolver;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub mod sandbox;
 
 pub mod api_address;
 pub mod bad_text;
