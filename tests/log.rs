@@ -9,7 +9,9 @@ use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Peer, SOON, Signal, Sockhop, Target, exchange, program, socks5_connect, wait_until};
+use common::{
+    Peer, SOON, Signal, Sockhop, Target, exchange, need_root, program, socks5_connect, wait_until,
+};
 use serde_json::json;
 
 /// Runs the program to its end with stderr named to it as the journal's; what it wrote there.
@@ -34,24 +36,22 @@ fn in_journal(arguments: &[&str]) -> String {
     text
 }
 
+/// A warning, and then an error that ends it.
+const WARNS_AND_ENDS: [&str; 9] = [
+    "forward",
+    "--peer",
+    "127.0.0.1",
+    "--state",
+    "/nowhere/state",
+    "--listen",
+    "unix:/dev/null",
+    "--control",
+    "none",
+];
+
 #[test]
 fn the_journal_gets_priorities_and_no_times() {
-    let folder = tempfile::tempdir().unwrap();
-    let (blocked, control) = (folder.path().join("file"), folder.path().join("control"));
-    fs::write(&blocked, "").unwrap();
-    // A warning, and then an error that ends it.
-    let lines = in_journal(&[
-        "forward",
-        "--manual",
-        "--max-connections",
-        "999999",
-        "--state",
-        "/nowhere/state",
-        "--metrics",
-        &format!("unix:{}", blocked.display()),
-        "--control",
-        control.to_str().unwrap(),
-    ]);
+    let lines = in_journal(&WARNS_AND_ENDS);
     assert!(
         lines.contains("\n<4>") || lines.starts_with("<4>"),
         "{lines}"
@@ -81,6 +81,27 @@ fn elsewhere_lines_begin_with_their_time_unless_told_otherwise() {
     assert_eq!(plain, "info: probing started");
     let journal = first(&["--log-format", "journal"], "");
     assert_eq!(journal, "<6>probing started");
+}
+
+#[test]
+#[ignore = "needs root for a process namespace of its own"]
+fn a_pipe_to_the_first_process_needs_no_times() {
+    need_root();
+    // The shell is the first process of a system of its own, as procd is on a router.
+    let output = Command::new(program("unshare"))
+        .args(["--pid", "--fork", "sh", "-c", "\"$0\" \"$@\" 2>&1 | cat"])
+        .arg(env!("CARGO_BIN_EXE_sockhop"))
+        .args(WARNS_AND_ENDS)
+        .output()
+        .unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        lines.contains("warn: state file /nowhere/state: "),
+        "{lines}"
+    );
+    for line in lines.lines() {
+        assert!(!line.starts_with("20"), "{lines}");
+    }
 }
 
 /// `2026-01-01T00:00:00Z`.
