@@ -1,6 +1,6 @@
 //! As a service of systemd: what the manager is told, and the sockets that it hands over.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "systemd"))]
 
 mod common;
 

@@ -27,4 +27,6 @@ mod taking_over;
 pub use state::fuzzing as state_file;
 
 pub use runtime::{Daemon, StartError};
-pub use systemd::{PassedError, Problem};
+pub use systemd::PassedError;
+#[cfg(feature = "systemd")]
+pub use systemd::Problem;
