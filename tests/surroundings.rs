@@ -424,6 +424,7 @@ fn a_system_without_ipv6_is_served_on_ipv4() {
     let strace = |listen: &'static str| {
         let outer = [
             "strace",
+            "-D",
             "-f",
             "-o",
             "/dev/null",
@@ -433,7 +434,7 @@ fn a_system_without_ipv6_is_served_on_ipv4() {
         ];
         let fault = "inject=socket:error=EAFNOSUPPORT:when=1";
         let outer: Vec<&str> = outer.into_iter().chain([fault]).collect();
-        // The shell makes none.
+        // The shell makes none. With -D it is the child, and is not left behind when that is killed.
         Run::start(
             &outer,
             EXEC,
