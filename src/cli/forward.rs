@@ -17,6 +17,7 @@ use crate::daemon::settings::{
 use crate::discovery::rules::{MOST_PREFERENCES, Rules};
 use crate::logger::LogSettings;
 use crate::peer::Peer;
+use crate::privileges::Privileges;
 use crate::remote::Remote;
 #[cfg(feature = "server")]
 use crate::server::rules::Rule;
@@ -264,6 +265,19 @@ pub(super) struct Forward {
     #[argh(option)]
     metrics: Option<String>,
 
+    /// NAME[:GROUP], or numbers: the user to become once what only root may do
+    /// is done (default who starts it)
+    #[argh(option)]
+    user: Option<String>,
+
+    /// DIR: the directory to make the root directory then (default none)
+    #[argh(option)]
+    chroot: Option<String>,
+
+    /// do without confinement by Landlock and seccomp
+    #[argh(switch)]
+    no_sandbox: bool,
+
     /// copy bytes instead of splicing them in the kernel
     #[argh(switch)]
     no_splice: bool,
@@ -394,6 +408,11 @@ impl Forward {
             .unwrap_or(default.drain_timeout),
             state: optional("--state", &self.state, values::state)?,
             metrics: optional("--metrics", &self.metrics, values::metrics)?,
+            privileges: Privileges {
+                user: optional("--user", &self.user, str::parse)?,
+                root: optional("--chroot", &self.chroot, values::directory)?,
+            },
+            sandbox: !self.no_sandbox,
             splice: !self.no_splice,
             uplink: values::uplink(
                 NAME,
@@ -507,6 +526,8 @@ mod tests {
     fn without_options_everything_is_the_default() {
         let expected = Settings {
             peers: vec!["[407::1]:1080".parse().unwrap()],
+            // A library leaves its program alone, the program is all ours.
+            sandbox: true,
             ..Settings::default()
         };
         assert_eq!(settings("--peer 407::1"), Ok(expected));
@@ -568,7 +589,8 @@ mod tests {
              --max-per-client 2 --workers 3 --connect-timeout 4s --stagger 1s --no-retry --idle-timeout 5s \
              --half-close-timeout 0 --control h --state i --no-splice \
              --only 10.0.0.0/8 --only fd00::/8 --never 10.9.9.9 --prefer 10.1.0.0/16 \
-             --prefer [fd00::1]:9 --probe-rate 7 --take-over --drain-timeout 9s --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f --ready 5 --tfo";
+             --prefer [fd00::1]:9 --probe-rate 7 --take-over --drain-timeout 9s --interface wan2 --source 192.0.2.7 --source fd00::7 --mark 0x1f --ready 5 --tfo \
+             --user l:7 --chroot m --no-sandbox";
         let rules = Rules {
             only: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             never: vec!["10.9.9.9/32".parse().unwrap()],
@@ -618,6 +640,11 @@ mod tests {
             drain_timeout: Some(Duration::from_secs(9)),
             state: Some("i".into()),
             metrics: Settings::default().metrics,
+            privileges: Privileges {
+                user: Some("l:7".parse().unwrap()),
+                root: Some("m".into()),
+            },
+            sandbox: false,
             splice: false,
             uplink: Uplink::new(
                 Some("wan2".parse().unwrap()),

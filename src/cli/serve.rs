@@ -15,6 +15,7 @@ use crate::ProxyUri;
 use crate::bad_text::BadText;
 use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
 use crate::logger::LogSettings;
+use crate::privileges::Privileges;
 use crate::proxy_uri::ProxyUriError;
 #[cfg(feature = "socks6")]
 use crate::remote::check_socks6;
@@ -22,7 +23,7 @@ use crate::server::association::UdpOptions;
 use crate::server::rules::Rule;
 #[cfg(feature = "socks6")]
 use crate::server::socks6::{Socks6Options, StackPolicy};
-use crate::server::users::User;
+use crate::server::users::{User, UserError};
 use crate::wire::socks4::UserId;
 
 /// Be a SOCKS 4, 4a, 5 and 6 server: let others use this machine's network.
@@ -237,6 +238,19 @@ pub(super) struct Serve {
     #[argh(option)]
     control: Option<String>,
 
+    /// NAME[:GROUP], or numbers: the user of this machine to become once what
+    /// only root may do is done (default who starts it)
+    #[argh(option)]
+    run_as: Option<String>,
+
+    /// DIR: the directory to make the root directory then (default none)
+    #[argh(option)]
+    chroot: Option<String>,
+
+    /// do without confinement by Landlock and seccomp
+    #[argh(switch)]
+    no_sandbox: bool,
+
     /// copy bytes instead of splicing them in the kernel
     #[argh(switch)]
     no_splice: bool,
@@ -352,6 +366,11 @@ impl Serve {
             .unwrap_or(default.half_close_timeout),
             control: optional("--control", &self.control, values::control)?
                 .unwrap_or(default.control),
+            privileges: Privileges {
+                user: optional("--run-as", &self.run_as, str::parse)?,
+                root: optional("--chroot", &self.chroot, values::directory)?,
+            },
+            sandbox: !self.no_sandbox,
             splice: !self.no_splice,
             uplink: values::uplink(
                 NAME,
@@ -424,8 +443,13 @@ impl Serve {
 
 /// A user. Nothing of the text is in the error: it may be a password.
 fn user(name: &str, text: &str) -> Result<User, Failure> {
-    text.parse()
-        .map_err(|error| Failure::usage(format!("{name}: {error}"), Some(NAME)))
+    text.parse().map_err(|error| {
+        let meant = match error {
+            UserError::NoColon => "; --run-as is for the user of this machine to become",
+            UserError::Credentials(_) => "",
+        };
+        Failure::usage(format!("{name}: {error}{meant}"), Some(NAME))
+    })
 }
 
 /// A proxy. What could be its password is not in the error.
@@ -508,7 +532,11 @@ mod tests {
 
     #[test]
     fn without_options_everything_is_the_default() {
-        assert_eq!(settings(""), Ok(ServeSettings::default()));
+        let expected = ServeSettings {
+            sandbox: true,
+            ..ServeSettings::default()
+        };
+        assert_eq!(settings(""), Ok(expected));
     }
 
     #[cfg(feature = "socks6")]
@@ -551,7 +579,8 @@ mod tests {
              --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
              --max-associations 7 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --mptcp --idle-timeout 5s \
-             --half-close-timeout 0 --control h --no-splice --source 192.0.2.7 --mark 5";
+             --half-close-timeout 0 --control h --no-splice --source 192.0.2.7 --mark 5 \
+             --run-as l:7 --chroot m --no-sandbox";
         let expected = ServeSettings {
             #[cfg(feature = "socks6")]
             socks6: Some(Socks6Options::default()),
@@ -590,6 +619,11 @@ mod tests {
             idle_timeout: Some(Duration::from_secs(5)),
             half_close_timeout: None,
             control: ControlPath::At("h".into()),
+            privileges: Privileges {
+                user: Some("l:7".parse().unwrap()),
+                root: Some("m".into()),
+            },
+            sandbox: false,
             splice: false,
             uplink: Uplink::new(None, &["192.0.2.7".parse().unwrap()], Some(5)).unwrap(),
         };
@@ -630,6 +664,7 @@ mod tests {
     fn socks4_can_be_off_or_for_some() {
         let off = ServeSettings {
             socks4: false,
+            sandbox: true,
             ..ServeSettings::default()
         };
         assert_eq!(settings("--no-socks4"), Ok(off));

@@ -350,6 +350,7 @@ mod tests {
             }),
             served_directly: Some(7),
             associations: 2,
+            confined_by: Vec::new(),
         };
         assert_eq!(
             text(&status, None),

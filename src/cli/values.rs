@@ -266,6 +266,14 @@ pub(super) fn state(text: &str) -> Result<PathBuf, BadText> {
     }
 }
 
+/// A directory.
+pub(super) fn directory(text: &str) -> Result<PathBuf, BadText> {
+    match text {
+        "" => Err(BadText::new(text, "is not a path", "/var/empty")),
+        _ => Ok(text.into()),
+    }
+}
+
 /// Where metrics are served: this machine alone, unless an address says otherwise.
 #[cfg(feature = "metrics")]
 pub(super) fn metrics(text: &str) -> Result<ListenAddress, BadText> {

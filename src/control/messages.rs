@@ -484,6 +484,9 @@ pub struct Status {
     /// Clients that have datagrams carried now.
     #[serde(default)]
     pub associations: u64,
+    /// What the kernel confines the forwarder by: `landlock`, `seccomp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confined_by: Vec<String>,
 }
 
 /// What a server does now. Fields are only ever added.
@@ -519,6 +522,9 @@ pub struct ServerStatus {
     pub by_user: BTreeMap<String, UserStatus>,
     /// Seconds since the start.
     pub uptime_s: f64,
+    /// As a forwarder's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confined_by: Vec<String>,
 }
 
 /// What one user of a server did since the start.

@@ -128,6 +128,12 @@ impl ControlSocket {
     pub fn keep_file(&self) {
         self.is_lent.set(false);
     }
+
+    /// Its file, where it is ours.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
 }
 
 impl Drop for ControlSocket {

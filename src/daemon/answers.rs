@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::confinement;
 use super::forwarder::Forwarder;
 use crate::control::messages::{
     Bytes, Candidates, Connections, PeerStatus, ProxyEntry, RemoteStreams, SourceState, Status,
@@ -66,6 +67,7 @@ pub(super) fn status(forwarder: &Forwarder, cx: &Cx<'_>) -> Status {
         last_error: forwarder.last_error(),
         served_directly: forwarder.served.served_directly(),
         associations: forwarder.served.associations() as u64,
+        confined_by: confinement::in_force(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The running forwarder or server: what joins discovery, choice, listeners, sessions and the control socket.
 
 pub(crate) mod answers;
+mod confinement;
 #[cfg(feature = "socks6")]
 mod converter;
 mod explicit;

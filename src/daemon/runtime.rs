@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::confinement::Confinement;
 #[cfg(feature = "server")]
 use super::server;
 #[cfg(feature = "server")]
@@ -25,6 +26,7 @@ use crate::listen::{BindError, Bound, Limits, Listener};
 use crate::listen_address::ListenAddress;
 use crate::logger::STATUS_TARGET;
 use crate::net::{DescriptorBudget, OwnListeners, Uplink, UplinkError, raise_descriptor_limit};
+use crate::privileges::PrivilegesError;
 use crate::relay::Pipes;
 #[cfg(feature = "server")]
 use crate::server::{OwnListener, users::UsersFileError};
@@ -58,7 +60,8 @@ pub(super) struct Means {
 pub(super) type Failure = Rc<RefCell<Option<StartError>>>;
 
 impl Daemon {
-    /// A forwarder. Takes what it needs of the system; the limit of open descriptors is raised.
+    /// A forwarder. Takes what it needs of the system; the limit of open descriptors is raised. What is to be given up is given
+    /// up here: by this thread and those that it starts, for good.
     ///
     /// # Errors
     /// The control socket is in use, or the system refuses something.
@@ -73,7 +76,8 @@ impl Daemon {
             true => take_over(&control)?,
             false => None,
         };
-        Self::with(workers, (&control, need), taken, move |means, cx| {
+        let confinement = Confinement::of_forwarder(&settings);
+        Self::with(workers, (&control, need), taken, confinement, move |means, cx| {
             start::build(settings, means, cx)
         })
     }
@@ -86,7 +90,8 @@ impl Daemon {
     pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
         check_uplink(&settings.uplink)?;
-        Self::with(workers, (&control, Need::May), None, move |means, cx| {
+        let confinement = Confinement::of_server(&settings);
+        Self::with(workers, (&control, Need::May), None, confinement, move |means, cx| {
             server::build(settings, means, cx)
         })
     }
@@ -95,6 +100,7 @@ impl Daemon {
         workers: usize,
         (control, need): (&ControlPath, Need),
         mut taken: Option<Taken>,
+        confinement: Confinement,
         build: impl FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError> + 'static,
     ) -> Result<Self, StartError> {
         // Before anything that takes its time: a signal that is not caught yet ends the program.
@@ -108,6 +114,7 @@ impl Daemon {
             Some(socket) => Some(socket),
             None => bind_control(control, need)?,
         };
+        confinement.enter(control.as_ref())?;
         let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
         // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
         let failure = Failure::default();
@@ -167,6 +174,8 @@ pub enum StartError {
     Control(ControlSocketError),
     /// The process whose place is to be taken does not let it.
     TakeOver(ClientError),
+    /// What is to be given up cannot be.
+    Privileges(PrivilegesError),
     /// The file of users cannot be used.
     #[cfg(feature = "server")]
     Users(UsersFileError),
@@ -189,6 +198,7 @@ impl StartError {
             Self::Bind(error) => error.hint(),
             Self::Passed(error) => error.hint(),
             Self::Control(error) => Some(error.hint()),
+            Self::Privileges(error) => error.hint(),
             #[cfg(feature = "server")]
             Self::Users(_) | Self::Via(_) => None,
             Self::Uplink(error) => error.hint().map(str::to_owned),
@@ -204,6 +214,7 @@ impl fmt::Display for StartError {
             Self::Bind(error) => error.fmt(f),
             Self::Passed(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
+            Self::Privileges(error) => error.fmt(f),
             #[cfg(feature = "server")]
             Self::Users(error) => error.fmt(f),
             #[cfg(feature = "server")]
@@ -223,6 +234,7 @@ impl Error for StartError {
             Self::Passed(error) => error.source(),
             Self::Control(error) => error.source(),
             Self::TakeOver(error) => error.source(),
+            Self::Privileges(error) => error.source(),
             #[cfg(feature = "server")]
             Self::Users(error) => error.source(),
             #[cfg(feature = "server")]

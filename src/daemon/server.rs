@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answers::{seconds, sorted};
+use super::confinement;
 use super::runtime::{
     Means, StartError, act_on_signals, addresses, limits, own_listeners, pipes, warn_of_exposure,
 };
@@ -277,6 +278,7 @@ impl Running {
                     .map(|(name, counts)| (name, user_status(counts))),
             ),
             uptime_s: seconds(cx.now.saturating_duration_since(self.started)),
+            confined_by: confinement::in_force(),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::listen::ASSOCIATIONS_PER_CLIENT;
 use crate::listen_address::ListenAddress;
 use crate::net::{TcpExtras, Uplink};
 use crate::peer::Peer;
+use crate::privileges::Privileges;
 use crate::remote::Remote;
 #[cfg(feature = "socks6")]
 use crate::server::socks6::Socks6Options;
@@ -102,6 +103,10 @@ pub struct Settings {
     pub state: Option<PathBuf>,
     /// Where Prometheus may ask for metrics. `None`: nowhere.
     pub metrics: Option<ListenAddress>,
+    /// Who to be and where, once what only root may do is done.
+    pub privileges: Privileges,
+    /// Whether the process is confined to what a forwarder does, as far as the kernel can. For a program that does nothing else.
+    pub sandbox: bool,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
     /// Which way connections and probes take.
@@ -158,6 +163,10 @@ pub struct ServeSettings {
     pub half_close_timeout: Option<Duration>,
     /// Where the control socket is.
     pub control: ControlPath,
+    /// As [`Settings::privileges`].
+    pub privileges: Privileges,
+    /// As [`Settings::sandbox`].
+    pub sandbox: bool,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
     /// Which way what goes to destinations or proxies takes.
@@ -205,6 +214,8 @@ impl Default for ServeSettings {
             idle_timeout: IDLE_TIMEOUT,
             half_close_timeout: HALF_CLOSE_TIMEOUT,
             control: ControlPath::Default,
+            privileges: Privileges::default(),
+            sandbox: false,
             splice: true,
             uplink: Uplink::default(),
         }
@@ -261,6 +272,8 @@ impl Default for Settings {
             drain_timeout: DRAIN_TIMEOUT,
             state: None,
             metrics: None,
+            privileges: Privileges::default(),
+            sandbox: false,
             splice: true,
             uplink: Uplink::default(),
         }

@@ -92,6 +92,14 @@ impl Uplink {
         self.0.is_none()
     }
 
+    /// Whether an interface was chosen, and whether a mark: each takes a right of its own.
+    #[must_use]
+    pub fn steers_by(&self) -> (bool, bool) {
+        let parts = self.0.as_deref();
+        let by = |parts: &Parts| (parts.interface.is_some(), parts.mark.is_some());
+        parts.map(by).unwrap_or_default()
+    }
+
     /// Prepares a socket that is about to connect to an address.
     ///
     /// # Errors

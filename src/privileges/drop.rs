@@ -98,11 +98,12 @@ fn become_user(account: Account, kept: Kept) -> Result<(), PrivilegesError> {
         |what| move |error: rustix::io::Errno| PrivilegesError::Refused(what, error.into());
     let (uid, gid) = ids(account);
     let mut keep = CapabilitySet::empty();
-    if kept.low_ports {
-        // In a container root may be without it. Then listening says so.
-        let ours = thread::capabilities(None).map_err(refused("read capabilities"))?;
-        keep = CapabilitySet::NET_BIND_SERVICE & ours.permitted;
-    }
+    keep.set(CapabilitySet::NET_BIND_SERVICE, kept.low_ports);
+    keep.set(CapabilitySet::NET_RAW, kept.interfaces);
+    keep.set(CapabilitySet::NET_ADMIN, kept.marks);
+    // In a container root may be without them. What needs them says so.
+    let ours = thread::capabilities(None).map_err(refused("read capabilities"))?;
+    keep &= ours.permitted;
     thread::set_thread_groups(&[]).map_err(refused("leave the groups of root"))?;
     thread::set_thread_res_gid(gid, gid, gid).map_err(refused("change the group"))?;
     thread::set_keep_capabilities(!keep.is_empty()).map_err(refused("keep capabilities"))?;

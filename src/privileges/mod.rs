@@ -26,6 +26,10 @@ pub struct Privileges {
 pub struct Kept {
     /// That ports below 1024 may be bound, now and later: a forwarder closes and opens its port.
     pub low_ports: bool,
+    /// That connections may be bound to a network interface, which older kernels don't let everybody (before Linux 5.7).
+    pub interfaces: bool,
+    /// That packets may be marked.
+    pub marks: bool,
 }
 
 impl Privileges {

@@ -123,6 +123,12 @@ pub struct PortRange {
 }
 
 impl PortRange {
+    /// The lowest port.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
     /// Every port once, in their order but beginning anywhere.
     pub(super) fn shuffled(self) -> impl Iterator<Item = u16> {
         let start = fastrand::u16(self.first..=self.last);
