@@ -1,6 +1,13 @@
 //! What a daemon that was started as root gives up before it serves anybody: its user, its groups, its capabilities, and the
 //! rest of the file system.
 
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(
+        dead_code,
+        reason = "names are parsed everywhere, and looked up where it is of use"
+    )
+)]
 mod account;
 #[cfg(target_os = "linux")]
 mod drop;

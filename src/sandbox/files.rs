@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn nothing_opens_the_whole_file_system() {
-        assert_eq!(homes(Path::new("/nonexistent/file")), [PathBuf::new(); 0]);
+        assert!(homes(Path::new("/nonexistent/file")).is_empty());
         assert_eq!(homes(Path::new("/file")), [Path::new("/")]);
         assert_eq!(homes(Path::new("file")), [Path::new(".")]);
     }
