@@ -121,7 +121,8 @@ pub(super) fn in_force() -> Vec<String> {
 
 /// A forwarder opens its port when there is somebody to forward to, and again after `disconnect`.
 fn kept<'a>(mut listen: impl Iterator<Item = &'a ListenAddress>, uplink: &Uplink) -> Kept {
-    let is_low = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(at) if is_low(at.port()));
+    let is_low =
+        |address: &ListenAddress| matches!(address, ListenAddress::Tcp(at) if is_low(at.port()));
     let (interfaces, marks) = uplink.steers_by();
     Kept {
         low_ports: listen.any(is_low),

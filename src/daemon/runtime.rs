@@ -77,9 +77,13 @@ impl Daemon {
             false => None,
         };
         let confinement = Confinement::of_forwarder(&settings);
-        Self::with(workers, (&control, need), taken, confinement, move |means, cx| {
-            start::build(settings, means, cx)
-        })
+        Self::with(
+            workers,
+            (&control, need),
+            taken,
+            confinement,
+            move |means, cx| start::build(settings, means, cx),
+        )
     }
 
     /// A server, in the same way. Needs the feature `server`.
@@ -91,9 +95,13 @@ impl Daemon {
         let (workers, control) = (settings.workers, settings.control.clone());
         check_uplink(&settings.uplink)?;
         let confinement = Confinement::of_server(&settings);
-        Self::with(workers, (&control, Need::May), None, confinement, move |means, cx| {
-            server::build(settings, means, cx)
-        })
+        Self::with(
+            workers,
+            (&control, Need::May),
+            None,
+            confinement,
+            move |means, cx| server::build(settings, means, cx),
+        )
     }
 
     fn with(
