@@ -207,6 +207,20 @@ fn a_low_port_is_opened_again_without_root() {
 
 #[test]
 #[ignore = "needs root"]
+fn packets_are_marked_without_root() {
+    need_root();
+    let (peer, echo) = (Peer::valid(Duration::ZERO), Target::echo());
+    let remote = peer.address().to_string();
+    let line = ["--user", USER, "--remote", &remote, "--mark", "5"];
+    let forwarder = Sockhop::forward(&line).start();
+    let client = socks5_connect(forwarder.wait_listening(SOON), echo.address()).unwrap();
+    assert_eq!(exchange(&client, b"hello").unwrap(), b"hello");
+    // CAP_NET_ADMIN alone.
+    assert_eq!(of_threads(&forwarder, "CapEff"), ["0000000000001000"]);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_state_file_that_could_never_be_written_is_told_at_the_start() {
     need_root();
     let folder = folder();
