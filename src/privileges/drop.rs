@@ -52,8 +52,8 @@ pub(super) fn give_up(
     if is_already(account) {
         log::debug!("already user {}", account.uid);
     } else {
-        become_user(account, kept)?;
-        check(account)?;
+        let keep = become_user(account, kept)?;
+        check(account, keep)?;
     }
     log::info!("user {}, group {} from now on", account.uid, account.gid);
     Ok(())
@@ -93,7 +93,8 @@ fn is_already(account: Account) -> bool {
         && (rustix::process::getgid(), rustix::process::getegid()) == (gid, gid)
 }
 
-fn become_user(account: Account, kept: Kept) -> Result<(), PrivilegesError> {
+/// Gives the capabilities that are kept.
+fn become_user(account: Account, kept: Kept) -> Result<CapabilitySet, PrivilegesError> {
     let refused =
         |what| move |error: rustix::io::Errno| PrivilegesError::Refused(what, error.into());
     let (uid, gid) = ids(account);
@@ -113,17 +114,21 @@ fn become_user(account: Account, kept: Kept) -> Result<(), PrivilegesError> {
         permitted: keep,
         inheritable: CapabilitySet::empty(),
     };
-    thread::set_capabilities(None, sets).map_err(refused("give up capabilities"))
+    thread::set_capabilities(None, sets).map_err(refused("give up capabilities"))?;
+    Ok(keep)
 }
 
 /// What was given up is tried: a system that says yes and does nothing is found out.
-fn check(account: Account) -> Result<(), PrivilegesError> {
+fn check(account: Account, keep: CapabilitySet) -> Result<(), PrivilegesError> {
     let root = (Uid::ROOT, Gid::ROOT);
     let groups = rustix::process::getgroups();
     let has_root = thread::set_thread_res_uid(root.0, root.0, root.0).is_ok()
         || (account.gid != 0 && thread::set_thread_res_gid(root.1, root.1, root.1).is_ok())
         || thread::set_thread_groups(&[root.1]).is_ok();
-    match is_already(account) && groups.is_ok_and(|groups| groups.is_empty()) && !has_root {
+    // One that is permitted can be taken up at any time.
+    let is_bare = thread::capabilities(None).is_ok_and(|sets| sets.permitted == keep)
+        && groups.is_ok_and(|groups| groups.is_empty());
+    match is_already(account) && is_bare && !has_root {
         true => Ok(()),
         false => Err(PrivilegesError::Reversible),
     }
