@@ -32,7 +32,7 @@ pub(super) fn give_up(
     if account.is_some_and(|account| account.uid == 0) {
         return Err(PrivilegesError::Root);
     }
-    if let Some(account) = account {
+    if let Some(account) = account.filter(|account| !is_already(*account)) {
         for path in sockets {
             hand_over(path, account)
                 .map_err(|error| PrivilegesError::Refused("hand the control socket over", error))?;
