@@ -16,14 +16,28 @@ use script::Script;
 const COMMANDS: [&str; 2] = ["forward", "serve"];
 
 /// Flags that have no option of their own, and why.
-const WITHOUT_OPTION: [(&str, &str, &str); 1] = [(
-    "serve",
-    "--user",
-    "a password on the command line; users_file is for that, and user is whom procd starts it as",
-)];
+const WITHOUT_OPTION: [(&str, &str, &str); 2] = [
+    (
+        "serve",
+        "--user",
+        "a password on the command line; users_file is for that, and user is whom procd starts it as",
+    ),
+    (
+        "forward",
+        "--take-over",
+        "procd ends the old process before it starts the new one",
+    ),
+];
 
 /// Flags with an option that is not only put on the command line; each has a test of its own.
-const HAVE_MORE_TO_THEM: [&str; 5] = ["--remote", "--via", "--control", "--verbose", "--quiet"];
+const HAVE_MORE_TO_THEM: [&str; 6] = [
+    "--remote",
+    "--via",
+    "--interface",
+    "--control",
+    "--verbose",
+    "--quiet",
+];
 
 /// A flag as the program itself describes it.
 #[derive(Debug)]
@@ -62,7 +76,7 @@ fn flags(command: &str) -> Vec<Flag> {
                 },
             });
         }
-        if line.contains("repeatable")
+        if (line.contains("repeatable") || line.contains("once for each"))
             && let Some(flag) = flags.last_mut()
         {
             flag.kind = Kind::List;
@@ -327,6 +341,16 @@ fn one_proxy_goes_where_others_cannot_see_its_password() {
             [format!("--{option}=b"), format!("--{option}=c")]
         );
         assert_eq!(started.param("a", "env"), [""; 0]);
+    }
+}
+
+#[test]
+fn an_interface_is_known_by_its_name_in_the_network_s_configuration() {
+    for (name, device) in [("wan", "pppoe-wan"), ("eth0", "eth0")] {
+        let config = format!("config forward 'a'\n\toption interface '{name}'\n");
+        let started = Script::new().config(&config).start();
+        assert_eq!(started.flags("a"), [format!("--interface={device}")]);
+        assert!(started.called(&["procd_add_reload_interface_trigger", name]));
     }
 }
 
