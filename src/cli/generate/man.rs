@@ -265,7 +265,7 @@ const DESCRIPTION: [&str; 3] = [
      probing. Root and the user that it runs as may do that.",
 ];
 
-const ENVIRONMENT: [(&str, &str); 6] = [
+const ENVIRONMENT: [(&str, &str); 9] = [
     (
         "SOCKHOP_REMOTE",
         "A proxy for sockhop forward, when there is no --remote. Others on this machine cannot read a password there, as they can on the \
@@ -291,6 +291,18 @@ const ENVIRONMENT: [(&str, &str); 6] = [
         "XDG_RUNTIME_DIR",
         "The folder of the control socket, unless --control says where it is.",
     ),
+    (
+        "RUST_LOG",
+        "A level: of what is logged, whatever --log-level says.",
+    ),
+    (
+        "LISTEN_FDS",
+        "systemd hands sockets over with it: they take the place of --listen and --control.",
+    ),
+    (
+        "NOTIFY_SOCKET, WATCHDOG_USEC",
+        "systemd is told there of readiness, status and end, and that the program lives.",
+    ),
 ];
 
 const FILES: [(&str, &str); 3] = [
@@ -308,12 +320,13 @@ const FILES: [(&str, &str); 3] = [
     ),
 ];
 
-const SIGNALS: [(&str, &str); 2] = [
+const SIGNALS: [(&str, &str); 3] = [
     ("SIGTERM, SIGINT", "End sockhop forward and sockhop serve."),
     (
         "SIGHUP",
         "sockhop forward reads its peers again, sockhop serve its users; both do so as well when a file changes.",
     ),
+    ("SIGUSR1", "Says in the log how things are."),
 ];
 
 #[cfg(test)]

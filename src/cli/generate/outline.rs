@@ -118,9 +118,9 @@ impl Flag {
                 (Some(Value { name, offer }), text)
             }
         };
-        let repeats = info.optionality == Optionality::Repeating
-            // A counter, such as --verbose.
-            || info.description.contains("; twice for");
+        // Given more than once, or a counter such as --verbose.
+        let repeats =
+            info.optionality == Optionality::Repeating || info.description.contains("; twice for");
         Self {
             long: info.long,
             short: info.short,
@@ -220,7 +220,7 @@ fn summary(text: &str) -> String {
 }
 
 /// Words for the values of flags, under whatever command.
-const WORDS: [(&str, &[&str]); 7] = [
+const WORDS: [(&str, &[&str]); 9] = [
     (
         "--peers",
         &[
@@ -246,6 +246,8 @@ const WORDS: [(&str, &[&str]); 7] = [
             "endpoint-independent",
         ],
     ),
+    ("--log-level", &["error", "warn", "info", "debug", "trace"]),
+    ("--log-format", &["auto", "stamped", "plain", "journal"]),
     ("--listen", &["unix:"]),
     ("--metrics", &["unix:"]),
 ];
@@ -261,7 +263,6 @@ mod tests {
     use super::super::super::{Program, help};
     use super::*;
     use crate::choice::{Fallback, OnSwitch};
-    use crate::server::association::Filter;
     use crate::source_spec::SourceSpec;
     use argh::ArgsInfo as _;
 
@@ -305,8 +306,10 @@ mod tests {
         for word in words("--fallback") {
             word.parse::<Fallback>().expect(word);
         }
+        #[cfg(feature = "server")]
         for word in words("--udp-filter") {
-            word.parse::<Filter>().expect(word);
+            word.parse::<crate::server::association::Filter>()
+                .expect(word);
         }
         for word in words("--peers") {
             let whole = match word.ends_with(':') {
