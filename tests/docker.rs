@@ -2,7 +2,7 @@
 //!
 //! No engine is needed: the last stage is laid out in a folder, and that becomes the root. The program is the static one that
 //! `SOCKHOP_STATIC` names, or of this project's `target/cross`; else the one of this test with the libraries it is linked to.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "server"))]
 
 mod common;
 

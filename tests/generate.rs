@@ -1,7 +1,13 @@
 //! `sockhop generate`: the manual and the completions know every flag, and the programs that they are for understand them.
 //!
 //! `cargo test --features generate --test generate`
-#![cfg(feature = "generate")]
+#![cfg(all(
+    feature = "generate",
+    feature = "server",
+    feature = "client-cli",
+    feature = "metrics",
+    feature = "socks6"
+))]
 
 mod common;
 
