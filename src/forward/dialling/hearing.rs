@@ -53,7 +53,6 @@ impl Dial {
             Ok(Some([])) | Err(_) => Heard::Verdict(self.client_left(serving)),
             Ok(Some(bytes)) => {
                 let bytes = bytes.to_vec();
-                self.is_client_dry = bytes.len() < room;
                 self.keep(&bytes, serving);
                 if !self.is_asked && matches!(self.said(serving).asked(), Asked::For { .. }) {
                     self.is_asked = true;
