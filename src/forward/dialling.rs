@@ -70,7 +70,7 @@ pub(super) struct Dial {
     give_up: Instant,
     /// The client has made its request: the time for that begins anew.
     is_asked: bool,
-    /// All that the client has said was read at the beginning of this turn. Saves 1 of some 40 system calls of a connection.
+    /// What the client has said in this turn was read, or can wait. Saves 1 to 2 of some 40 system calls of a connection.
     is_client_dry: bool,
     /// A connection that was ready for it was dead.
     was_stale: bool,
@@ -188,9 +188,12 @@ impl Dial {
                 Ok(false) => {}
                 Err(refusal) => return Verdict::Decline(refusal),
             }
+            let is_told = !self.unsaid.is_empty();
             if write_all_now(client, &mut self.unsaid).is_err() {
                 return self.client_left(serving);
             }
+            // What it answers is heard in the next turn, which begins with the remote: that may be gone by then.
+            self.is_client_dry |= is_told;
             match self.hear(client, serving, cx) {
                 Heard::More => {}
                 Heard::Nothing => return Verdict::Wait(self.until(serving)),
