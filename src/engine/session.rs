@@ -189,7 +189,7 @@ impl Ready {
     }
 
     /// Adds a descriptor whose stream ends behind what can be read.
-    pub(super) fn add_ended(&mut self, key: Key) {
+    pub fn add_ended(&mut self, key: Key) {
         self.usable |= 1 << key;
         self.ended |= 1 << key;
     }

@@ -12,6 +12,7 @@ use socket2::{SockRef, Socket};
 use super::{Ended, Moved, Pipes, Relay, RelaySettings};
 use crate::engine::{Interests, Ready, Turn, TurnContext, poll_interests};
 
+mod effort;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod modes;
 

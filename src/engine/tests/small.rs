@@ -169,6 +169,21 @@ impl Engine {
     fn reactor_thread(&self) -> ThreadId {
         self.running.as_ref().unwrap().thread().id()
     }
+
+    /// Keeps the reactor from going on until what it returns is dropped: what happens meanwhile it learns at once.
+    fn hold(&self) -> Sender<()> {
+        let (open, gate) = bounded::<()>(0);
+        let (enter, entered) = bounded(1);
+        self.order(Order::Spawn(Box::new(move || {
+            Box::new(Call(move |_: &mut Cx<'_>| {
+                enter.send(()).unwrap();
+                let _ = gate.recv_timeout(SOON);
+                Next::Done
+            }))
+        })));
+        entered.recv_timeout(SOON).expect("the reactor waits");
+        open
+    }
 }
 
 fn only(key: Key) -> Ready {
@@ -271,9 +286,10 @@ fn end_behind_the_last_bytes_is_told() {
         session.streams = vec![stream.into()];
         engine.submit(session);
         ends.next();
-        engine.counts();
+        let held = engine.hold();
         client.write_all(b"last words").unwrap();
         drop(client);
+        drop(held);
         ends.next_read();
         ends.ended();
     }
@@ -401,21 +417,11 @@ fn small_session_gets_a_worker_when_the_reactor_is_late() {
         })
         .collect();
     engine.wait_parked(3);
-    let (open, gate) = bounded::<()>(1);
-    let (enter, entered) = bounded(1);
-    // Events of all three come at once.
-    engine.order(Order::Spawn(Box::new(move || {
-        Box::new(Call(move |_: &mut Cx<'_>| {
-            enter.send(()).unwrap();
-            let _ = gate.recv_timeout(SOON);
-            Next::Done
-        }))
-    })));
-    entered.recv_timeout(SOON).expect("the reactor waits");
+    let held = engine.hold();
     for ends in &all {
         ends.says(0, b"z");
     }
-    open.send(()).unwrap();
+    drop(held);
     let on: Vec<_> = all.iter().map(|ends| ends.next_read().on).collect();
     let here = engine.reactor_thread();
     assert_eq!((on[0], on[2]), (here, here));
