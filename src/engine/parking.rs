@@ -186,19 +186,16 @@ impl Core {
 
     /// Gives every session that is due its turn, or to a worker.
     pub(super) fn run_sessions(&mut self) {
-        let mut begin = None;
-        for _ in 0..self.due.0.len() {
+        for place in 0..self.due.0.len() {
             let Some(key) = self.due.0.pop_front() else {
                 break;
             };
-            let now = Instant::now();
-            let begin = *begin.get_or_insert(now);
-            let is_late = now - begin > LATE && self.workers.has_idle();
-            self.run_session(key, now, is_late);
+            let is_late = place >= BATCH && self.workers.has_idle();
+            self.run_session(key, is_late);
         }
     }
 
-    fn run_session(&mut self, key: usize, now: Instant, is_late: bool) {
+    fn run_session(&mut self, key: usize, is_late: bool) {
         let Some(Entry::Parked(parked)) = self.entries.get_mut(key) else {
             return;
         };
@@ -212,7 +209,7 @@ impl Core {
         let (registry, buffer) = (&self.registry, &mut self.buffer);
         // A bug costs the session it is in.
         let turned = catch_unwind(AssertUnwindSafe(|| {
-            parked.turn(key, now, is_late, registry, buffer)
+            parked.turn(key, is_late, registry, buffer)
         }));
         if self.buffer.len() > SMALL_BUFFER {
             self.buffer = Vec::new();
@@ -246,7 +243,6 @@ impl Parked {
     fn turn(
         &mut self,
         key: usize,
-        now: Instant,
         is_late: bool,
         registry: &mio::Registry,
         buffer: &mut Vec<u8>,
@@ -269,7 +265,7 @@ impl Parked {
             before.forget(registry);
             return Turned::Work;
         }
-        let mut cx = TurnContext::small(now, ready, buffer);
+        let mut cx = TurnContext::small(Instant::now(), ready, buffer);
         match self.session.turn(&mut cx) {
             Turn::Done => Turned::End,
             Turn::Again => {
@@ -298,9 +294,11 @@ fn is_watched(asked: std::io::Result<()>) -> bool {
     asked.is_ok()
 }
 
-/// When more than this has passed since the first of those that became ready at the same time was served, the others of them
-/// that have been here for long get workers where there are idle ones: other processors help then.
-const LATE: Duration = Duration::from_millis(1);
+/// Of those that became ready at the same time so many are served one after the other, which takes a millisecond. The
+/// others, if they have been here for long, get workers where there are idle ones, and with them other processors. By the clock it would
+/// also happen whenever this thread was interrupted, and then a hand-over makes a full machine fuller: 27 instead of 17 µs a
+/// round trip.
+const BATCH: usize = 128;
 
 /// The most that is kept of the buffer for small turns.
 const SMALL_BUFFER: usize = BUFFER / 4;

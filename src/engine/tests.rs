@@ -15,7 +15,8 @@ use socket2::SockRef;
 mod small;
 
 use super::{
-    Cx, Interests, Mailbox, Next, Reactor, Session, Standing, Task, TaskId, Turn, TurnContext, Want,
+    Cx, Effort, Interests, Mailbox, Next, Reactor, Session, Standing, Task, TaskId, Turn,
+    TurnContext, Want,
 };
 
 /// A reactor on a thread of its own; stopped and joined on drop.
@@ -233,11 +234,16 @@ impl Session for Echo {
 struct Busy {
     turns: Arc<AtomicUsize>,
     enough: Arc<AtomicBool>,
+    effort: Effort,
+    takes: Duration,
 }
 
 impl Session for Busy {
     fn turn(&mut self, _: &mut TurnContext<'_>) -> Turn {
         self.turns.fetch_add(1, Ordering::Relaxed);
+        if !self.takes.is_zero() {
+            thread::sleep(self.takes);
+        }
         if self.enough.load(Ordering::Relaxed) {
             Turn::Done
         } else {
@@ -246,6 +252,10 @@ impl Session for Busy {
     }
 
     fn interests<'a>(&'a self, _: &mut Interests<'a>) {}
+
+    fn effort(&self) -> Effort {
+        self.effort
+    }
 }
 
 #[test]
@@ -285,6 +295,8 @@ fn more_busy_sessions_than_workers_all_go_on() {
         engine.submit(Busy {
             turns: Arc::clone(turns),
             enough: Arc::clone(&enough),
+            effort: Effort::Work,
+            takes: Duration::ZERO,
         });
     }
     let (session, mut handles) = echo(None, None);
@@ -304,6 +316,43 @@ fn more_busy_sessions_than_workers_all_go_on() {
         handles.answers();
     }
     assert!(engine.counts().threads <= 2);
+    enough.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn more_streams_than_workers_get_as_many_turns_each() {
+    let engine = Engine::start(2);
+    let enough = Arc::new(AtomicBool::new(false));
+    let turns: Vec<_> = (0..20).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    for turns in &turns {
+        engine.submit(Busy {
+            turns: Arc::clone(turns),
+            enough: Arc::clone(&enough),
+            effort: Effort::Stream,
+            takes: Duration::from_millis(1),
+        });
+    }
+    let now = || -> Vec<_> {
+        let turns = turns.iter();
+        turns.map(|turns| turns.load(Ordering::Relaxed)).collect()
+    };
+    // All of them are there.
+    assert!(wait_until(|| now().iter().all(|turns| *turns > 0)));
+    let before = now();
+    assert!(wait_until(
+        || now().iter().sum::<usize>() > before.iter().sum::<usize>() + 400
+    ));
+    let taken: Vec<_> = now()
+        .iter()
+        .zip(&before)
+        .map(|(now, before)| now - before)
+        .collect();
+    let (least, most) = (taken.iter().min().unwrap(), taken.iter().max().unwrap());
+    assert!(most - least <= most / 2, "{taken:?}");
+
+    let (session, mut handles) = echo(None, None);
+    engine.submit(session);
+    handles.answers();
     enough.store(true, Ordering::Relaxed);
 }
 
