@@ -25,7 +25,9 @@ use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
 use crate::listen::{BindError, Bound, Limits, Listener};
 use crate::listen_address::ListenAddress;
 use crate::logger::STATUS_TARGET;
-use crate::net::{DescriptorBudget, OwnListeners, Uplink, UplinkError, raise_descriptor_limit};
+use crate::net::{
+    DescriptorBudget, MemoryBudget, OwnListeners, Uplink, UplinkError, raise_descriptor_limit,
+};
 use crate::privileges::PrivilegesError;
 use crate::relay::Pipes;
 #[cfg(feature = "server")]
@@ -45,6 +47,7 @@ pub(super) type AtEnd = Rc<RefCell<Option<Box<dyn FnOnce()>>>>;
 /// What a daemon is built with.
 pub(super) struct Means {
     pub(super) budget: DescriptorBudget,
+    pub(super) memory: MemoryBudget,
     pub(super) control: Option<ControlSocket>,
     pub(super) signals: Signals,
     pub(super) notifier: Notifier,
@@ -116,6 +119,7 @@ impl Daemon {
         let passed = Passed::from_env().map_err(StartError::Passed)?;
         let notifier = Notifier::from_env();
         let budget = DescriptorBudget::share(raise_descriptor_limit());
+        let memory = MemoryBudget::of_this_process();
         // While there is one thread: binding it sets the process's umask for a moment.
         let taken_control = taken.as_mut().map(Taken::control).transpose()?.flatten();
         let control = match passed.control.or(taken_control) {
@@ -123,12 +127,13 @@ impl Daemon {
             None => bind_control(control, need)?,
         };
         confinement.enter(control.as_ref())?;
-        let mut reactor = Reactor::new(workers).map_err(StartError::System)?;
+        let mut reactor = Reactor::new(workers.min(memory.workers)).map_err(StartError::System)?;
         // Tasks refer to each other by their numbers, so all are built by one that runs on the reactor.
         let failure = Failure::default();
         let at_end = AtEnd::default();
         let means = Means {
             budget,
+            memory,
             control,
             signals,
             notifier: notifier.clone(),
@@ -371,11 +376,12 @@ impl Task for TellHeld {
 /// The limit is one of lines a minute.
 const TELL_HELD: Duration = Duration::from_secs(60);
 
-/// The limits that were asked for, as far as descriptors allow.
+/// The limits that were asked for, as far as descriptors allow; without a word, as far as memory allows too.
 pub(super) fn limits(
     max_connections: Option<usize>,
     max_per_client: Option<usize>,
     budget: DescriptorBudget,
+    memory: MemoryBudget,
     cx: &Cx<'_>,
 ) -> Limits {
     let most = match max_connections {
@@ -387,14 +393,26 @@ pub(super) fn limits(
             budget.connections
         }
         Some(most) => most,
-        None => budget.connections,
+        None => budget.connections.min(memory.connections),
     };
+    let fit = memory.connections;
+    if let Some(total) = memory.total
+        && fit < budget.connections
+    {
+        let mib = total >> 20;
+        if most > fit {
+            log::warn!("{most} connections may need more than the {mib} MiB of memory: {fit} fit");
+        } else {
+            log::info!("{mib} MiB of memory: at most {most} connections");
+        }
+    }
     Limits::new(most, max_per_client, cx.mailbox()).with_places(budget.connections)
 }
 
 /// Pipes, unless splice(2) is not wanted.
-pub(super) fn pipes(splice: bool, budget: DescriptorBudget) -> Pipes {
-    Pipes::new(if splice { budget.pipes } else { 0 })
+pub(super) fn pipes(splice: bool, budget: DescriptorBudget, memory: MemoryBudget) -> Pipes {
+    let most = budget.pipes.min(memory.pipes);
+    Pipes::new(if splice { most } else { 0 })
 }
 
 /// Where these listeners are, as an option would name it.

@@ -19,7 +19,7 @@ use crate::control::server::{ControlServer, Reply};
 use crate::engine::Cx;
 use crate::handshake::Socks4;
 use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener, Serve};
-use crate::relay::RelaySettings;
+use crate::relay::{Kept, RelaySettings};
 use crate::resolver::Resolver;
 use crate::server::association::UdpSettings;
 use crate::server::rules::Rules;
@@ -48,6 +48,7 @@ pub(super) fn build(
 ) -> Result<(), StartError> {
     let Means {
         budget,
+        memory,
         control,
         signals,
         notifier,
@@ -95,7 +96,8 @@ pub(super) fn build(
     let relay = RelaySettings {
         idle: settings.idle_timeout,
         half_closed_idle: settings.half_close_timeout,
-        pipes: pipes(settings.splice, budget),
+        pipes: pipes(settings.splice, budget, memory),
+        kept: Kept::with_room(memory.kept),
     };
     let udp = settings.udp.map(|options| {
         let most = settings.max_associations;
@@ -142,6 +144,7 @@ pub(super) fn build(
             settings.max_connections,
             settings.max_per_client,
             budget,
+            memory,
             cx,
         ),
         stats: Rc::new(RefCell::new(IntakeStats::default())),

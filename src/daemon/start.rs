@@ -32,9 +32,9 @@ use crate::forward::{ForwardSession, ForwardSettings, Ready, Route};
 use crate::listen::{ASSOCIATIONS_PER_CLIENT, Admission, Intake, IntakeStats, Limits, Serve};
 #[cfg(feature = "metrics")]
 use crate::listen::{Bound, Listener};
-use crate::net::{DescriptorBudget, OwnListeners};
+use crate::net::{DescriptorBudget, MemoryBudget, OwnListeners};
 use crate::peer::Peer;
-use crate::relay::RelaySettings;
+use crate::relay::{Kept, RelaySettings};
 use crate::resolver::Resolver;
 use crate::target::Host;
 use crate::wire::Address;
@@ -47,6 +47,7 @@ pub(super) fn build(
 ) -> Result<(), StartError> {
     let Means {
         budget,
+        memory,
         control,
         signals,
         notifier,
@@ -78,7 +79,7 @@ pub(super) fn build(
     let route = Route::new(report, cx.mailbox(), steering);
     let ready = ready(&settings, budget, &route, cx);
     let budget = budget.without(ready.as_ref().map_or(0, Ready::most));
-    let relay = relay(&settings, budget);
+    let relay = relay(&settings, budget, memory);
     let most = budget.connections;
     let associations = Limits::new(most, Some(ASSOCIATIONS_PER_CLIENT), cx.mailbox());
     let served = Served::new(
@@ -101,7 +102,7 @@ pub(super) fn build(
     };
     let forwarder = Forwarder::new(
         Parts {
-            intake: intake(&settings, budget, &discovery, cx),
+            intake: intake(&settings, budget, memory, &discovery, cx),
             serve: serve(forward, &route, &served),
             served,
             settings,
@@ -323,6 +324,7 @@ fn add_sources(
 fn intake(
     settings: &Settings,
     budget: DescriptorBudget,
+    memory: MemoryBudget,
     discovery: &Shared<Discovery>,
     cx: &Cx<'_>,
 ) -> Intake {
@@ -334,6 +336,7 @@ fn intake(
             settings.max_connections,
             settings.max_per_client,
             budget,
+            memory,
             cx,
         ),
         stats: Rc::new(RefCell::new(IntakeStats::default())),
@@ -363,11 +366,16 @@ fn ready(
     })
 }
 
-fn relay(settings: &Settings, budget: DescriptorBudget) -> Arc<RelaySettings> {
+fn relay(
+    settings: &Settings,
+    budget: DescriptorBudget,
+    memory: MemoryBudget,
+) -> Arc<RelaySettings> {
     Arc::new(RelaySettings {
         idle: settings.idle_timeout,
         half_closed_idle: settings.half_close_timeout,
-        pipes: pipes(settings.splice, budget),
+        pipes: pipes(settings.splice, budget, memory),
+        kept: Kept::with_room(memory.kept),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::handshake::Socks4;
 use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener, Serve};
 use crate::listen_address::ListenAddress;
 use crate::net::Uplink;
-use crate::relay::{Pipes, RelaySettings};
+use crate::relay::{Kept, Pipes, RelaySettings};
 use crate::resolver::Resolver;
 use crate::server::rules::Rules;
 use crate::server::users::Users;
@@ -147,6 +147,7 @@ impl Task for Build {
             idle: None,
             half_closed_idle: Some(TIMEOUT),
             pipes: Pipes::new(8),
+            kept: Kept::default(),
         });
         let resolver = Resolver::default();
         for (listener, kind) in self.servers.drain(..) {

@@ -422,7 +422,7 @@ mod tests {
     use crate::forward::dialling::DIALS;
     use crate::forward::{Candidate, Choice, Patience};
     use crate::listen::Limits;
-    use crate::relay::{Pipes, RelaySettings};
+    use crate::relay::{Kept, Pipes, RelaySettings};
 
     struct Idle;
 
@@ -470,6 +470,7 @@ mod tests {
                 idle: None,
                 half_closed_idle: None,
                 pipes: Pipes::new(0),
+                kept: Kept::default(),
             }),
             associations: None,
             tcp: crate::net::TcpExtras::default(),

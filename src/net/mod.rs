@@ -8,6 +8,7 @@ mod extras;
 #[cfg(feature = "socks6")]
 pub mod icmp;
 mod local_address;
+mod memory;
 mod near;
 mod options;
 mod own_listeners;
@@ -24,6 +25,7 @@ pub use datagrams::{
 pub use descriptors::{DescriptorBudget, is_shortage, raise_descriptor_limit};
 pub use extras::{TcpExtras, listen_fast_open, open_listener, start_connect_with};
 pub use local_address::{canonical, is_local, source_towards};
+pub use memory::MemoryBudget;
 pub use near::Near;
 pub use options::tune;
 pub use own_listeners::OwnListeners;

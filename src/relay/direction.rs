@@ -5,7 +5,8 @@ use std::net::Shutdown;
 
 use socket2::Socket;
 
-use super::pipes::Pipes;
+use super::duplex::RelaySettings;
+use super::kept::{Kept, KeptBytes};
 use crate::engine::{BUFFER, TurnContext};
 use crate::net::until_done;
 
@@ -41,10 +42,7 @@ pub(super) enum Flow {
 #[derive(Debug)]
 enum Pending {
     None,
-    Bytes {
-        bytes: Box<[u8]>,
-        written: usize,
-    },
+    Bytes(KeptBytes),
     #[cfg(any(target_os = "linux", target_os = "android"))]
     Piped(Pipe),
 }
@@ -94,14 +92,11 @@ pub(super) enum Broken {
 
 impl Direction {
     /// A direction with bytes that were already read from its source.
-    pub(super) fn new(already_read: &[u8]) -> Self {
+    pub(super) fn new(already_read: &[u8], kept: &Kept) -> Self {
         let pending = if already_read.is_empty() {
             Pending::None
         } else {
-            Pending::Bytes {
-                bytes: already_read.into(),
-                written: 0,
-            }
+            Pending::Bytes(kept.keep(already_read.into()))
         };
         Self {
             flow: Flow::Open,
@@ -144,13 +139,16 @@ impl Direction {
         &mut self,
         source: &Socket,
         sink: &Socket,
-        pipes: &Pipes,
+        settings: &RelaySettings,
         (known, at_end): (Known, AtEnd),
         cx: &mut TurnContext<'_>,
     ) -> Result<Pumped, Broken> {
         let mut share = cx.share();
         loop {
-            if !self.write_pending(sink).map_err(Broken::Sink)? {
+            if !self
+                .write_pending(sink, &settings.kept)
+                .map_err(Broken::Sink)?
+            {
                 return Ok(Pumped::Dry);
             }
             match self.flow {
@@ -169,9 +167,9 @@ impl Direction {
                 return Ok(Pumped::More);
             }
             let step = if self.mode == Mode::Splice {
-                self.splice(source, sink, pipes, cx)?
+                self.splice(source, sink, settings, cx)?
             } else {
-                self.copy(source, sink, cx)?
+                self.copy(source, sink, &settings.kept, cx)?
             };
             match step {
                 Step::Moved(bytes) => share = share.saturating_sub(bytes),
@@ -185,7 +183,14 @@ impl Direction {
     }
 
     /// Writes what is pending; whether nothing is left of it.
-    fn write_pending(&mut self, sink: &Socket) -> io::Result<bool> {
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(
+            unused_variables,
+            reason = "only what comes out of a pipe is kept here"
+        )
+    )]
+    fn write_pending(&mut self, sink: &Socket, kept: &Kept) -> io::Result<bool> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Pending::Piped(pipe) = &mut self.pending {
             match splice::empty(pipe, sink, &mut self.moved) {
@@ -194,17 +199,17 @@ impl Direction {
                 Err(error) if splice::is_unsupported(&error) => {
                     self.mode = Mode::CopyAlways;
                     let bytes = splice::take_back(pipe)?;
-                    self.pending = Pending::Bytes { bytes, written: 0 };
+                    self.pending = Pending::Bytes(kept.keep(bytes));
                 }
                 Err(error) => return Err(error),
             }
         }
-        if let Pending::Bytes { bytes, written } = &mut self.pending {
-            while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-                let Some(count) = until_done(|| (&*sink).write(rest))? else {
+        if let Pending::Bytes(bytes) = &mut self.pending {
+            while !bytes.rest().is_empty() {
+                let Some(count) = until_done(|| (&*sink).write(bytes.rest()))? else {
                     return Ok(false);
                 };
-                *written += count;
+                bytes.wrote(count);
                 self.moved += count as u64;
             }
             self.pending = Pending::None;
@@ -216,9 +221,14 @@ impl Direction {
         &mut self,
         source: &Socket,
         sink: &Socket,
+        kept: &Kept,
         cx: &mut TurnContext<'_>,
     ) -> Result<Step, Broken> {
-        let chunk = self.chunk.min(cx.share() / 2).min(BUFFER);
+        let chunk = self
+            .chunk
+            .min(cx.share() / 2)
+            .min(BUFFER)
+            .min(kept.longest_read());
         let buffer = cx.buffer_up_to(chunk);
         let Some(count) = until_done(|| (&*source).read(buffer)).map_err(Broken::Source)? else {
             return Ok(Step::Drained);
@@ -237,10 +247,7 @@ impl Direction {
                 }
                 None => {
                     // A slow reader: it costs what is kept here, so take less the next time.
-                    self.pending = Pending::Bytes {
-                        bytes: rest.into(),
-                        written: 0,
-                    };
+                    self.pending = Pending::Bytes(kept.keep(rest.into()));
                     self.chunk = SMALL_CHUNK;
                     self.streak = 0;
                     return Ok(Step::Moved(count));
@@ -267,7 +274,7 @@ impl Direction {
         &mut self,
         source: &Socket,
         sink: &Socket,
-        pipes: &Pipes,
+        RelaySettings { pipes, kept, .. }: &RelaySettings,
         cx: &mut TurnContext<'_>,
     ) -> Result<Step, Broken> {
         let Some(mut pipe) = pipes.lend(cx.now) else {
@@ -282,8 +289,8 @@ impl Direction {
             match splice::fill(source, &mut pipe) {
                 // It also stops at an urgent byte, and old kernels say "would block" at the end of the stream: reading
                 // tells which it is.
-                Ok(Some(0)) => return self.copy(source, sink, cx),
-                Ok(None) if bytes == 0 => return self.copy(source, sink, cx),
+                Ok(Some(0)) => return self.copy(source, sink, kept, cx),
+                Ok(None) if bytes == 0 => return self.copy(source, sink, kept, cx),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(Step::Drained),
                 Err(error) if splice::is_unsupported(&error) => {
@@ -304,7 +311,7 @@ impl Direction {
                 Err(error) if splice::is_unsupported(&error) => {
                     self.mode = Mode::CopyAlways;
                     let bytes = splice::take_back(&mut pipe).map_err(Broken::Source)?;
-                    self.pending = Pending::Bytes { bytes, written: 0 };
+                    self.pending = Pending::Bytes(kept.keep(bytes));
                     return Ok(Step::OtherMode);
                 }
                 Err(error) => return Err(Broken::Sink(error)),
@@ -330,7 +337,7 @@ impl Direction {
         &mut self,
         _source: &Socket,
         _sink: &Socket,
-        _pipes: &Pipes,
+        _settings: &RelaySettings,
         _cx: &mut TurnContext<'_>,
     ) -> Result<Step, Broken> {
         self.mode = Mode::CopyAlways;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::direction::{AtEnd, Broken, Direction, Flow, Known, Pumped};
+use super::kept::Kept;
 use super::pipes::Pipes;
 use crate::engine::{Effort, Interests, Key, Turn, TurnContext, Want};
 
@@ -20,6 +21,8 @@ pub struct RelaySettings {
     pub half_closed_idle: Option<Duration>,
     /// Pipes for splice(2); a pool without any turns it off.
     pub pipes: Pipes,
+    /// Memory for what slow readers leave behind.
+    pub kept: Kept,
 }
 
 /// Bytes between two sockets until both directions have ended.
@@ -81,8 +84,8 @@ impl Relay {
         Self {
             a,
             b,
-            up: Direction::new(from_a),
-            down: Direction::new(from_b),
+            up: Direction::new(from_a, &settings.kept),
+            down: Direction::new(from_b, &settings.kept),
             settings,
             last_moved: now,
             heat: 0,
@@ -121,10 +124,10 @@ impl Relay {
         let before = (self.moved(), self.up.flow, self.down.flow);
         let mut more = false;
         if cx.ready.any() {
-            let pipes = &self.settings.pipes;
+            let settings = &*self.settings;
             if Self::worth_a_try(&self.up, cx, A, B) {
                 let end = (known(cx, A), at_end(self.reset, &self.down));
-                match self.up.pump(&self.a, &self.b, pipes, end, cx) {
+                match self.up.pump(&self.a, &self.b, settings, end, cx) {
                     Ok(pumped) => more |= pumped == Pumped::More,
                     Err(broken) => {
                         Self::broke(broken, &mut self.up, &mut self.down, &mut self.reset)
@@ -133,7 +136,7 @@ impl Relay {
             }
             if Self::worth_a_try(&self.down, cx, B, A) {
                 let end = (known(cx, B), at_end(self.reset, &self.up));
-                match self.down.pump(&self.b, &self.a, pipes, end, cx) {
+                match self.down.pump(&self.b, &self.a, settings, end, cx) {
                     Ok(pumped) => more |= pumped == Pumped::More,
                     Err(broken) => {
                         Self::broke(broken, &mut self.down, &mut self.up, &mut self.reset)

@@ -10,6 +10,7 @@
 mod control;
 mod direction;
 mod duplex;
+mod kept;
 mod pipes;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod splice;
@@ -18,4 +19,5 @@ mod tests;
 
 pub use control::{Control, Gone};
 pub use duplex::{Ended, Moved, Relay, RelaySettings};
+pub use kept::Kept;
 pub use pipes::Pipes;

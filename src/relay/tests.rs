@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, Socket};
 
-use super::{Ended, Moved, Pipes, Relay, RelaySettings};
+use super::{Ended, Kept, Moved, Pipes, Relay, RelaySettings};
 use crate::engine::{Interests, Ready, Turn, TurnContext, poll_interests};
 
 mod effort;
@@ -98,6 +98,7 @@ fn settings(pipes: &Pipes) -> RelaySettings {
         idle: None,
         half_closed_idle: None,
         pipes: pipes.clone(),
+        kept: Kept::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::ops::Deref;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// A listener, and with it the same port of IPv6's loopback, which refuses.
 ///
@@ -22,6 +22,8 @@ impl Alone {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         for _ in 0..ATTEMPTS {
             let listener = TcpListener::bind(&*addresses).expect("listen on loopback");
+            // As many at once as with a real server; the standard library asks for few.
+            SockRef::from(&listener).listen(AT_ONCE).expect("listen");
             if addresses != [any] {
                 return Self {
                     listener,
@@ -54,3 +56,5 @@ impl Deref for Alone {
 }
 
 const ATTEMPTS: usize = 100;
+
+const AT_ONCE: i32 = 4096;

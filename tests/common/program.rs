@@ -33,7 +33,7 @@ pub const BIND_RUN: &str = "mount --bind \"$0\" /run && exec \"$@\"";
 pub struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
-    open_files: Option<u64>,
+    first: Option<String>,
     namespace: Option<String>,
     run_directory: Option<PathBuf>,
     input: Vec<u8>,
@@ -78,7 +78,7 @@ impl Launch {
         Self {
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: Vec::new(),
-            open_files: None,
+            first: None,
             namespace: None,
             run_directory: None,
             input: Vec::new(),
@@ -109,8 +109,14 @@ impl Launch {
 
     /// Run with this RLIMIT_NOFILE, soft and hard.
     #[must_use]
-    pub fn open_files(mut self, limit: u64) -> Self {
-        self.open_files = Some(limit);
+    pub fn open_files(self, limit: u64) -> Self {
+        self.first(format!("ulimit -n {limit}"))
+    }
+
+    /// A line of shell that is run first, in the process that becomes the program: limits, control groups; in a namespace, mounts.
+    #[must_use]
+    pub fn first(mut self, line: impl Into<String>) -> Self {
+        self.first = Some(line.into());
         self
     }
 
@@ -207,36 +213,31 @@ impl Launch {
 
     fn command(&self) -> Command {
         // What stands before the program becomes the program, so that signals and /proc still mean it.
-        let mut command = match (self.open_files, &self.namespace) {
-            (None, None) if !self.passed.is_empty() => {
+        let passed = (!self.passed.is_empty()).then(|| {
+            let count = self.passed.len();
+            let moved = ["", "3<&0", "3<&0 4>&1"][count];
+            format!("exec {moved} </dev/null >/dev/null; export LISTEN_PID=$$ LISTEN_FDS={count}")
+        });
+        let first = self.first.as_ref().or(passed.as_ref());
+        let first = first.map(|line| format!("{line} && exec \"$0\" \"$@\""));
+        let mut command = match (&self.namespace, &first) {
+            (None, None) => Command::new(PROGRAM),
+            (None, Some(first)) => {
                 let mut shell = Command::new("sh");
-                let count = self.passed.len();
-                let moved = ["", "3<&0", "3<&0 4>&1"][count];
-                let script = format!(
-                    "exec {moved} </dev/null >/dev/null; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\" \"$@\""
-                );
-                shell.args(["-c", &script, PROGRAM]);
+                shell.args(["-c", first, PROGRAM]);
                 shell
             }
-            (None, None) => Command::new(PROGRAM),
-            (Some(_), Some(_)) => panic!("a limit of open files in a namespace: no test needs it"),
-            (None, Some(namespace)) => {
+            (Some(namespace), first) => {
                 let mut ip = Command::new(program("ip"));
                 ip.args(["netns", "exec", namespace]);
                 if let Some(path) = &self.run_directory {
                     ip.args(["sh", "-c", BIND_RUN]).arg(path);
                 }
+                if let Some(first) = first {
+                    ip.args(["sh", "-c", first]);
+                }
                 ip.arg(PROGRAM);
                 ip
-            }
-            (Some(limit), None) => {
-                let mut shell = Command::new("sh");
-                shell.args([
-                    "-c",
-                    &format!("ulimit -n {limit}; exec \"$0\" \"$@\""),
-                    PROGRAM,
-                ]);
-                shell
             }
         };
         command
@@ -499,6 +500,17 @@ impl Sockhop {
     /// Resident memory in bytes that is this process's alone.
     pub fn private_memory(&self) -> u64 {
         self.memory("Private_Clean:") + self.memory("Private_Dirty:")
+    }
+
+    /// Address space that the program itself and its libraries take, in bytes.
+    pub fn program_size(&self) -> u64 {
+        let status = self.proc("status");
+        let sizes = ["VmExe:", "VmLib:", "VmStk:"].map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            number.expect("a number of kB") * 1024
+        });
+        sizes.iter().sum()
     }
 
     /// Processor time so far, user and system, in clock ticks (hundredths of a second on Linux).

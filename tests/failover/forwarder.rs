@@ -15,7 +15,7 @@ use sockhop::forward::{
 };
 use sockhop::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener};
 use sockhop::net::Uplink;
-use sockhop::relay::{Pipes, RelaySettings};
+use sockhop::relay::{Kept, Pipes, RelaySettings};
 
 use crate::common::SOON;
 
@@ -64,6 +64,7 @@ impl Forwarder {
                     idle: None,
                     half_closed_idle: None,
                     pipes: Pipes::new(0),
+                    kept: Kept::default(),
                 }),
                 associations: None,
                 tcp: sockhop::net::TcpExtras::default(),

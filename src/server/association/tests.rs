@@ -11,7 +11,7 @@ use crate::engine::{Reactor, Ready, poll_interests};
 use crate::handshake::Socks4;
 use crate::listen::Limits;
 use crate::net::Uplink;
-use crate::relay::{Pipes, RelaySettings};
+use crate::relay::{Kept, Pipes, RelaySettings};
 use crate::resolver::{Answer, ResolveError, Resolver};
 use crate::server::ServerStats;
 use crate::server::rules::Rules;
@@ -51,6 +51,7 @@ pub(super) fn settings(rules: Rules, ask: fn(&str, u16) -> Answer) -> ServerSett
             idle: None,
             half_closed_idle: None,
             pipes: Pipes::new(0),
+            kept: Kept::default(),
         }),
         resolver: Resolver::with_lookup(2, 8, ask),
         stats: ServerStats::default(),
