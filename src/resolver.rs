@@ -78,7 +78,8 @@ impl Resolver {
         let (end, signal) = UnixStream::pair().map_err(ResolveError::local)?;
         let answer = Arc::new(Mutex::new(None));
         state.queue.push_back(Job {
-            host: host.to_owned(),
+            // Names are the same in capitals (RFC 4343), but not in musl's reading of /etc/hosts.
+            host: host.to_ascii_lowercase(),
             port,
             answer: Arc::clone(&answer),
             _signal: signal,

@@ -337,7 +337,7 @@ fn slow_readers_have_it_all(arguments: &[&str]) {
     let group = Group::of_memory(LITTLE_IN_ALL);
     let pattern = Pattern::new(76);
     // More than the buffers of both sockets hold at first.
-    let length = 4 << 20;
+    let length = 3 << 20;
     let source = Target::source(&pattern, length, Chunks::Fixed(256 * 1024));
     let launch = Sockhop::forward(&[
         "--remote",
@@ -347,7 +347,7 @@ fn slow_readers_have_it_all(arguments: &[&str]) {
     ]);
     let mut sockhop = launch.args(arguments).first(group.join()).start();
     let address = sockhop.wait_listening(SOON);
-    let clients: Vec<_> = (0..count.min(400))
+    let clients: Vec<_> = (0..count.min(200))
         .map(|_| {
             let stream = queue(address).unwrap();
             (&stream).write_all(b"G").unwrap();

@@ -24,6 +24,16 @@ use super::{SOON, wait_until};
 /// The binary that cargo built for this test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sockhop");
 
+/// In the environment: another build of the program that is to be tested instead, with what runs it before it, such as
+/// `qemu-mips-static target/cross/mips-unknown-linux-musl/release/sockhop`.
+const INSTEAD: &str = "SOCKHOP_PROGRAM";
+
+/// The program under test, as words of a command line.
+fn under_test() -> Vec<String> {
+    let instead = std::env::var(INSTEAD).unwrap_or_else(|_| PROGRAM.to_owned());
+    instead.split_whitespace().map(str::to_owned).collect()
+}
+
 /// A shell's script that replaces `/run` with the directory of its first argument and becomes the program of the others. Under
 /// `ip netns exec`, which has mounts of its own.
 pub const BIND_RUN: &str = "mount --bind \"$0\" /run && exec \"$@\"";
@@ -213,6 +223,7 @@ impl Launch {
 
     fn command(&self) -> Command {
         // What stands before the program becomes the program, so that signals and /proc still mean it.
+        let under_test = under_test();
         let passed = (!self.passed.is_empty()).then(|| {
             let count = self.passed.len();
             let moved = ["", "3<&0", "3<&0 4>&1"][count];
@@ -221,10 +232,14 @@ impl Launch {
         let first = self.first.as_ref().or(passed.as_ref());
         let first = first.map(|line| format!("{line} && exec \"$0\" \"$@\""));
         let mut command = match (&self.namespace, &first) {
-            (None, None) => Command::new(PROGRAM),
+            (None, None) => {
+                let mut alone = Command::new(&under_test[0]);
+                alone.args(&under_test[1..]);
+                alone
+            }
             (None, Some(first)) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", first, PROGRAM]);
+                shell.args(["-c", first]).args(&under_test);
                 shell
             }
             (Some(namespace), first) => {
@@ -236,7 +251,7 @@ impl Launch {
                 if let Some(first) = first {
                     ip.args(["sh", "-c", first]);
                 }
-                ip.arg(PROGRAM);
+                ip.args(&under_test);
                 ip
             }
         };
