@@ -3,7 +3,8 @@
 //! `getaddrinfo` blocks for as long as the system's resolver likes, often 10 s or more, and can't be cancelled. So it runs
 //! on threads of its own, a few at most, started on demand and retired when idle. Who asks gets a [`Lookup`]: a
 //! descriptor to wait for, and the answer. Dropping it abandons the look-up: one still queued is never made; one under
-//! way ends when it ends, and counts as one of the threads until then.
+//! way ends when it ends, and counts as one of the threads until then. Who asks for a name that is being looked up gets the
+//! same answer, so a name whose servers are silent keeps one thread, however many clients ask for it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -69,20 +70,30 @@ impl Resolver {
     fn enqueue(&self, host: &str, port: u16) -> Result<Lookup, ResolveError> {
         let mut state = self.shared.lock();
         // Abandoned ones must not take the place of one that somebody waits for.
-        if state.queue.len() >= self.shared.queue_limit {
-            state.queue.retain(|job| !job.is_abandoned());
+        if state.waiting() >= self.shared.queue_limit {
+            state.forget_abandoned();
         }
-        if state.queue.len() >= self.shared.queue_limit {
+        if state.waiting() >= self.shared.queue_limit {
             return Err(ResolveError::QueueFull);
         }
         let (end, signal) = UnixStream::pair().map_err(ResolveError::local)?;
         let answer = Arc::new(Mutex::new(None));
-        state.queue.push_back(Job {
-            // Names are the same in capitals (RFC 4343), but not in musl's reading of /etc/hosts.
-            host: host.to_ascii_lowercase(),
-            port,
+        let waiter = Waiter {
             answer: Arc::clone(&answer),
             _signal: signal,
+        };
+        let lookup = Lookup(Inner::Pending { end, answer });
+        // Names are the same in capitals (RFC 4343), but not in musl's reading of /etc/hosts.
+        let host = host.to_ascii_lowercase();
+        let is_same = |job: &&mut Job| job.host == host && job.port == port;
+        if let Some(job) = state.jobs().find(is_same) {
+            job.waiters.push(waiter);
+            return Ok(lookup);
+        }
+        state.queue.push_back(Job {
+            host,
+            port,
+            waiters: vec![waiter],
         });
         if state.idle < state.queue.len() && state.threads < self.shared.max_threads {
             let shared = Arc::clone(&self.shared);
@@ -102,7 +113,7 @@ impl Resolver {
         }
         drop(state);
         self.shared.work.notify_one();
-        Ok(Lookup(Inner::Pending { end, answer }))
+        Ok(lookup)
     }
 }
 
@@ -264,16 +275,21 @@ enum Inner {
     Answered(Option<Answer>),
 }
 
+/// A name to look up, and who wants to know.
 struct Job {
     host: String,
     port: u16,
+    waiters: Vec<Waiter>,
+}
+
+struct Waiter {
     answer: Arc<Mutex<Option<Answer>>>,
-    /// Closed with the job, which makes the other end readable.
+    /// Closed with the waiter, which makes the other end readable.
     _signal: UnixStream,
 }
 
-impl Job {
-    fn is_abandoned(&self) -> bool {
+impl Waiter {
+    fn has_left(&self) -> bool {
         Arc::strong_count(&self.answer) == 1
     }
 }
@@ -281,8 +297,30 @@ impl Job {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
+    /// One for each thread that asks the system now.
+    running: Vec<Job>,
     threads: usize,
     idle: usize,
+}
+
+impl State {
+    /// Those who wait for a thread, or for what another one has asked for.
+    fn waiting(&self) -> usize {
+        let queued = self.queue.iter().map(|job| job.waiters.len());
+        let joined = self.running.iter().map(|job| job.waiters.len());
+        queued.sum::<usize>() + joined.map(|count| count.saturating_sub(1)).sum::<usize>()
+    }
+
+    fn jobs(&mut self) -> impl Iterator<Item = &mut Job> {
+        self.running.iter_mut().chain(&mut self.queue)
+    }
+
+    fn forget_abandoned(&mut self) {
+        for job in self.jobs() {
+            job.waiters.retain(|waiter| !waiter.has_left());
+        }
+        self.queue.retain(|job| !job.waiters.is_empty());
+    }
 }
 
 struct Shared {
@@ -299,9 +337,9 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if let Some(job) = state.queue.pop_front() {
-                drop(state);
-                self.serve(job);
-                state = self.lock();
+                if !job.waiters.iter().all(Waiter::has_left) {
+                    state = self.serve(job, state);
+                }
                 continue;
             }
             state.idle += 1;
@@ -318,14 +356,22 @@ impl Shared {
         }
     }
 
-    fn serve(&self, job: Job) {
-        if job.is_abandoned() {
-            return;
-        }
+    /// Asks the system without holding the lock.
+    fn serve<'a>(&'a self, job: Job, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let (host, port) = (job.host.clone(), job.port);
+        state.running.push(job);
+        drop(state);
         // The system's code can't panic, but a thread lost here would be missing for ever.
-        let asked = panic::catch_unwind(AssertUnwindSafe(|| (self.ask)(&job.host, job.port)));
+        let asked = panic::catch_unwind(AssertUnwindSafe(|| (self.ask)(&host, port)));
         let answer = asked.unwrap_or(Err(ResolveError::Temporary));
-        *lock(&job.answer) = Some(answer);
+        let mut state = self.lock();
+        let mut jobs = state.running.iter();
+        if let Some(place) = jobs.position(|job| job.host == host && job.port == port) {
+            for waiter in state.running.swap_remove(place).waiters {
+                *lock(&waiter.answer) = Some(answer.clone());
+            }
+        }
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -448,24 +494,53 @@ mod tests {
     #[test]
     fn threads_and_queue_are_bounded() {
         let resolver = Resolver::with_lookup(2, 3, slow);
-        let first: Vec<Lookup> = (0..2).map(|_| resolver.lookup("x", 200)).collect();
+        let first = ["x", "y"].map(|name| resolver.lookup(name, 200));
         while !resolver.shared.lock().queue.is_empty() {
             thread::yield_now();
         }
-        let queued: Vec<Lookup> = (0..3).map(|_| resolver.lookup("x", 1)).collect();
+        let queued = ["a", "b", "c"].map(|name| resolver.lookup(name, 1));
         assert_eq!(
-            resolver.lookup("x", 1).take(),
+            resolver.lookup("d", 1).take(),
             Some(Err(ResolveError::QueueFull))
         );
         assert_eq!(resolver.shared.lock().threads, 2);
         // Abandoned ones give their place away.
         drop(queued);
-        let last = resolver.lookup("x", 2);
+        let last = resolver.lookup("d", 2);
         assert_eq!(resolver.shared.lock().queue.len(), 1);
         assert_eq!(last.wait(soon()), loopback(2));
         for lookup in first {
             assert_eq!(lookup.wait(soon()), loopback(200));
         }
+    }
+
+    #[test]
+    fn who_asks_for_the_same_name_gets_the_same_answer() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        fn count(_: &str, port: u16) -> Answer {
+            ASKED.fetch_add(1, Ordering::Relaxed);
+            slow("", port)
+        }
+        let resolver = Resolver::with_lookup(4, 3, count);
+        let first = resolver.lookup("x.example", 200);
+        while resolver.shared.lock().running.is_empty() {
+            thread::yield_now();
+        }
+        let same = ["X.example", "x.EXAMPLE"].map(|name| resolver.lookup(name, 200));
+        drop(resolver.lookup("x.example", 200));
+        assert_eq!(resolver.shared.lock().threads, 1);
+        // It has left its place, and that is the last one.
+        let last = resolver.lookup("x.example", 200);
+        assert_eq!(
+            resolver.lookup("x.example", 200).take(),
+            Some(Err(ResolveError::QueueFull))
+        );
+        for lookup in [first, last].into_iter().chain(same) {
+            assert_eq!(lookup.wait(soon()), loopback(200));
+        }
+        assert_eq!(ASKED.load(Ordering::Relaxed), 1);
+        assert_eq!(resolver.lookup("x.example", 2).wait(soon()), loopback(2));
+        assert_eq!(ASKED.load(Ordering::Relaxed), 2, "what is over is not kept");
     }
 
     #[test]

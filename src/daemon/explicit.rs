@@ -17,6 +17,8 @@ pub(super) struct Explicit {
     remotes: Vec<Remote>,
     resolver: Resolver,
     next_lookup: Option<Instant>,
+    /// When those under way have failed.
+    give_up: Option<Instant>,
     retry_after: Duration,
 }
 
@@ -51,6 +53,7 @@ impl Explicit {
             remotes,
             resolver,
             next_lookup: has_names.then_some(now),
+            give_up: None,
             retry_after: RETRY_FIRST,
         }
     }
@@ -146,6 +149,7 @@ impl Explicit {
     pub(super) fn advance(&mut self, cx: &Cx<'_>) -> Option<Instant> {
         if self.next_lookup.is_some_and(|at| cx.now >= at) {
             self.next_lookup = None;
+            self.give_up = Some(cx.now + PATIENCE);
             for remote in &mut self.remotes {
                 let address = remote.name.address();
                 if let (Host::Name(host), None) = (&address.host, &remote.lookup) {
@@ -159,15 +163,26 @@ impl Explicit {
                 }
             }
         }
+        let is_over = self.give_up.is_some_and(|at| cx.now >= at);
         let mut under_way = false;
         for remote in &mut self.remotes {
-            match remote.lookup.as_mut().and_then(Lookup::take) {
+            let Some(lookup) = &mut remote.lookup else {
+                continue;
+            };
+            match lookup.take() {
                 Some(answer) => {
                     remote.lookup = None;
                     remote.take_in(answer);
                 }
-                None => under_way |= remote.lookup.is_some(),
+                None if is_over => {
+                    remote.lookup = None;
+                    remote.take_in(Err(ResolveError::TimedOut));
+                }
+                None => under_way = true,
             }
+        }
+        if !under_way {
+            self.give_up = None;
         }
         let has_names = self
             .remotes
@@ -183,7 +198,7 @@ impl Explicit {
             };
             self.next_lookup = Some(cx.now + pause);
         }
-        self.next_lookup
+        self.next_lookup.or(self.give_up)
     }
 }
 
@@ -223,6 +238,9 @@ impl std::fmt::Display for Listed<'_> {
         Ok(())
     }
 }
+
+/// For one look-up. The system's own limit is that of each name server, each attempt and each search domain together: minutes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A router's own resolver may come up after us.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
