@@ -87,8 +87,8 @@ impl Notifier {
     pub(in crate::daemon) fn reloading(&self) {
         if self.manager.is_some() {
             // By this the manager knows that the answer is not to an earlier request.
-            let now = clock_gettime(ClockId::Monotonic);
-            let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+            let now = Duration::try_from(clock_gettime(ClockId::Monotonic));
+            let micros = now.unwrap_or_default().as_micros();
             self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
         }
     }
