@@ -243,7 +243,8 @@ impl Uplink {
         };
         let (v4, v6) = (parts.v4.map(IpAddr::V4), parts.v6.map(IpAddr::V6));
         let neither = v4.is_none() && v6.is_none();
-        let families = [v4.or(neither.then_some(ELSEWHERE_V4.into())), v6];
+        let elsewhere = neither.then_some(IpAddr::V4(ELSEWHERE_V4));
+        let families = [v4.or(elsewhere), v6];
         for ip in families.into_iter().flatten() {
             let any = any_like(ip);
             let tried = open_datagrams(any).and_then(|socket| self.bind(&socket, any));
