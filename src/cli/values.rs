@@ -30,7 +30,17 @@ pub(super) fn option<T>(
     text: &str,
     parse: impl Fn(&str) -> Result<T, BadText>,
 ) -> Result<T, Failure> {
-    parse(text).map_err(|bad| Failure::usage(format!("{name}: {bad}"), Some(command)))
+    match parse(text) {
+        Ok(value) => Ok(value),
+        Err(bad) => Err(wrong(command, name, &bad)),
+    }
+}
+
+/// Not inlined: there are a hundred options, and this is for all of them.
+#[cold]
+#[inline(never)]
+fn wrong(command: &str, name: &str, bad: &BadText) -> Failure {
+    Failure::usage(format!("{name}: {bad}"), Some(command))
 }
 
 /// The values of a repeated option.
@@ -40,10 +50,12 @@ pub(super) fn options<T>(
     texts: &[String],
     parse: impl Fn(&str) -> Result<T, BadText>,
 ) -> Result<Vec<T>, Failure> {
-    texts
-        .iter()
-        .map(|text| option(command, name, text, &parse))
-        .collect()
+    // `collect` has machinery for results that is made anew for each kind of value: 1.5 KB of program each.
+    let mut values = Vec::new();
+    for text in texts {
+        values.push(option(command, name, text, &parse)?);
+    }
+    Ok(values)
 }
 
 /// The value of an option that may be absent.
