@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-
 use super::{Failure, output, values};
 use crate::control::client::{Answer, Client, REPLY_TIMEOUT};
 use crate::control::messages::Call;
 use crate::control::path::default_path;
+use crate::control::reading::Readable;
 use crate::daemon::settings::{ControlPath, TIMEOUTS};
 
 /// One question: the command's name, and its options as they were given.
@@ -47,7 +46,7 @@ impl Question<'_> {
     }
 
     /// Asks, and prints the answer: as it came, or as `show` writes it for people.
-    pub(super) fn ask<T: DeserializeOwned>(
+    pub(super) fn ask<T: Readable>(
         &self,
         call: &Call,
         show: impl FnOnce(T) -> String,

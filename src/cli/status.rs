@@ -262,6 +262,7 @@ mod tests {
     use super::*;
     use crate::choice::Mode;
     use crate::control::messages::{Candidates, LastError, Role, SourceState};
+    use crate::control::reading::Readable as _;
 
     #[test]
     fn a_server_at_work() {
@@ -269,7 +270,7 @@ mod tests {
             "clients":2,"by_user":{"ada":{"active":1,"total":4,"bytes":{"up":1536,"down":0}},"b\u001b":{"active":0,"total":1,"bytes":{"up":0,"down":0}}},
             "connections":{"active":3,"parked":2,"total":9,"refused":1,"refused_by_reason":{"rules":1}},
             "associations":1,"sessions":3,"dropped_datagrams":{"fragment":2,"rules":1}}"#;
-        let AnyStatus::Server(status) = serde_json::from_str(json).unwrap() else {
+        let AnyStatus::Server(status) = AnyStatus::read(json).unwrap() else {
             panic!("not a server's");
         };
         assert_eq!(status.role, Role::Server);

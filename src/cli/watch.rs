@@ -7,17 +7,16 @@ use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-
 use super::ask::Question;
 use super::screen::Screen;
 use super::table::escape;
 use super::wrap::wrap;
 use super::{Failure, output};
 use crate::control::messages::Call;
+use crate::control::reading::Readable;
 
 /// Asks until the program is ended, or nobody reads any more.
-pub(super) fn watch<T: DeserializeOwned>(
+pub(super) fn watch<T: Readable>(
     question: &Question<'_>,
     call: &Call,
     interval: Duration,

@@ -8,11 +8,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::descriptors;
 use super::messages::{Call, ErrorObject, Id, MAX_LINE, NotAnAnswer, Request, Response};
+use super::reading::Readable;
 
 /// How long an answer may take unless the caller says otherwise: longer than any race that is under way.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -158,8 +158,8 @@ pub struct Answer {
 
 impl Answer {
     /// The result as what the call is documented to be answered with.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_slice(self.json.as_bytes()).map_err(|cause| ClientError {
+    pub fn decode<T: Readable>(&self) -> Result<T, ClientError> {
+        T::read(&self.json).map_err(|cause| ClientError {
             path: self.path.clone(),
             asked: None,
             timeout: Duration::ZERO,

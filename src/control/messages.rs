@@ -17,10 +17,12 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::reading::read;
 use crate::choice::Mode;
 
 /// The longest answer that a client reads, without its line feed. Longer lists of `proxies` are cut by whoever answers.
@@ -250,7 +252,7 @@ impl Response {
         let wire: WireResponse<'_> = serde_json::from_slice(line).map_err(NotAnAnswer::Json)?;
         let outcome = match (wire.result, wire.error) {
             (Some(result), None) => Ok(result.to_owned()),
-            (None, Some(error)) => Err(error),
+            (None, Some(error)) => Err(read(error.get()).map_err(NotAnAnswer::Json)?),
             _ => return Err(NotAnAnswer::Shape),
         };
         Ok(Self {
@@ -262,11 +264,13 @@ impl Response {
 
     /// The answer as one line, with its line feed.
     pub fn to_line(&self) -> String {
+        let error = self.outcome.as_ref().err();
+        let error = error.and_then(|error| serde_json::value::to_raw_value(error).ok());
         let wire = WireResponse {
             jsonrpc: Some("2.0".into()),
             id: self.id.clone(),
             result: self.outcome.as_deref().ok(),
-            error: self.outcome.as_ref().err().cloned(),
+            error: error.as_deref(),
             left_out: self.left_out,
         };
         match serde_json::to_string(&wire) {
@@ -795,8 +799,8 @@ struct WireResponse<'a> {
     id: Id,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     result: Option<&'a RawValue>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    error: Option<ErrorObject>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    error: Option<&'a RawValue>,
     #[serde(default, skip_serializing_if = "is_zero")]
     left_out: u64,
 }
@@ -831,9 +835,9 @@ struct ProbingParams {
 }
 
 /// Absent parameters are an empty object. Misspelt ones are refused: a `connect` that silently races would surprise.
-fn params_of<'a, T: Deserialize<'a>>(
+fn params_of<T: DeserializeOwned>(
     method: &str,
-    params: Option<&'a RawValue>,
+    params: Option<&RawValue>,
 ) -> Result<T, ErrorObject> {
     // Structs would also be read from arrays, JSON-RPC's parameters by position, which are not promised here.
     let text = params.map_or("{}", RawValue::get);
@@ -843,7 +847,7 @@ fn params_of<'a, T: Deserialize<'a>>(
             format!("parameters of {method} are not an object"),
         ));
     }
-    serde_json::from_slice(text.as_bytes()).map_err(|error| {
+    read(text).map_err(|error| {
         ErrorObject::new(
             ErrorCode::InvalidParams,
             format!("not parameters of {method}"),

@@ -6,5 +6,6 @@ pub mod client;
 mod descriptors;
 pub mod messages;
 pub mod path;
+pub mod reading;
 pub mod server;
 mod untagged;

@@ -212,7 +212,7 @@ fn connect(control: &Path, deadline: Instant) -> Result<ControlClient, DemoError
     }
 }
 
-fn ask<T: serde::de::DeserializeOwned>(
+fn ask<T: crate::control::reading::Readable>(
     client: &mut ControlClient,
     call: &Call,
 ) -> Result<T, DemoError> {
