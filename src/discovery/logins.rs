@@ -1,6 +1,6 @@
 //! As whom peers are greeted that take nobody without a user and a password.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ pub type PeerLogin = (SocketAddr, Arc<Credentials>);
 /// one. `Debug` shows no password.
 #[derive(Debug, Default)]
 pub struct Logins {
-    sources: BTreeMap<SourceId, Vec<PeerLogin>>,
+    /// By the number of the source.
+    sources: [Vec<PeerLogin>; SourceId::LIMIT],
     merged: HashMap<SocketAddr, Arc<Credentials>>,
 }
 
@@ -36,11 +37,10 @@ impl Logins {
     pub fn set(&mut self, source: SourceId, mut list: Vec<PeerLogin>) -> Vec<SocketAddr> {
         list.truncate(MOST_LOGINS);
         let before = std::mem::take(&mut self.merged);
-        match list.is_empty() {
-            true => self.sources.remove(&source),
-            false => self.sources.insert(source, list),
-        };
-        for (address, login) in self.sources.values().flatten() {
+        if let Some(of_source) = self.sources.get_mut(source.number()) {
+            *of_source = list;
+        }
+        for (address, login) in self.sources.iter().flatten() {
             let login = || Arc::clone(login);
             self.merged.entry(canonical(*address)).or_insert_with(login);
         }

@@ -26,6 +26,7 @@ mod books;
 mod chains;
 mod entry;
 mod findings;
+mod flights;
 mod link;
 mod live;
 mod lost;
@@ -47,6 +48,7 @@ use super::score::Merit;
 use super::status::{Finding, Status};
 use chains::Chains;
 use entry::{Entry, Key, Rank, Tick};
+use flights::{Flight, Flights};
 use link::is_evidence;
 use pace::Budget;
 use queue::Queue;
@@ -102,7 +104,7 @@ pub struct Table {
     chains: Chains,
     /// Every entry that is not in flight.
     queue: Queue,
-    in_flight: BTreeMap<u32, Flight>,
+    in_flight: Flights,
     /// Of those that have answered as a proxy, or are remembered as one.
     merits: BTreeMap<u32, Merit>,
     rules: Rules,
@@ -142,7 +144,7 @@ impl Table {
             entries: Slab::new(),
             chains: Chains::default(),
             queue: Queue::default(),
-            in_flight: BTreeMap::new(),
+            in_flight: Flights::default(),
             ranking: BTreeMap::new(),
             counts: [0; Status::ALL.len()],
             ports: BTreeMap::new(),
@@ -266,7 +268,7 @@ impl Table {
         now: Instant,
     ) -> Option<Change> {
         let id = self.find(Key::new(address));
-        let flight = id.and_then(|id| self.in_flight.remove(&id));
+        let flight = id.and_then(|id| self.in_flight.remove(id));
         if is_evidence(address, finding) {
             self.evidence(now);
         }
@@ -294,14 +296,14 @@ impl Table {
         let Some(id) = self.find(Key::new(address)) else {
             return;
         };
-        if let Some(flight) = self.in_flight.remove(&id) {
+        if let Some(flight) = self.in_flight.remove(id) {
             self.modify(id, |entry| entry.due = flight.due);
         }
     }
 
     /// Like [`Table::cancel`] for every address in flight.
     pub fn cancel_all(&mut self) {
-        for (id, flight) in std::mem::take(&mut self.in_flight) {
+        for (id, flight) in self.in_flight.take_all() {
             self.modify(id, |entry| entry.due = flight.due);
         }
     }
@@ -450,11 +452,3 @@ pub const MAX_ADDRESSES: usize = 200_000;
 
 /// A probe after which nothing is sure (a valid address failed, a local error) is repeated after this.
 const SOON: Duration = Duration::from_secs(5);
-
-/// A probe under way.
-#[derive(Clone, Copy, Debug)]
-struct Flight {
-    started: Instant,
-    /// When it was due: a cancelled one is so again.
-    due: Tick,
-}

@@ -16,7 +16,7 @@ impl Table {
         };
         let before = *entry;
         change(entry);
-        let in_flight = self.in_flight.contains_key(&id);
+        let in_flight = self.in_flight.contains(id);
         if in_flight {
             entry.due = Tick::NEVER;
         }
@@ -119,7 +119,7 @@ impl Table {
         };
         self.queue
             .remove(entry.urgency(self.selected), entry.due, id);
-        self.in_flight.remove(&id);
+        self.in_flight.remove(id);
         self.merits.remove(&id);
         let port = entry.key.address().port();
         if let Some(count) = self.ports.get_mut(&port) {

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::entry::{Doubt, Tick};
-use super::{Change, Flight, SOON, Table};
+use super::flights::Flight;
+use super::{Change, SOON, Table};
 use crate::discovery::status::{Reason, Status};
 
 impl Table {
