@@ -21,7 +21,6 @@ use crate::remote::Remote;
     subcommand,
     name = "connect",
     help_triggers("-h", "--help"),
-    usage = "[options] [ADDRESS]",
     example = "sockhop connect\nsockhop connect --drain 30s [407::1]:1080",
     note = "\
 Without an address the proxies of --remote are tried in their order, or else

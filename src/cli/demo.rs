@@ -10,7 +10,6 @@ use super::{Failure, link};
     subcommand,
     name = "demo",
     help_triggers("-h", "--help"),
-    usage = "[options]",
     example = "sockhop demo\nsockhop demo --once",
     note = "\
 Starts peers of every kind on loopback (proxies, one that wants a password,

@@ -12,7 +12,6 @@ use crate::control::messages::{Call, Disconnected};
     subcommand,
     name = "disconnect",
     help_triggers("-h", "--help"),
-    usage = "[options]",
     example = "sockhop disconnect",
     note = "\
 The forwarder goes on running and probing; \"sockhop connect\" opens the port

@@ -28,7 +28,6 @@ use crate::server::rules::Rule;
     subcommand,
     name = "forward",
     help_triggers("-h", "--help"),
-    usage = "[--peer ADDR | --peers SOURCE | --remote ADDR] [options]",
     example = "\
 sockhop forward
 sockhop forward --peer 407::1 --peer [407::2]:9050
@@ -506,6 +505,7 @@ mod tests {
     use crate::choice::OnSwitch;
     use crate::listen_address::ListenAddress;
     use crate::net::TcpExtras;
+    #[cfg(feature = "socks6")]
     use crate::net::Uplink;
     #[cfg(feature = "socks6")]
     use crate::server::ReplyTiming;

@@ -15,6 +15,7 @@ mod failure;
 mod forward;
 #[cfg(feature = "generate")]
 mod generate;
+mod help;
 mod link;
 mod output;
 mod probe;
@@ -43,7 +44,6 @@ use crate::logger::{LogFormat, LogSettings};
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     help_triggers("-h", "--help"),
-    usage = "<command> [options]",
     example = "\
 sockhop demo
 sockhop forward --peer 407::1 --peer 407::2
@@ -108,13 +108,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, F
         Plan::Version => {
             Asked::Text(concat!("sockhop ", env!("CARGO_PKG_VERSION"), "\n").to_owned())
         }
-        Plan::Help(command) => {
-            let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
-            match Program::from_args(&["sockhop"], &arguments) {
-                Err(help) => Asked::Text(tidy(&help.output)),
-                Ok(program) => Asked::Command(program.command),
-            }
-        }
+        Plan::Help(command) => Asked::Text(help::of(&program, command)),
         Plan::Run(command, arguments) => {
             let mut all = vec![command];
             all.extend(arguments.iter().map(String::as_str));
@@ -204,24 +198,6 @@ fn level(base: LevelFilter, steps: i32) -> LevelFilter {
         .saturating_add_signed(steps as isize)
         .min(LEVELS.len() - 1);
     LEVELS.get(at).copied().unwrap_or(base)
-}
-
-/// The help of a command, or of the program.
-#[cfg(feature = "generate")]
-fn help(command: Option<&str>) -> String {
-    let arguments: Vec<_> = command.into_iter().chain(["--help"]).collect();
-    match Program::from_args(&["sockhop"], &arguments) {
-        Err(help) => tidy(&help.output),
-        Ok(_) => String::new(),
-    }
-}
-
-/// argh indents empty lines too, and calls the exit status by another name than manuals do.
-fn tidy(help: &str) -> String {
-    help.replace("\nError codes:\n", "\nExit status:\n")
-        .lines()
-        .flat_map(|line| [line.trim_end(), "\n"])
-        .collect()
 }
 
 /// argh's messages have several lines and start like sentences.

@@ -22,7 +22,6 @@ use crate::peer::Peer;
     subcommand,
     name = "probe",
     help_triggers("-h", "--help"),
-    usage = "[options] ADDRESS...",
     example = "\
 sockhop probe 407::1 10.1.2.3:1080
 sockhop probe --timeout 2s --target example.org:443 proxy.example",

@@ -13,7 +13,6 @@ use crate::control::messages::{Call, Probing as Answer};
     subcommand,
     name = "probing",
     help_triggers("-h", "--help"),
-    usage = "[options] start|stop",
     example = "sockhop probing stop\nsockhop probing start",
     note = "\
 Starting twice is the same as starting once. Stopping also stops the probes

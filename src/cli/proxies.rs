@@ -14,7 +14,6 @@ use crate::control::messages::{Call, ProxyEntry};
     subcommand,
     name = "proxies",
     help_triggers("-h", "--help"),
-    usage = "[options]",
     example = "sockhop proxies\nsockhop proxies --json",
     note = "\
 The best come first, the proxy in use has a star. PROBED and VALID are ages,

@@ -32,7 +32,6 @@ use crate::wire::socks4::UserId;
     subcommand,
     name = "serve",
     help_triggers("-h", "--help"),
-    usage = "[options]",
     example = "\
 sockhop serve --allow 400::/7 --users-file /etc/sockhop.users
 sockhop serve --listen 127.0.0.1:1080

@@ -20,7 +20,6 @@ use crate::control::messages::{
     subcommand,
     name = "status",
     help_triggers("-h", "--help"),
-    usage = "[options]",
     example = "sockhop status\nsockhop status --watch\nsockhop status --json | jq .remote",
     note = "\
 With --watch a terminal shows one answer in the place of the other, and a

@@ -34,7 +34,6 @@ use crate::wire::{Address, Host};
     subcommand,
     name = "dial",
     help_triggers("-h", "--help"),
-    usage = "[options] [PROXY...] HOST:PORT",
     example = "\
 sockhop dial socks5h://[407::1]:1080 example.org:80
 ssh -o ProxyCommand='sockhop dial socks5h://localhost %h:%p' example.org

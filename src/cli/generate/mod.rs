@@ -17,7 +17,6 @@ use super::{Failure, Program, output};
     subcommand,
     name = "generate",
     help_triggers("-h", "--help"),
-    usage = "man | completions bash|zsh|fish",
     example = "\
 sockhop generate man > /usr/local/share/man/man1/sockhop.1
 sockhop generate completions bash \\
@@ -40,7 +39,7 @@ pub(super) struct Generate {
 impl Generate {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let program = Program::get_args_info();
-        let outline = Outline::of(&program, super::help);
+        let outline = Outline::of(&program, |command| super::help::of(&program, command));
         let text = match (self.what.as_str(), self.shell.as_deref()) {
             ("man", None) => man::page(&outline, &man::date()),
             ("completions", Some("bash")) => bash::completions(&outline),

@@ -75,7 +75,7 @@ impl Outline {
 
 impl Entry {
     fn of(name: &'static str, info: &CommandInfoWithArgs, help: &str) -> Self {
-        // "Usage: sockhop forward [options]" is the one thing that argh tells in words only.
+        // "Usage: sockhop forward [options]" is what argh does not know.
         let usage = help.lines().next().unwrap_or_default();
         let usage = usage.strip_prefix("Usage: sockhop").unwrap_or_default();
         let usage = usage.trim_start().strip_prefix(name).unwrap_or_default();
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn the_outline_has_what_the_help_has() {
         let program = Program::get_args_info();
-        let outline = Outline::of(&program, help);
+        let outline = Outline::of(&program, |command| help::of(&program, command));
         let forward = &outline.commands[0];
         assert_eq!(forward.name, "forward");
         assert_eq!(
