@@ -15,7 +15,8 @@ use serde_json::value::RawValue;
 use serde_json::{Error, Number};
 
 use super::messages::{
-    AnyStatus, Connected, Disconnected, Probing, ProxyEntry, Role, ServerStatus, Status,
+    AnyStatus, Connected, Disconnected, Draining, HandOver, Probing, ProxyEntry, Role,
+    ServerStatus, Status,
 };
 
 /// What a call can be answered with.
@@ -43,6 +44,8 @@ readable!(
     Vec<ProxyEntry>,
     Connected,
     Disconnected,
+    Draining,
+    HandOver,
     Probing
 );
 
@@ -132,6 +135,14 @@ impl<'de> Deserializer<'de> for Text<'_> {
         self.deserialize_u64(visitor)
     }
 
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_u64(visitor)
+    }
+
+    fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_i64(visitor)
+    }
+
     fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.number().ok().and_then(|number| number.as_i64()) {
             Some(number) => visitor.visit_i64(number),
@@ -203,7 +214,7 @@ impl<'de> Deserializer<'de> for Text<'_> {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i128 u8 u16 u128 f32 char str bytes byte_buf unit unit_struct newtype_struct tuple tuple_struct identifier
+        i8 i16 i128 u8 u128 f32 char str bytes byte_buf unit unit_struct newtype_struct tuple tuple_struct identifier
     }
 }
 
@@ -286,6 +297,8 @@ mod tests {
     #[derive(Debug, PartialEq, serde::Serialize, Deserialize)]
     struct All {
         flag: bool,
+        port: u16,
+        code: i32,
         small: u32,
         large: u64,
         signed: i64,
@@ -299,6 +312,8 @@ mod tests {
     fn all() -> All {
         All {
             flag: true,
+            port: 1080,
+            code: -32000,
             small: u32::MAX,
             large: u64::MAX,
             signed: i64::MIN,
@@ -337,6 +352,8 @@ mod tests {
         let json = serde_json::to_string(&all()).unwrap();
         for (from, to) in [
             ("true", "1"),
+            ("1080", "65536"),
+            ("-32000", "3000000000"),
             ("true", "null"),
             ("4294967295", "4294967296"),
             ("4294967295", "-1"),
