@@ -1,5 +1,5 @@
 //! Giving up root: `--user`, `--run-as`, `--chroot`.
-#![cfg(target_os = "linux")]
+#![cfg(all(feature = "server", target_os = "linux"))]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! The sandbox: what is forbidden is tried from inside, and what a daemon does works there.
 //!
 //! Confinement is for good, so each test that confines itself is started again as a process of its own.
-#![cfg(all(feature = "sandbox", target_os = "linux"))]
+#![cfg(all(feature = "sandbox", feature = "server", target_os = "linux"))]
 
 mod common;
 
