@@ -37,7 +37,6 @@ struct Shared {
     queued: AtomicUsize,
     mailbox: Mailbox,
     cap: usize,
-    is_multiprocessor: bool,
 }
 
 struct State {
@@ -78,8 +77,6 @@ impl Workers {
                 queued: AtomicUsize::new(0),
                 mailbox,
                 cap: cap.max(1),
-                is_multiprocessor: thread::available_parallelism()
-                    .is_ok_and(|count| count.get() > 1),
             }),
         };
         workers.start_thread(Tenure::Permanent)?;
@@ -119,11 +116,11 @@ impl Workers {
         }
     }
 
-    /// Whether a session that is submitted now has a thread at once, and may have another processor.
+    /// Whether a session that is submitted now has a thread at once.
     pub(super) fn has_idle(&self) -> bool {
         let shared = &self.shared;
         let state = lock(&shared.state);
-        shared.is_multiprocessor && (!state.idle.is_empty() || state.threads < shared.cap)
+        !state.idle.is_empty() || state.threads < shared.cap
     }
 
     /// How many worker threads there are.
