@@ -400,14 +400,67 @@ fn port_for_metrics_goes_along() {
 }
 
 #[test]
-fn servers_have_no_place_to_take() {
+fn forwarders_and_servers_do_not_take_the_place_of_each_other() {
     let world = World::new();
+    let (forwarder, address) = world.first(&[]);
     let control = world.control();
     let control = control.to_str().expect("text");
+    let serve = ["--control", control, "--take-over"];
+    let mut new = Sockhop::serve(&serve).start();
+    assert_eq!(new.wait_exit(SOON).code(), Some(1));
+    new.wait_log("this is a forwarder", SOON);
+    drop(world.works(address));
+    drop(forwarder);
+
     let server = Sockhop::serve(&["--control", control]).start();
     server.wait_listening(SOON);
     let mut new = world.forwarder("127.0.0.1:0").arg("--take-over").start();
     assert_eq!(new.wait_exit(SOON).code(), Some(1));
     new.wait_log("this is a server", SOON);
     assert!(server.status()["listening"].is_array());
+}
+
+#[test]
+fn server_takes_the_place_of_a_server() {
+    let world = World::new();
+    let control = world.control();
+    let control = control.to_str().expect("text");
+    let start = |arguments: &[&str]| {
+        let usual = ["--control", control, "--allow-dest", "127.0.0.0/8"];
+        Sockhop::serve(&[&usual, arguments].concat()).start()
+    };
+    let mut servers = vec![start(&[])];
+    let address = servers[0].wait_listening(SOON);
+    let kept = world.works(address);
+    let done = AtomicBool::new(false);
+    let served = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    drop(world.works(address));
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..5 {
+            let new = start(&["--take-over", "--listen", &address.to_string()]);
+            new.wait_log("took over from process", SOON);
+            servers.push(new);
+            let before = served.load(Ordering::Relaxed);
+            let goes_on = || served.load(Ordering::Relaxed) >= before + 8;
+            assert!(wait_until(SOON, goes_on), "clients are served");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let mut last = servers.pop().expect("the last one");
+    for between in &mut servers[1..] {
+        ends_well(between);
+    }
+    exchange(&kept, b"still here").expect("exchange");
+    drop(kept);
+    ends_well(&mut servers[0]);
+    last.signal(Signal::TERM);
+    ends_well(&mut last);
+    assert!(!world.control().exists());
 }

@@ -13,7 +13,7 @@ use argh::{ArgsInfo, FromArgs};
 use super::{Failure, link, values};
 use crate::ProxyUri;
 use crate::bad_text::BadText;
-use crate::daemon::settings::{CONNECTIONS, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
+use crate::daemon::settings::{CONNECTIONS, ControlPath, LIMITS, ServeSettings, TIMEOUTS, WORKERS};
 use crate::logger::LogSettings;
 use crate::privileges::Privileges;
 use crate::proxy_uri::ProxyUriError;
@@ -249,6 +249,15 @@ pub(super) struct Serve {
     /// do without confinement by Landlock and seccomp
     #[argh(switch)]
     no_sandbox: bool,
+    /// take the place of the server that has this control socket: its ports,
+    /// without a moment in which nobody accepts; connections end where they are
+    #[argh(switch)]
+    take_over: bool,
+
+    /// TIME that connections may go on once another server has taken over; 0 is
+    /// as long as they like (default 10m)
+    #[argh(option)]
+    drain_timeout: Option<String>,
 
     /// copy bytes instead of splicing them in the kernel
     #[argh(switch)]
@@ -299,6 +308,10 @@ impl Serve {
         }
         if settings.via.is_empty() && self.early_reply {
             let what = "--early-reply is for connections through proxies: give one with --via";
+            return Err(Failure::usage(what, Some(NAME)));
+        }
+        if settings.take_over && settings.control == ControlPath::None {
+            let what = "--take-over with --control none: that is where it is asked for";
             return Err(Failure::usage(what, Some(NAME)));
         }
         link::server(settings)
@@ -370,6 +383,11 @@ impl Serve {
                 root: optional("--chroot", &self.chroot, values::directory)?,
             },
             sandbox: !self.no_sandbox,
+            take_over: self.take_over,
+            drain_timeout: optional("--drain-timeout", &self.drain_timeout, |text| {
+                values::duration_or_never(text, &LIMITS)
+            })?
+            .unwrap_or(default.drain_timeout),
             splice: !self.no_splice,
             uplink: values::uplink(
                 NAME,
@@ -510,7 +528,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::daemon::settings::ControlPath;
     use crate::listen::ASSOCIATIONS_PER_CLIENT;
     use crate::net::{TcpExtras, Uplink};
     use crate::server::ReplyTiming;
@@ -578,7 +595,7 @@ mod tests {
              --bind-timeout 2s --no-bind --udp-ports 4000-4999 --udp-advertise 192.0.2.7 --udp-filter endpoint-independent --udp-timeout 2m \
              --max-associations 7 \
              --max-per-client 2 --workers 3 --connect-timeout 4s --handshake-timeout 3s --mptcp --idle-timeout 5s \
-             --half-close-timeout 0 --control h --no-splice --source 192.0.2.7 --mark 5 \
+             --half-close-timeout 0 --control h --no-splice --take-over --drain-timeout 0 --source 192.0.2.7 --mark 5 \
              --run-as l:7 --chroot m --no-sandbox";
         let expected = ServeSettings {
             #[cfg(feature = "socks6")]
@@ -623,6 +640,8 @@ mod tests {
                 root: Some("m".into()),
             },
             sandbox: false,
+            take_over: true,
+            drain_timeout: None,
             splice: false,
             uplink: Uplink::new(None, &["192.0.2.7".parse().unwrap()], Some(5)).unwrap(),
         };
@@ -699,6 +718,7 @@ mod tests {
             ("--udp-timeout", Some(UdpOptions::default().idle), LIMITS),
             ("--idle-timeout", default.idle_timeout, LIMITS),
             ("--half-close-timeout", default.half_close_timeout, LIMITS),
+            ("--drain-timeout", default.drain_timeout, LIMITS),
         ] {
             let flag = flags.iter().find(|flag| flag.long == name).expect(name);
             let (_, shown) = flag.description.split_once("(default ").expect(name);

@@ -55,7 +55,10 @@ pub enum Call {
     },
     /// Hand the listeners over to the caller, who will say that it [took over](Call::TookOver); answered with [`HandOver`], with
     /// which their descriptors come. Until then everything goes on.
-    TakeOver,
+    TakeOver {
+        /// What the caller is, which must be what it asks: `None` is a forwarder.
+        role: Option<Role>,
+    },
     /// The caller accepts connections on what it was handed over this connection: accept none any more, and end when those that
     /// are open have ended; answered with [`Draining`].
     TookOver,
@@ -70,16 +73,19 @@ impl Call {
             Self::Connect { .. } => "connect",
             Self::Disconnect => "disconnect",
             Self::Probing { .. } => "probing",
-            Self::TakeOver => "take_over",
+            Self::TakeOver { .. } => "take_over",
             Self::TookOver => "took_over",
         }
     }
 
     fn params(&self) -> Option<Value> {
         match self {
-            Self::Status | Self::Proxies | Self::Disconnect | Self::TakeOver | Self::TookOver => {
-                None
-            }
+            Self::Status
+            | Self::Proxies
+            | Self::Disconnect
+            | Self::TakeOver { role: None }
+            | Self::TookOver => None,
+            Self::TakeOver { role: Some(role) } => Some(serde_json::json!({ "role": role })),
             Self::Connect { remote, drain } => {
                 let mut params = serde_json::Map::new();
                 if let Some(remote) = remote {
@@ -101,7 +107,8 @@ impl Call {
             "disconnect" => {
                 params_of::<NoParams>(method, params).map(|NoParams {}| Self::Disconnect)
             }
-            "take_over" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::TakeOver),
+            "take_over" => params_of::<TakeOverParams>(method, params)
+                .map(|TakeOverParams { role }| Self::TakeOver { role }),
             "took_over" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::TookOver),
             "connect" => {
                 let ConnectParams { remote, drain_s } = params_of(method, params)?;
@@ -826,6 +833,13 @@ fn drain(seconds: f64) -> Result<Duration, ErrorObject> {
             "\"drain_s\" is not a number of seconds from 0 to 86400",
         )),
     }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TakeOverParams {
+    #[serde(default)]
+    role: Option<Role>,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@
 
 mod choosing;
 mod draining;
-mod handing_over;
+mod leaving;
 mod named;
 mod reports;
 mod restart;
@@ -25,13 +25,14 @@ use crossbeam_channel::Receiver;
 
 use self::choosing::LOOK_FIRST;
 use self::draining::Drains;
-pub(super) use self::handing_over::Estate;
 use self::restart::Restart;
 use self::uplink::Way;
 use super::explicit::Explicit;
+use super::handing_over::{Estate, Open};
 use super::runtime::warn_of_exposure;
 use super::served::Served;
 use super::settings::Settings;
+use super::state::Keeper;
 use super::systemd::Notifier;
 use super::taking_over::Taken;
 use crate::choice::{Mode, OnSwitch};
@@ -66,7 +67,9 @@ pub(super) struct Forwarder {
     by_hand: SourceId,
     steering: TaskId,
     plan: Plan,
-    listeners: Vec<(Rc<Listener>, TaskId)>,
+    listeners: Vec<Open>,
+    pub(super) metrics: Option<Open>,
+    pub(super) keeper: Option<Keeper>,
     pub(super) estate: Estate,
     /// What another process has handed over, until it is told that it can go.
     pub(super) taken: RefCell<Option<Taken>>,
@@ -165,6 +168,8 @@ impl Forwarder {
             steering: parts.steering,
             plan: Plan::Idle,
             listeners: Vec::new(),
+            metrics: None,
+            keeper: None,
             estate: Estate::default(),
             taken: RefCell::new(parts.taken),
             race: None,

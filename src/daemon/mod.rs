@@ -8,6 +8,7 @@ mod explicit;
 #[cfg(feature = "server")]
 mod fallback;
 mod forwarder;
+mod handing_over;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod peer_list;

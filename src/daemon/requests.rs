@@ -34,7 +34,11 @@ pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx
         Call::Disconnect => reply.send(Ok(Disconnected {
             closed: this.disconnect(cx),
         })),
-        Call::TakeOver => this.hand_over(reply, cx.now),
+        Call::TakeOver { role: None } => this.hand_over(reply, cx.now),
+        Call::TakeOver { role: Some(_) } => {
+            let error = ErrorObject::new(ErrorCode::InvalidParams, "this is a forwarder");
+            reply.send::<()>(Err(error));
+        }
         Call::TookOver => this.let_go(reply, cx),
         Call::Probing { run } => {
             let mut discovery = this.discovery.borrow_mut();

@@ -19,6 +19,7 @@ use super::start;
 use super::systemd::{Notifier, Passed, PassedError};
 use super::taking_over::Taken;
 use crate::control::client::ClientError;
+use crate::control::messages::Role;
 use crate::control::path::default_path;
 use crate::control::server::{ControlSocket, ControlSocketError};
 use crate::engine::{Cx, Mailbox, Next, Reactor, Signal, Signals, Task};
@@ -76,7 +77,7 @@ impl Daemon {
             false => Need::May,
         };
         let taken = match settings.take_over {
-            true => take_over(&control)?,
+            true => take_over(&control, None)?,
             false => None,
         };
         let confinement = Confinement::of_forwarder(&settings);
@@ -97,11 +98,15 @@ impl Daemon {
     pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
         check_uplink(&settings.uplink)?;
+        let taken = match settings.take_over {
+            true => take_over(&control, Some(Role::Server))?,
+            false => None,
+        };
         let confinement = Confinement::of_server(&settings);
         Self::with(
             workers,
             (&control, Need::May),
-            None,
+            taken,
             confinement,
             move |means, cx| server::build(settings, means, cx),
         )
@@ -271,11 +276,11 @@ fn check_uplink(uplink: &Uplink) -> Result<(), StartError> {
 }
 
 /// Asks the process that has this control socket for its place.
-fn take_over(path: &ControlPath) -> Result<Option<Taken>, StartError> {
+fn take_over(path: &ControlPath, role: Option<Role>) -> Result<Option<Taken>, StartError> {
     match path {
         ControlPath::None => Ok(None),
-        ControlPath::At(path) => Taken::ask(path),
-        ControlPath::Default => Taken::ask(&default_path()),
+        ControlPath::At(path) => Taken::ask(path, role),
+        ControlPath::Default => Taken::ask(&default_path(), role),
     }
 }
 

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::answers::{seconds, sorted};
 use super::confinement;
+use super::handing_over::{Estate, Open};
 use super::runtime::{
     Means, StartError, act_on_signals, addresses, limits, own_listeners, pipes, warn_of_exposure,
 };
 use super::settings::ServeSettings;
 use super::status_lines;
+use super::taking_over::serve_control;
+use crate::choice::Mode;
 use crate::control::messages::{
-    Bytes, Call, Connections, ErrorCode, ErrorObject, Role, ServerStatus, UserStatus,
+    Bytes, Call, Connections, ErrorCode, ErrorObject, HandOver, Role, ServerStatus, UserStatus,
 };
 use crate::control::server::{ControlServer, Reply};
 use crate::engine::Cx;
@@ -30,6 +33,11 @@ use crate::server::{ServerSession, ServerSettings, ServerStats, UserCounts, Via}
 
 /// A running server, for those who ask about it.
 struct Running {
+    /// Where it listens, as it was told.
+    names: Vec<String>,
+    listeners: Vec<Open>,
+    estate: Estate,
+    drain_timeout: Option<Duration>,
     listening: Vec<String>,
     users: Option<Users>,
     via: Option<Arc<Via>>,
@@ -53,6 +61,8 @@ pub(super) fn build(
         signals,
         notifier,
         passed,
+        mut taken,
+        failure,
         ..
     } = means;
     let users = match (&settings.users_file, settings.users.is_empty()) {
@@ -65,8 +75,11 @@ pub(super) fn build(
     let mut listeners = passed;
     if listeners.is_empty() {
         for address in &settings.listen {
-            let listener = Listener::bind_with(address, settings.tcp);
-            listeners.push(listener.map_err(StartError::Bind)?);
+            let taken = taken.as_mut().and_then(|taken| taken.listener(address));
+            listeners.push(match taken {
+                Some(listener) => listener,
+                None => Listener::bind_with(address, settings.tcp).map_err(StartError::Bind)?,
+            });
         }
     } else {
         settings.listen = addresses(&listeners);
@@ -149,7 +162,11 @@ pub(super) fn build(
         ),
         stats: Rc::new(RefCell::new(IntakeStats::default())),
     };
-    let running = Running {
+    let mut running = Running {
+        names: settings.listen.iter().map(ToString::to_string).collect(),
+        listeners: Vec::new(),
+        estate: Estate::default(),
+        drain_timeout: settings.drain_timeout,
         listening: listeners
             .iter()
             .map(|listener| listener.bound().to_string())
@@ -164,8 +181,11 @@ pub(super) fn build(
     };
     for listener in listeners {
         log::info!("listening on {}", listener.bound());
-        let acceptor = Acceptor::new(listener, intake.clone(), Serve::clone(&serve));
-        cx.spawn(Box::new(acceptor));
+        let listener = Rc::new(listener);
+        let (intake, serve) = (intake.clone(), Serve::clone(&serve));
+        let acceptor = Acceptor::new(Rc::clone(&listener), intake, serve);
+        let task = cx.spawn(Box::new(acceptor));
+        running.listeners.push((listener, task));
     }
     warn_of_exposure(&settings.listen, settings.allow.as_deref());
     let exposed = settings.listen.iter().any(|address| address.is_exposed());
@@ -192,9 +212,9 @@ pub(super) fn build(
         };
         log::info!("connecting through {via}{off}");
     }
-    let running = Rc::new(running);
-    let told_of = Rc::clone(&running);
     notifier.status(|| format!("listening on {}", running.listening.join(", ")));
+    let running = Rc::new(RefCell::new(running));
+    let told_of = Rc::clone(&running);
     act_on_signals(
         signals,
         notifier,
@@ -206,19 +226,34 @@ pub(super) fn build(
             }
             None => log::info!("told to read the users again: there are none"),
         },
-        move |cx| status_lines::of_server(&told_of.status(cx)),
+        move |cx| status_lines::of_server(&told_of.borrow().status(cx)),
     );
     // Last, so that whoever can talk to it talks to something that works.
-    if let Some(socket) = control {
+    let control = control.map(|socket| {
+        let (socket, id) = (Rc::new(socket), cx.reserve());
+        running.borrow_mut().estate.control = Some((Rc::clone(&socket), id));
+        let running = Rc::clone(&running);
         let handler = Rc::new(move |call: Call, reply, cx: &mut Cx<'_>| {
-            answer(&running, &call, reply, cx);
+            answer(&mut running.borrow_mut(), &call, reply, cx);
         });
-        cx.spawn(Box::new(ControlServer::new(socket, handler)));
-    }
+        (id, ControlServer::new(socket, handler))
+    });
+    let keep = move || {
+        let running = running.borrow();
+        running.estate.keep_files(running.listeners.iter());
+    };
+    serve_control(control, taken, keep, failure, cx);
     Ok(())
 }
 
-fn answer(running: &Running, call: &Call, reply: Reply, cx: &Cx<'_>) {
+fn answer(running: &mut Running, call: &Call, reply: Reply, cx: &mut Cx<'_>) {
+    match call {
+        Call::TakeOver {
+            role: Some(Role::Server),
+        } => return running.hand_over(reply, cx.now),
+        Call::TookOver => return running.let_go(reply, cx),
+        _ => {}
+    }
     reply.send(match call {
         Call::Status => Ok(running.status(cx)),
         _ => {
@@ -231,6 +266,27 @@ fn answer(running: &Running, call: &Call, reply: Reply, cx: &Cx<'_>) {
 }
 
 impl Running {
+    fn hand_over(&mut self, reply: Reply, now: Instant) {
+        // Of remotes a server knows nothing.
+        let known = HandOver {
+            process: std::process::id(),
+            listeners: Vec::new(),
+            mode: Mode::Manual,
+            known: Vec::new(),
+            remotes: Vec::new(),
+        };
+        let listeners = self.names.iter().zip(&self.listeners);
+        let listeners = listeners.map(|(at, (listener, _))| (format!("clients {at}"), &**listener));
+        self.estate.offer(listeners, known, reply, now);
+    }
+
+    fn let_go(&mut self, reply: Reply, cx: &mut Cx<'_>) {
+        let all = || std::mem::take(&mut self.listeners);
+        let limits = self.intake.limits.clone();
+        self.estate
+            .let_go(all, limits, self.drain_timeout, reply, cx);
+    }
+
     fn status(&self, cx: &Cx<'_>) -> ServerStatus {
         let intake = *self.intake.stats.borrow();
         let counts = self.stats.counts();

@@ -167,6 +167,10 @@ pub struct ServeSettings {
     pub privileges: Privileges,
     /// As [`Settings::sandbox`].
     pub sandbox: bool,
+    /// Whether the place is taken of the server that has this control socket, if there is one.
+    pub take_over: bool,
+    /// As [`Settings::drain_timeout`].
+    pub drain_timeout: Option<Duration>,
     /// Whether splice(2) may be used, where the system has it.
     pub splice: bool,
     /// Which way what goes to destinations or proxies takes.
@@ -216,6 +220,8 @@ impl Default for ServeSettings {
             control: ControlPath::Default,
             privileges: Privileges::default(),
             sandbox: false,
+            take_over: false,
+            drain_timeout: DRAIN_TIMEOUT,
             splice: true,
             uplink: Uplink::default(),
         }

@@ -20,6 +20,7 @@ use super::settings::Settings;
 use super::sources;
 use super::state::{Keeper, Known, remind};
 use super::status_lines;
+use super::taking_over::serve_control;
 use crate::control::server::{ControlServer, ControlSocket};
 use crate::discovery::probe::ProbeSettings;
 use crate::discovery::source::Source;
@@ -150,40 +151,22 @@ pub(super) fn build(
     forwarder.borrow().tell_manager();
     if let Some(keeper) = keeper {
         keeper.follow(Box::new(Known(Shared::clone(&forwarder))), cx);
-        forwarder.borrow_mut().estate.keeper = Some(keeper.clone());
+        forwarder.borrow_mut().keeper = Some(keeper.clone());
         *at_end.borrow_mut() = Some(Box::new(move || keeper.finish(Instant::now())));
     }
     if forwarder.borrow().settings.probing {
         discovery.borrow_mut().start(cx);
     }
     // Last, so that whoever can talk to it talks to something that works.
-    let serve_control = control.map(|socket| serve_control(socket, &forwarder, cx));
-    let serve_control = move |cx: &mut Cx<'_>| {
-        if let Some((id, server)) = serve_control {
-            cx.place(id, Box::new(server));
-        }
-    };
+    let control = control.map(|socket| control_server(socket, &forwarder, cx));
     let taken = forwarder.borrow().taken.take();
-    let Some(taken) = taken else {
-        serve_control(cx);
-        return Ok(());
-    };
-    let then = Box::new(move |cx: &mut Cx<'_>, outcome| match outcome {
-        Ok(()) => {
-            forwarder.borrow().keep_files();
-            serve_control(cx);
-        }
-        Err(error) => {
-            *failure.borrow_mut() = Some(StartError::TakeOver(error));
-            cx.stop();
-        }
-    });
-    taken.announce(then, cx);
+    let keep = move || forwarder.borrow().keep_files();
+    serve_control(control, taken, keep, failure, cx);
     Ok(())
 }
 
 /// Who answers on the control socket, once it is placed.
-fn serve_control(
+fn control_server(
     socket: ControlSocket,
     forwarder: &Shared<Forwarder>,
     cx: &mut Cx<'_>,
@@ -227,7 +210,7 @@ fn serve_metrics(forwarder: &Shared<Forwarder>, cx: &mut Cx<'_>) -> Result<(), S
     let server = MetricsServer::new(Rc::clone(&listener), admission, render);
     let task = cx.spawn(Box::new(server));
     drop(this);
-    forwarder.borrow_mut().estate.metrics = Some((listener, task));
+    forwarder.borrow_mut().metrics = Some((listener, task));
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! Taking over from a process that runs: its listeners, and what it knows. The other side is in
-//! [`forwarder::handing_over`](super::forwarder).
+//! [`handing_over`](super::handing_over).
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use socket2::SockRef;
 
-use super::runtime::StartError;
+use super::runtime::{Failure, StartError};
 use crate::choice::Mode;
 use crate::control::client::{Client, ClientError};
-use crate::control::messages::{Call, Draining, HandOver};
-use crate::control::server::ControlSocket;
+use crate::control::messages::{Call, Draining, HandOver, Role};
+use crate::control::server::{ControlServer, ControlSocket};
 use crate::engine::{Cx, Interests, Mailbox, Next, Session, Task, TaskId, Turn, TurnContext};
 use crate::listen::Listener;
 use crate::listen_address::ListenAddress;
@@ -40,7 +40,7 @@ impl Taken {
     ///
     /// # Errors
     /// It refuses, or does not answer.
-    pub(super) fn ask(path: &Path) -> Result<Option<Self>, StartError> {
+    pub(super) fn ask(path: &Path, role: Option<Role>) -> Result<Option<Self>, StartError> {
         let mut client = match Client::connect(path, PATIENCE) {
             Ok(client) => client,
             Err(error) if error.is_nobody_there() => {
@@ -50,7 +50,7 @@ impl Taken {
             Err(error) => return Err(StartError::TakeOver(error)),
         };
         let mut descriptors = Vec::new();
-        let answer = client.call_for(&Call::TakeOver, &mut descriptors);
+        let answer = client.call_for(&Call::TakeOver { role }, &mut descriptors);
         let answer: HandOver = answer
             .and_then(|answer| answer.decode())
             .map_err(StartError::TakeOver)?;
@@ -132,7 +132,7 @@ impl Taken {
 
     /// What has to be said to the other process once clients are accepted here. `then` is told how that went. What was not taken is
     /// closed.
-    pub(super) fn announce(self, then: Then, cx: &mut Cx<'_>) {
+    fn announce(self, then: Then, cx: &mut Cx<'_>) {
         cx.spawn(Box::new(Announcement {
             unsaid: Some(self.client),
             process: self.process,
@@ -142,8 +142,37 @@ impl Taken {
     }
 }
 
+/// Serves the control socket, in the place of another process once that has been told. Then `keep` makes its files ours.
+pub(super) fn serve_control(
+    server: Option<(TaskId, ControlServer)>,
+    taken: Option<Taken>,
+    keep: impl FnOnce() + 'static,
+    failure: Failure,
+    cx: &mut Cx<'_>,
+) {
+    let serve = move |cx: &mut Cx<'_>| {
+        if let Some((id, server)) = server {
+            cx.place(id, Box::new(server));
+        }
+    };
+    let Some(taken) = taken else {
+        return serve(cx);
+    };
+    let then: Then = Box::new(move |cx, outcome| match outcome {
+        Ok(()) => {
+            keep();
+            serve(cx);
+        }
+        Err(error) => {
+            *failure.borrow_mut() = Some(StartError::TakeOver(error));
+            cx.stop();
+        }
+    });
+    taken.announce(then, cx);
+}
+
 /// Told when the other process has been told.
-pub(super) type Then = Box<dyn FnOnce(&mut Cx<'_>, Result<(), ClientError>)>;
+type Then = Box<dyn FnOnce(&mut Cx<'_>, Result<(), ClientError>)>;
 
 /// Tells the other process. It has run behind the tasks that accept, so these do.
 struct Announcement {

@@ -8,30 +8,29 @@
 //! ```
 //!
 //! Both have the same sockets, so what waits to be accepted waits for either. If the other one ends before it says that it
-//! accepts, this one goes on as if nothing had been.
+//! accepts, this one goes on as if nothing had been. The other side is in [`taking_over`](super::taking_over).
 
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Forwarder, Plan};
-use crate::choice::Mode;
 use crate::control::messages::{Draining, ErrorCode, ErrorObject, HandOver};
 use crate::control::server::{ControlSocket, Line, Reply};
-use crate::daemon::state::Keeper;
 use crate::engine::{Cx, Next, Task, TaskId};
 use crate::listen::{Limits, Listener};
 
-/// What is there to be handed over besides the listeners for clients, and to whom.
+/// What a daemon listens on, as far as it is to be handed over, and to whom.
 #[derive(Default)]
-pub(in crate::daemon) struct Estate {
-    pub(in crate::daemon) control: Option<(Rc<ControlSocket>, TaskId)>,
-    pub(in crate::daemon) metrics: Option<(Rc<Listener>, TaskId)>,
-    pub(in crate::daemon) keeper: Option<Keeper>,
+pub(super) struct Estate {
+    pub(super) control: Option<(Rc<ControlSocket>, TaskId)>,
     heir: Option<Heir>,
     /// Somebody else accepts the clients now.
     is_gone: bool,
 }
+
+/// A listener, and who accepts there.
+pub(super) type Open = (Rc<Listener>, TaskId);
 
 /// A process that has been handed everything and has not said yet that it accepts.
 struct Heir {
@@ -39,130 +38,92 @@ struct Heir {
     until: Instant,
 }
 
-impl Forwarder {
+impl Estate {
     /// Whether another process has taken over: this one only sees its clients off.
-    pub(super) const fn is_handed_over(&self) -> bool {
-        self.estate.is_gone
+    pub(super) const fn is_gone(&self) -> bool {
+        self.is_gone
     }
 
-    /// Sends everything to a process that wants to take over.
-    pub(in crate::daemon) fn hand_over(&mut self, reply: Reply, now: Instant) {
+    /// Sends everything to a process that wants to take over: these listeners with their names, and what is `known`.
+    pub(super) fn offer<'a>(
+        &mut self,
+        listeners: impl Iterator<Item = (String, &'a Listener)>,
+        known: HandOver,
+        reply: Reply,
+        now: Instant,
+    ) {
         let line = reply.line();
-        let heir = self.estate.heir.take();
         let is_awaited = |heir: &Heir| heir.line.is_open() && heir.line != line && now < heir.until;
-        if self.estate.is_gone || heir.as_ref().is_some_and(is_awaited) {
-            self.estate.heir = heir;
+        if self.is_gone || self.heir.as_ref().is_some_and(is_awaited) {
             let error = ErrorObject::new(ErrorCode::HandedOver, "another process is taking over")
                 .with_hint("`sockhop status` tells whether it has; then ask again");
             return reply.send::<()>(Err(error));
         }
-        let (listeners, descriptors) = match self.lent() {
+        let (listeners, descriptors) = match self.lent(listeners) {
             Ok(lent) => lent.into_iter().unzip(),
             Err(error) => {
                 let problem = ErrorObject::new(ErrorCode::Internal, "cannot hand over");
                 return reply.send::<()>(Err(problem.with_reason(error.to_string())));
             }
         };
-        self.estate.heir = Some(Heir {
+        self.heir = Some(Heir {
             line,
             until: now + HEIR_PATIENCE,
         });
-        let remotes = match &self.plan {
-            Plan::Explicit(explicit) if self.settings.mode != Mode::Explicit => explicit.reveal(),
-            _ => Vec::new(),
-        };
-        let answer = HandOver {
-            process: std::process::id(),
-            listeners,
-            mode: self.mode,
-            known: self.known(now),
-            remotes,
-        };
         log::info!("another process asks to take over");
+        let answer = HandOver { listeners, ..known };
         reply.send_with(&answer, descriptors);
     }
 
     /// What others can listen on, with its name.
-    fn lent(&self) -> std::io::Result<Vec<(String, OwnedFd)>> {
+    fn lent<'a>(
+        &self,
+        listeners: impl Iterator<Item = (String, &'a Listener)>,
+    ) -> io::Result<Vec<(String, OwnedFd)>> {
         let mut lent = Vec::new();
-        if let Some((socket, _)) = &self.estate.control {
+        if let Some((socket, _)) = &self.control {
             lent.push(("control".to_owned(), socket.lend()?));
         }
-        for (address, (listener, _)) in self.settings.listen.iter().zip(&self.listeners) {
-            lent.push((format!("clients {address}"), listener.lend()?));
-        }
-        if let (Some((listener, _)), Some(address)) = (&self.estate.metrics, &self.settings.metrics)
-        {
-            lent.push((format!("metrics {address}"), listener.lend()?));
+        for (name, listener) in listeners {
+            lent.push((name, listener.lend()?));
         }
         Ok(lent)
     }
 
-    /// In automatic mode: the remote in use, then others, best first.
-    fn known(&self, now: Instant) -> Vec<String> {
-        if self.mode != Mode::Automatic {
-            return Vec::new();
-        }
-        let in_use = match &self.plan {
-            Plan::Automatic { selected } => Some(*selected),
-            Plan::Idle | Plan::Explicit(_) => None,
-        };
-        let discovery = self.discovery.borrow();
-        let mut earlier: Vec<_> = discovery.table.ever_valid(now).collect();
-        earlier.sort_unstable_by_key(|(address, age)| (*age, *address));
-        let earlier = earlier.into_iter().map(|(address, _)| address);
-        let mut known: Vec<_> = in_use.into_iter().collect();
-        for address in discovery.table.valid_best_first().chain(earlier) {
-            if known.len() == MOST_KNOWN {
-                break;
-            }
-            if !known.contains(&address) {
-                known.push(address);
-            }
-        }
-        known.iter().map(ToString::to_string).collect()
-    }
-
-    /// The files of listeners that were handed over to this process are its own from now on.
-    pub(in crate::daemon) fn keep_files(&self) {
-        let metrics = self.estate.metrics.iter();
-        for (listener, _) in self.listeners.iter().chain(metrics) {
-            listener.keep_file();
-        }
-        if let Some((socket, _)) = &self.estate.control {
-            socket.keep_file();
-        }
-    }
-
-    /// The other process accepts: this one does not any more, and ends with the last of its clients.
-    pub(in crate::daemon) fn let_go(&mut self, reply: Reply, cx: &mut Cx<'_>) {
+    /// The other process accepts: these accept no more, and the program ends with the last of its clients, or after this time.
+    /// Whether it is so: only who was handed everything can say it.
+    pub(super) fn let_go(
+        &mut self,
+        listeners: impl FnOnce() -> Vec<Open>,
+        limits: Limits,
+        drain_timeout: Option<Duration>,
+        reply: Reply,
+        cx: &mut Cx<'_>,
+    ) -> bool {
         let line = reply.line();
-        let heir = self.estate.heir.take();
-        let is_heir = heir.is_some_and(|heir| heir.line == line && cx.now < heir.until);
-        if self.estate.is_gone || !is_heir {
+        let is_heir = |heir: Heir| heir.line == line && cx.now < heir.until;
+        if self.is_gone
+            || !self
+                .heir
+                .take_if(|heir| heir.line == line)
+                .is_some_and(is_heir)
+        {
             let error = ErrorObject::new(ErrorCode::HandedOver, "nothing was handed over to you");
-            return reply.send::<()>(Err(error));
+            reply.send::<()>(Err(error));
+            return false;
         }
-        self.estate.is_gone = true;
-        self.cancel_connect(cx);
-        let metrics = self.estate.metrics.take();
-        for (listener, task) in self.listeners.drain(..).chain(metrics) {
+        self.is_gone = true;
+        for (listener, task) in listeners() {
             cx.unwatch(listener.socket().as_fd());
             listener.leave_file();
             cx.cancel(task);
         }
-        if let Some((socket, server)) = self.estate.control.take() {
+        if let Some((socket, server)) = self.control.take() {
             socket.leave(cx);
             cx.cancel(server);
         }
-        if let Some(keeper) = self.estate.keeper.take() {
-            keeper.retire();
-        }
-        self.discovery.borrow_mut().retire(cx);
-        let limits = self.intake.limits.clone();
         let draining = limits.active() as u64;
-        let until = self.settings.drain_timeout.map(|after| cx.now + after);
-        match self.settings.drain_timeout {
+        match drain_timeout {
             Some(after) => log::info!(
                 "another process has taken over; {draining} streams go on here, for {} at most",
                 humantime::format_duration(after)
@@ -173,9 +134,20 @@ impl Forwarder {
             limits,
             line,
             told_by: cx.now + REPLY_PATIENCE,
-            until,
+            until: drain_timeout.map(|after| cx.now + after),
         }));
         reply.send(Ok(Draining { draining }));
+        true
+    }
+
+    /// The files of listeners that were handed over to this process are its own from now on.
+    pub(super) fn keep_files<'a>(&self, listeners: impl Iterator<Item = &'a Open>) {
+        for (listener, _) in listeners {
+            listener.keep_file();
+        }
+        if let Some((socket, _)) = &self.control {
+            socket.keep_file();
+        }
     }
 }
 
@@ -215,6 +187,3 @@ const HEIR_PATIENCE: Duration = Duration::from_secs(10);
 /// For the other process to hear that it is alone; it hangs up then.
 const REPLY_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
-
-/// As many as are good for a start; probes find the others.
-const MOST_KNOWN: usize = 64;
