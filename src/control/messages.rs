@@ -903,6 +903,11 @@ mod tests {
             Call::Disconnect,
             Call::Probing { run: true },
             Call::Probing { run: false },
+            Call::TakeOver { role: None },
+            Call::TakeOver {
+                role: Some(Role::Server),
+            },
+            Call::TookOver,
         ] {
             for id in [Id::from(7), Id::Text("a".to_owned())] {
                 let request = Request {
