@@ -265,7 +265,7 @@ const V4: &str = "198.18.0.1";
 #[cfg(target_os = "linux")]
 const V6: &str = "fd18::1";
 
-/// `home`, with a usual way and another one, which takes marked packets and those from its own addresses.
+/// `home`, with a usual way and another one, which takes marked packets.
 #[cfg(target_os = "linux")]
 fn two_ways() -> (Netns, Provider, Provider) {
     let home = Netns::new();
@@ -273,17 +273,43 @@ fn two_ways() -> (Netns, Provider, Provider) {
     let other = Provider::new(&home, 2, "other");
     usual.metric(&home, 1, 100);
     other.metric(&home, 2, 200);
-    for (family, gateway, own) in [
-        ("-4", "10.78.2.2", "10.78.2.1"),
-        ("-6", "fd78:2::2", "fd78:2::1"),
-    ] {
+    for (family, gateway) in [("-4", "10.78.2.2"), ("-6", "fd78:2::2")] {
         home.ip(&format!(
             "{family} route add default via {gateway} table 100"
         ));
         home.ip(&format!("{family} rule add fwmark 77 table 100"));
-        home.ip(&format!("{family} rule add from {own} table 100"));
     }
     (home, usual, other)
+}
+
+/// While it lives, what comes from the addresses of the other way takes it, if that is the option: else nothing but the option
+/// itself leads there.
+#[cfg(target_os = "linux")]
+struct Rules<'a>(&'a Netns, &'a [String]);
+
+#[cfg(target_os = "linux")]
+impl<'a> Rules<'a> {
+    fn of(home: &'a Netns, way: &'a [String]) -> Self {
+        let rules = Self(home, way);
+        rules.set("add");
+        rules
+    }
+
+    fn set(&self, how: &str) {
+        if self.1.first().is_some_and(|option| option == "--source") {
+            for (family, own) in [("-4", "10.78.2.1"), ("-6", "fd78:2::1")] {
+                self.0
+                    .ip(&format!("{family} rule {how} from {own} table 100"));
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Rules<'_> {
+    fn drop(&mut self) {
+        self.set("delete");
+    }
 }
 
 /// The options that lead by the other way, one after the other.
@@ -326,6 +352,7 @@ fn forwarder_probes_connects_and_sends_datagrams_by_the_way_that_was_named() {
         .into_iter()
         .chain(ways.iter().map(|way| (way.as_slice(), "other")));
     for (way, word) in cases {
+        let _rules = Rules::of(&home, way);
         for proxy in [V4, V6] {
             let sockhop = Sockhop::forward(&["--peer", proxy])
                 .args(way)
@@ -356,6 +383,7 @@ fn probes_go_the_way_of_the_connections() {
             .netns
             .filter(&["input tcp dport 1080 reject with tcp reset"]);
         for way in ways(&home, &other) {
+            let _rules = Rules::of(&home, &way);
             let probe = common::Launch::new(&["probe", "--json", V4, V6])
                 .args(&way)
                 .inside(&home)
@@ -376,6 +404,7 @@ fn probes_go_the_way_of_the_connections() {
 fn server_connects_and_sends_datagrams_by_the_way_that_was_named() {
     let (home, _usual, other) = two_ways();
     for way in ways(&home, &other) {
+        let _rules = Rules::of(&home, &way);
         let server = Sockhop::serve(&["--allow-dest", "0.0.0.0/0", "--allow-dest", "::/0"])
             .args(&way)
             .inside(&home)
@@ -402,6 +431,7 @@ fn server_connects_and_sends_datagrams_by_the_way_that_was_named() {
 fn server_takes_peers_in_where_the_way_leads() {
     let (home, _usual, other) = two_ways();
     for way in ways(&home, &other) {
+        let _rules = Rules::of(&home, &way);
         let server = Sockhop::serve(&["--allow-dest", "0.0.0.0/0", "--allow-dest", "::/0"])
             .args(&way)
             .inside(&home)
@@ -455,6 +485,7 @@ fn server_takes_peers_in_where_the_way_leads() {
 fn proxies_of_a_server_and_the_fallback_are_reached_that_way_too() {
     let (home, usual, other) = two_ways();
     for way in ways(&home, &other) {
+        let _rules = Rules::of(&home, &way);
         for proxy in [V4, V6] {
             let uri = format!("socks5h://{}", at(proxy, 1080));
             let server = Sockhop::serve(&["--allow-dest", "0.0.0.0/0", "--via", &uri])
@@ -482,6 +513,7 @@ fn proxies_of_a_server_and_the_fallback_are_reached_that_way_too() {
         netns.filter(&["input tcp dport 1080 reject with tcp reset"]);
     }
     for way in ways(&home, &other) {
+        let _rules = Rules::of(&home, &way);
         let sockhop = Sockhop::forward(&["--peer", V4, "--fallback", "direct"])
             .args(["--allow-dest", "198.18.0.0/15"])
             .args(&way)
