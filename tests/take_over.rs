@@ -285,16 +285,18 @@ fn unix_socket_stays_where_it_is() {
     let world = World::new();
     let path = world.directory.path().join("clients.sock");
     let listen = format!("unix:{}", path.display());
-    let mut old = world.forwarder(&listen).start();
+    let state = world.directory.path().join("state");
+    let state = ["--state", state.to_str().expect("text")];
+    let mut old = world.forwarder(&listen).args(state).start();
     let is_there = || UnixStream::connect(&path).is_ok();
     assert!(wait_until(SOON, is_there));
-    let mut new = world.next(&listen, &[]);
+    let mut new = world.next(&listen, &state);
     ends_well(&mut old);
     assert!(is_there());
     assert!(new.status()["listening"][0].as_str().is_some());
     new.signal(Signal::TERM);
     ends_well(&mut new);
-    assert!(!path.exists());
+    assert!(!path.exists() && !world.control().exists());
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(super) fn send(
     if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let flags = SendFlags::NOSIGNAL;
+    // Rust ignores SIGPIPE.
+    let flags = SendFlags::empty();
     Ok(sendmsg(
         stream,
         &[IoSlice::new(bytes)],
@@ -48,7 +49,10 @@ pub(super) fn receive(
 ) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    #[cfg(not(target_vendor = "apple"))]
     let flags = RecvFlags::CMSG_CLOEXEC;
+    #[cfg(target_vendor = "apple")]
+    let flags = RecvFlags::empty();
     let received = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(come) = message {

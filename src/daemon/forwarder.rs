@@ -15,7 +15,7 @@ mod reports;
 mod restart;
 mod uplink;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
@@ -32,7 +32,6 @@ use super::handing_over::{Estate, Open};
 use super::runtime::warn_of_exposure;
 use super::served::Served;
 use super::settings::Settings;
-use super::state::Keeper;
 use super::systemd::Notifier;
 use super::taking_over::Taken;
 use crate::choice::{Mode, OnSwitch};
@@ -69,7 +68,8 @@ pub(super) struct Forwarder {
     plan: Plan,
     listeners: Vec<Open>,
     pub(super) metrics: Option<Open>,
-    pub(super) keeper: Option<Keeper>,
+    /// Set once another process keeps the state file. Not the keeper itself, which holds this.
+    pub(super) retirement: Rc<Cell<bool>>,
     pub(super) estate: Estate,
     /// What another process has handed over, until it is told that it can go.
     pub(super) taken: RefCell<Option<Taken>>,
@@ -169,7 +169,7 @@ impl Forwarder {
             plan: Plan::Idle,
             listeners: Vec::new(),
             metrics: None,
-            keeper: None,
+            retirement: Rc::default(),
             estate: Estate::default(),
             taken: RefCell::new(parts.taken),
             race: None,

@@ -151,7 +151,7 @@ pub(super) fn build(
     forwarder.borrow().tell_manager();
     if let Some(keeper) = keeper {
         keeper.follow(Box::new(Known(Shared::clone(&forwarder))), cx);
-        forwarder.borrow_mut().keeper = Some(keeper.clone());
+        forwarder.borrow_mut().retirement = keeper.retirement();
         *at_end.borrow_mut() = Some(Box::new(move || keeper.finish(Instant::now())));
     }
     if forwarder.borrow().settings.probing {

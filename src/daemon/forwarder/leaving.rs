@@ -68,9 +68,7 @@ impl Forwarder {
         let drain_timeout = self.settings.drain_timeout;
         if self.estate.let_go(all, limits, drain_timeout, reply, cx) {
             self.cancel_connect(cx);
-            if let Some(keeper) = self.keeper.take() {
-                keeper.retire();
-            }
+            self.retirement.set(true);
             self.discovery.borrow_mut().retire(cx);
         }
     }

@@ -63,9 +63,9 @@ impl Keeper {
         }
     }
 
-    /// From now on another process keeps the file: this one writes it no more.
-    pub(in crate::daemon) fn retire(&self) {
-        self.is_retired.set(true);
+    /// Set to true once another process keeps the file: this one writes it no more then.
+    pub(in crate::daemon) fn retirement(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.is_retired)
     }
 
     /// The addresses of the file, the one to start with first.
