@@ -6,6 +6,7 @@ use super::{Forwarder, Plan};
 use crate::choice::Mode;
 use crate::control::messages::HandOver;
 use crate::control::server::Reply;
+use crate::daemon::state::ever_valid;
 use crate::engine::Cx;
 
 impl Forwarder {
@@ -44,12 +45,8 @@ impl Forwarder {
             Plan::Automatic { selected } => Some(*selected),
             Plan::Idle | Plan::Explicit(_) => None,
         };
-        let discovery = self.discovery.borrow();
-        let mut earlier: Vec<_> = discovery.table.ever_valid(now).collect();
-        earlier.sort_unstable_by_key(|(address, age)| (*age, *address));
-        let earlier = earlier.into_iter().map(|(address, _)| address);
         let mut known: Vec<_> = in_use.into_iter().collect();
-        for address in discovery.table.valid_best_first().chain(earlier) {
+        for address in ever_valid(&self.discovery.borrow().table, now) {
             if known.len() == MOST_KNOWN {
                 break;
             }

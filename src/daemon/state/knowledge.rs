@@ -15,12 +15,8 @@ impl Knowledge for Known {
     fn ever_valid(&self, now: Instant) -> (Option<SocketAddr>, Vec<SocketAddr>) {
         let forwarder = self.0.borrow();
         let in_use = forwarder.remote().and_then(|(address, _)| address);
-        let discovery = forwarder.discovery.borrow();
-        let mut earlier: Vec<_> = discovery.table.ever_valid(now).collect();
-        earlier.sort_unstable_by_key(|(address, age)| (*age, *address));
-        let earlier = earlier.into_iter().map(|(address, _)| address);
-        let best = discovery.table.valid_best_first();
-        (in_use, best.chain(earlier).collect())
+        let table = &forwarder.discovery.borrow().table;
+        (in_use, ever_valid(table, now))
     }
 
     fn bring_back(&self, addresses: &[SocketAddr], cx: &mut Cx<'_>) {
@@ -38,6 +34,14 @@ impl Knowledge for Known {
         let discovery = forwarder.discovery.borrow();
         discovery.table.valid_best_first().next().is_some()
     }
+}
+
+/// Every address that was valid since the start, best first. Some are there twice.
+pub(in crate::daemon) fn ever_valid(table: &Table, now: Instant) -> Vec<SocketAddr> {
+    let mut earlier: Vec<_> = table.ever_valid(now).collect();
+    earlier.sort_unstable_by_key(|(address, age)| (*age, *address));
+    let earlier = earlier.into_iter().map(|(address, _)| address);
+    table.valid_best_first().chain(earlier).collect()
 }
 
 /// Puts the addresses of the file into a new table, in their order. They are probed before all others.

@@ -17,4 +17,4 @@ mod memory;
 mod store;
 
 pub(super) use keeper::Keeper;
-pub(super) use knowledge::{Known, remind};
+pub(super) use knowledge::{Known, ever_valid, remind};
