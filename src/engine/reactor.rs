@@ -76,7 +76,7 @@ impl Mailbox {
         self.send(Message::Wake(task));
     }
 
-    /// Asks every parked session for its [`Standing`].
+    /// Asks every parked session for its [`Standing`](super::Standing).
     pub fn sweep(&self) {
         self.send(Message::Sweep);
     }
@@ -471,7 +471,7 @@ impl Cx<'_> {
         self.core.submit(session);
     }
 
-    /// Asks every parked session for its [`Standing`], now.
+    /// Asks every parked session for its [`Standing`](super::Standing), now.
     pub fn sweep(&mut self) {
         self.core.sweep();
     }
