@@ -122,7 +122,7 @@ impl Uplink {
     /// Has a socket that has an address, or needs none, send to others by the interface and with the mark.
     ///
     /// # Errors
-    /// As [`Uplink::prepare`].
+    /// As `prepare` says.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn steer(&self, socket: &Socket, towards: SocketAddr) -> io::Result<()> {
         let Some(parts) = self.0.as_deref() else {
@@ -157,7 +157,7 @@ impl Uplink {
     /// address.
     ///
     /// # Errors
-    /// As [`Uplink::prepare`]; also when the port is taken.
+    /// As `prepare` says; also when the port is taken.
     pub fn bind(&self, socket: &Socket, any: SocketAddr) -> io::Result<()> {
         self.steer(socket, any)?;
         match self.source_towards(any) {

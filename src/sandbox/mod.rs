@@ -1,7 +1,7 @@
 //! Confinement of the whole process by the kernel, for the case that somebody makes it do what it was not written for.
 //!
-//! Two nets, each as far as the kernel has it: Landlock lets it at no [`files`] but those that it was told of and those that
-//! name look-ups need; seccomp refuses system [`calls`] that it has no use for. What is not there is left out: a router's
+//! Two nets, each as far as the kernel has it: Landlock lets it at no files but those that it was told of and those that
+//! name look-ups need; seccomp refuses system calls that it has no use for. What is not there is left out: a router's
 //! kernel may have neither.
 
 mod calls;
