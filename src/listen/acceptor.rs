@@ -13,7 +13,7 @@ use super::admission::{Admission, Refused};
 use super::bind::Listener;
 use super::limits::{Limits, Slot};
 use crate::engine::{Cx, Next, Session, Task, Want};
-use crate::net::{accept, tune};
+use crate::net::{accept, has_waiting, tune};
 
 /// A connection that was let in.
 pub struct Client {
@@ -188,6 +188,10 @@ impl Task for Acceptor {
                     // Others may wait behind it: the episode is over when nobody does.
                     self.retry_after = RETRY_FIRST;
                     self.take_in(socket, address, cx);
+                    if !has_waiting(self.listener.socket()) {
+                        self.resumed();
+                        return Next::Wait(None);
+                    }
                 }
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::AGAIN) => {

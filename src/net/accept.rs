@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
 
 /// Accepts a connection of a non-blocking listener that [`tune`](super::tune) was called for: non-blocking too, with the
@@ -32,4 +33,13 @@ pub fn accept(listener: &Socket) -> io::Result<(Socket, Option<SocketAddr>)> {
         super::tune(&socket);
     }
     Ok((socket, address))
+}
+
+/// Whether somebody waits to be accepted. The kernel makes a socket before it looks for a connection, so an [`accept`] that
+/// finds nobody costs ten times as much as this: 3 of some 80 microseconds of a connection that came alone.
+#[must_use]
+pub fn has_waiting(listener: &Socket) -> bool {
+    let mut polled = [PollFd::new(listener, PollFlags::IN)];
+    // If it can't be told, accepting will.
+    poll(&mut polled, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
 }

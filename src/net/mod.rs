@@ -17,7 +17,7 @@ pub mod stack;
 mod transfer;
 mod uplink;
 
-pub use accept::accept;
+pub use accept::{accept, has_waiting};
 pub use connect::{ConnectFailure, finish_connect, start_connect};
 pub use datagrams::{
     open_datagrams, open_towards_relay, receive_datagram, send_parts, send_twice, unmapped,
