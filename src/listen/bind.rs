@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::listen_address::ListenAddress;
-use crate::net::{TcpExtras, listen_fast_open, open_listener, tune};
+use crate::net::{TcpExtras, listen_fast_open, multipath_if_wanted, tune};
 
 /// A bound, listening, non-blocking socket. The file of a Unix socket is removed with it, unless it was passed.
 #[derive(Debug)]
@@ -203,7 +203,7 @@ fn lacks_family(error: &io::Error) -> bool {
 }
 
 fn bind_tcp_at(address: SocketAddr, tcp: TcpExtras) -> io::Result<Listener> {
-    let multipath = open_listener(address, tcp);
+    let multipath = multipath_if_wanted(address, tcp);
     let is_multipath = multipath.is_some();
     let socket = match multipath {
         Some(socket) => socket,

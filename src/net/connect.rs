@@ -35,12 +35,22 @@ impl ConnectFailure {
 /// What fails at once. A network or host that is unreachable here and now is this machine's lack of a route: that of
 /// others is told later, by an ICMP message, through [`finish_connect`].
 pub fn start_connect(address: SocketAddr, uplink: &Uplink) -> Result<Socket, ConnectFailure> {
-    let socket = open(address).map_err(ConnectFailure::Local)?;
+    let socket = ready_to_connect(open(address), address, uplink)?;
+    connect(|| socket.connect(&SockAddr::from(address)))?;
+    Ok(socket)
+}
+
+/// A new socket with all that it is to have before it connects to an address, this way.
+pub(super) fn ready_to_connect(
+    socket: io::Result<Socket>,
+    address: SocketAddr,
+    uplink: &Uplink,
+) -> Result<Socket, ConnectFailure> {
+    let socket = socket.map_err(ConnectFailure::Local)?;
     tune(&socket);
     uplink
         .prepare(&socket, address)
         .map_err(ConnectFailure::Local)?;
-    connect(|| socket.connect(&SockAddr::from(address)))?;
     Ok(socket)
 }
 

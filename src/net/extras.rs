@@ -14,8 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, sendto};
 use socket2::Socket;
 
-use super::connect::{ConnectFailure, connect, open};
-use super::options::tune;
+use super::connect::{ConnectFailure, connect, open, ready_to_connect};
 use super::uplink::Uplink;
 
 /// What connections and listeners are to have. Not both in one socket: only recent kernels can, and few of them right, so
@@ -40,18 +39,10 @@ pub fn start_connect_with(
     extras: TcpExtras,
     early: &[u8],
 ) -> Result<(Socket, usize), ConnectFailure> {
-    let multipath = extras.multipath.then(|| open_multipath(address)).flatten();
+    let multipath = multipath_if_wanted(address, extras);
     let may_fast_open = extras.fast_open && multipath.is_none() && !early.is_empty();
-    if extras.multipath && multipath.is_none() {
-        say_once(&NO_MULTIPATH, format_args!("{MULTIPATH_LACKS}"));
-    }
-    let socket = multipath
-        .map_or_else(|| open(address), Ok)
-        .map_err(ConnectFailure::Local)?;
-    tune(&socket);
-    uplink
-        .prepare(&socket, address)
-        .map_err(ConnectFailure::Local)?;
+    let socket = multipath.map_or_else(|| open(address), Ok);
+    let socket = ready_to_connect(socket, address, uplink)?;
     if may_fast_open {
         match connect(|| Ok(sendto(&socket, early, WITH_SYN, &address)?)) {
             Ok(sent) => return Ok((socket, sent.unwrap_or_default())),
@@ -75,9 +66,10 @@ pub fn listen_fast_open(socket: &Socket, backlog: u16) {
     }
 }
 
-/// A socket for a listener of Multipath TCP, if it is to be one; says so where there is none.
+/// A socket of Multipath TCP for a connection to `address`, or for a listener there, if it is to be one; says so where there is
+/// none.
 #[must_use]
-pub fn open_listener(address: SocketAddr, extras: TcpExtras) -> Option<Socket> {
+pub fn multipath_if_wanted(address: SocketAddr, extras: TcpExtras) -> Option<Socket> {
     if !extras.multipath {
         return None;
     }

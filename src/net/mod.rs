@@ -23,7 +23,7 @@ pub use datagrams::{
     open_datagrams, open_towards_relay, receive_datagram, send_parts, send_twice, unmapped,
 };
 pub use descriptors::{DescriptorBudget, is_shortage, raise_descriptor_limit};
-pub use extras::{TcpExtras, listen_fast_open, open_listener, start_connect_with};
+pub use extras::{TcpExtras, listen_fast_open, multipath_if_wanted, start_connect_with};
 pub use local_address::{canonical, is_local, source_towards};
 pub use memory::MemoryBudget;
 pub use near::Near;

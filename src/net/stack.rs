@@ -22,9 +22,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::Socket;
 
-use super::connect::{ConnectFailure, connect, open};
+use super::connect::{ConnectFailure, connect, open, ready_to_connect};
 pub(crate) use super::extras::{accept_fast_open, open_multipath};
-use super::options::tune;
 use super::uplink::Uplink;
 use crate::wire::socks6::{Choice, Legs, StackOptions};
 
@@ -164,13 +163,8 @@ pub fn start_connect_as(
         false => None,
     };
     let is_plain = multipath.is_none();
-    let socket = multipath
-        .map_or_else(|| open(address), Ok)
-        .map_err(ConnectFailure::Local)?;
-    tune(&socket);
-    uplink
-        .prepare(&socket, address)
-        .map_err(ConnectFailure::Local)?;
+    let socket = multipath.map_or_else(|| open(address), Ok);
+    let socket = ready_to_connect(socket, address, uplink)?;
     if wanted.ip.ttl.is_some() {
         let _ = set_error_reports(&socket, Family::towards(address), Choice::Yes);
     }
