@@ -54,7 +54,7 @@ impl<'a> Said<'a> {
         self.opening.greeting()
     }
 
-    pub(super) const fn asked(&self) -> Asked {
+    pub(super) fn asked(&self) -> Asked {
         self.opening.asked()
     }
 

@@ -39,10 +39,10 @@ use crate::wire::{DecodeError, socks4};
 /// What a client has said so far. Reading it again with more bytes tells the same and more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening<'a> {
+    bytes: &'a [u8],
     speaks: Speaks,
     /// Those that a whole greeting of SOCKS 5 offers.
     methods: Option<&'a [u8]>,
-    asked: Asked,
 }
 
 /// What a client's first byte says that it speaks.
@@ -76,35 +76,20 @@ impl<'a> Opening<'a> {
     /// Reads a client's bytes from its first one on.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Self {
-        match bytes {
-            [socks4::VERSION, ..] => Self {
-                speaks: Speaks::Socks4,
-                methods: None,
-                asked: asked(socks4::Request::decode(bytes), 0, |request| {
-                    match request.command() {
-                        socks4::Command::Connect => Command::Connect,
-                        socks4::Command::Bind => Command::Bind,
-                    }
-                }),
-            },
-            [socks5::VERSION, rest @ ..] => {
-                // The same as `Greeting::decode`, which copies.
-                let methods = rest
-                    .split_first()
-                    .and_then(|(count, methods)| methods.get(..usize::from(*count)));
-                let greeting = methods.map_or(bytes.len(), |methods| GREETING_HEAD + methods.len());
-                let rest = bytes.get(greeting..).unwrap_or_default();
-                Self {
-                    speaks: Speaks::Socks5,
-                    methods,
-                    asked: asked(Request::decode(rest), greeting, |request| request.command),
-                }
-            }
-            _ => Self {
-                speaks: Speaks::Other,
-                methods: None,
-                asked: Asked::NotYet,
-            },
+        let (speaks, methods) = match bytes {
+            [socks4::VERSION, ..] => (Speaks::Socks4, None),
+            // The same as `Greeting::decode`, which copies.
+            [socks5::VERSION, rest @ ..] => (
+                Speaks::Socks5,
+                rest.split_first()
+                    .and_then(|(count, methods)| methods.get(..usize::from(*count))),
+            ),
+            _ => (Speaks::Other, None),
+        };
+        Self {
+            bytes,
+            speaks,
+            methods,
         }
     }
 
@@ -135,10 +120,25 @@ impl<'a> Opening<'a> {
         })
     }
 
-    /// The request.
+    /// The request, which is decoded for it.
     #[must_use]
-    pub const fn asked(&self) -> Asked {
-        self.asked
+    pub fn asked(&self) -> Asked {
+        match self.speaks {
+            Speaks::Socks4 => asked(
+                socks4::Request::decode(self.bytes),
+                0,
+                |request| match request.command() {
+                    socks4::Command::Connect => Command::Connect,
+                    socks4::Command::Bind => Command::Bind,
+                },
+            ),
+            Speaks::Socks5 => {
+                let greeting = self.greeting().unwrap_or(self.bytes.len());
+                let rest = self.bytes.get(greeting..).unwrap_or_default();
+                asked(Request::decode(rest), greeting, |request| request.command)
+            }
+            Speaks::Other => Asked::NotYet,
+        }
     }
 }
 
