@@ -126,16 +126,18 @@ pub struct Interest<'fd> {
 #[derive(Debug, Default)]
 pub struct Interests<'fd> {
     list: [Option<Interest<'fd>>; MAX_INTERESTS],
+    count: usize,
     is_steady: bool,
 }
 
 impl<'fd> Interests<'fd> {
     /// Adds a descriptor. More than [`MAX_INTERESTS`] are not taken: the session's own bug, seen as a missed wake-up.
     pub fn watch(&mut self, key: Key, fd: BorrowedFd<'fd>, want: Want) {
-        let free = self.list.iter_mut().find(|slot| slot.is_none());
+        let free = self.list.get_mut(self.count);
         debug_assert!(free.is_some() && usize::from(key) < MAX_INTERESTS);
         if let Some(slot) = free {
             *slot = Some(Interest { key, fd, want });
+            self.count += 1;
         }
     }
 
@@ -151,7 +153,8 @@ impl<'fd> Interests<'fd> {
 
     /// The descriptors in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Interest<'fd>> {
-        self.list.iter().flatten()
+        let used = self.list.get(..self.count);
+        used.unwrap_or_default().iter().flatten()
     }
 }
 
@@ -194,12 +197,11 @@ impl Ready {
         self.ended |= 1 << key;
     }
 
-    /// Takes a descriptor out.
-    pub(super) fn forget(&mut self, key: Key) {
-        let others = !(1 << key);
-        self.usable &= others;
-        self.hung_up &= others;
-        self.ended &= others;
+    /// Takes out all but the descriptors whose bits are set.
+    pub(super) fn retain(&mut self, keys: u8) {
+        self.usable &= keys;
+        self.hung_up &= keys;
+        self.ended &= keys;
     }
 
     /// Whether anything became ready.

@@ -29,9 +29,21 @@ pub(super) fn place(token: Token) -> (usize, Key) {
     (entry, key)
 }
 
-/// Descriptors that a session waits for, and what for, by its keys.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Watched([Option<(RawFd, Want)>; MAX_INTERESTS]);
+/// Descriptors that a session waits for, and what for, with its keys. Mostly two: what looks at all of them is short.
+#[derive(Clone, Copy)]
+pub(super) struct Watched {
+    places: [(Key, RawFd, Want); MAX_INTERESTS],
+    count: usize,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self {
+            places: [(0, -1, Want::ERRORS); MAX_INTERESTS],
+            count: 0,
+        }
+    }
+}
 
 impl Watched {
     /// What it waits for since its last turn.
@@ -43,46 +55,42 @@ impl Watched {
 
     fn of(interests: &Interests<'_>) -> Self {
         let mut watched = Self::default();
-        for interest in interests.iter() {
-            if let Some(place) = watched.0.get_mut(usize::from(interest.key)) {
-                *place = Some((interest.fd.as_raw_fd(), interest.want));
-            }
+        for (place, interest) in watched.places.iter_mut().zip(interests.iter()) {
+            *place = (interest.key, interest.fd.as_raw_fd(), interest.want);
+            watched.count += 1;
         }
         watched
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Key, RawFd, Want)> {
-        (0..)
-            .zip(&self.0)
-            .filter_map(|(key, place)| place.map(|(fd, want)| (key, fd, want)))
+    fn iter(&self) -> std::slice::Iter<'_, (Key, RawFd, Want)> {
+        self.places.get(..self.count).unwrap_or_default().iter()
     }
 
     fn get(&self, key: Key) -> Option<(RawFd, Want)> {
-        self.0.get(usize::from(key)).copied().flatten()
+        let (_, fd, want) = self.iter().find(|(place, _, _)| *place == key)?;
+        Some((*fd, *want))
     }
 
     fn has(&self, fd: RawFd) -> bool {
-        self.iter().any(|(_, other, _)| other == fd)
+        self.iter().any(|(_, other, _)| *other == fd)
     }
 
     /// Takes out of `ready` what nobody waits for any more: it was told late.
     pub(super) fn only(&self, mut ready: Ready) -> Ready {
-        for key in (0..).take(MAX_INTERESTS) {
-            let is_awaited = match self.get(key) {
-                Some((_, want)) => !want.only_errors() || ready.hung_up(key),
-                None => false,
-            };
-            if !is_awaited {
-                ready.forget(key);
+        let mut awaited = 0;
+        for (key, _, want) in self.iter() {
+            if !want.only_errors() || ready.hung_up(*key) {
+                awaited |= 1 << key;
             }
         }
+        ready.retain(awaited);
         ready
     }
 
     /// Asks for nothing any more.
     pub(super) fn forget(&self, registry: &Registry) {
         for (_, fd, _) in self.iter() {
-            unregister(registry, fd);
+            unregister(registry, *fd);
         }
     }
 
@@ -99,9 +107,9 @@ impl Watched {
         token: impl Fn(Key) -> Token,
     ) -> io::Result<()> {
         for (_, fd, _) in before.iter().filter(|(_, fd, _)| !self.has(*fd)) {
-            unregister(registry, fd);
+            unregister(registry, *fd);
         }
-        for (key, fd, want) in self.iter() {
+        for &(key, fd, want) in self.iter() {
             let watch = match before.get(key) {
                 Some((same, wanted)) if same == fd => {
                     // The end of a stream is told once: what does not wait for it hears no more of it, what does asks again.
