@@ -190,9 +190,11 @@ mod linux {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             pool.lent = pool.lent.saturating_sub(1);
-            if self.held == 0 && pool.idle.len() < KEPT {
+            if self.held == 0 {
                 pool.idle.extend(self.ends.take());
             }
+            let kept = pool.lent.clamp(KEPT_AT_REST, KEPT);
+            pool.idle.truncate(kept);
         }
     }
 
@@ -202,8 +204,11 @@ mod linux {
     /// Below this a pipe moves less per call than the copy buffer does.
     const SMALLEST: usize = 64 * 1024;
 
-    /// Empty pipes that are kept; more than a few bulk streams at a time is rare.
+    /// Empty pipes that are kept: as many as are lent, since the next stream is likely then, but no more than this.
     const KEPT: usize = 16;
+
+    /// Those that are kept when nothing moves: a crowd leaves no descriptors behind.
+    const KEPT_AT_REST: usize = 2;
 
     /// How long the system is not asked again for pipes after it refused one.
     const BARRED: Duration = Duration::from_secs(10);
@@ -223,6 +228,20 @@ mod linux {
             drop(first);
             assert!(pipes.lend(now).is_some());
             assert_eq!(pipes.pool.lock().unwrap().idle.len(), 1);
+        }
+
+        #[test]
+        fn a_crowd_leaves_few_pipes_behind() {
+            let pipes = Pipes::new(40);
+            let now = Instant::now();
+            let mut lent: Vec<_> = (0..40).map(|_| pipes.lend(now).unwrap()).collect();
+            let idle = || pipes.pool.lock().unwrap().idle.len();
+            lent.truncate(20);
+            assert_eq!(idle(), KEPT);
+            lent.truncate(5);
+            assert_eq!(idle(), 5);
+            lent.clear();
+            assert_eq!(idle(), KEPT_AT_REST);
         }
 
         #[test]
