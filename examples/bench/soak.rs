@@ -42,11 +42,13 @@ pub(crate) fn run(room: &Room, length: Duration) -> Result<(), Box<dyn Error>> {
 
     // What a first crowd leaves behind is no growth: stacks and arenas that are used again.
     println!("at first            {}", Shown(forwarder.usage()?));
-    crowd(&shared, WARM_UP, |_| Ok(()))?;
+    let mut next = Chaos::default();
+    crowd(&shared, WARM_UP, |now| {
+        next.go_on(now, &mut servers, room, &shared)
+    })?;
     let before = at_rest(&forwarder)?;
     println!("after a first crowd {}", Shown(before));
 
-    let mut next = Chaos::default();
     let started = Instant::now();
     let mut said = started;
     crowd(&shared, length, |now| {
