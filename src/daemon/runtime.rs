@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -30,7 +31,7 @@ use crate::net::{
     DescriptorBudget, MemoryBudget, OwnListeners, Uplink, UplinkError, raise_descriptor_limit,
 };
 use crate::privileges::PrivilegesError;
-use crate::relay::Pipes;
+use crate::relay::{Kept, Pipes, RelaySettings};
 #[cfg(feature = "server")]
 use crate::server::{OwnListener, users::UsersFileError};
 use crate::target::SOCKS_PORT;
@@ -414,10 +415,22 @@ pub(super) fn limits(
     Limits::new(most, max_per_client, cx.mailbox()).with_places(budget.connections)
 }
 
-/// Pipes, unless splice(2) is not wanted.
-pub(super) fn pipes(splice: bool, budget: DescriptorBudget, memory: MemoryBudget) -> Pipes {
-    let most = budget.pipes.min(memory.pipes);
-    Pipes::new(if splice { most } else { 0 })
+/// How bytes are carried: these limits on silence, and pipes as far as descriptors and memory allow, unless splice(2) is not
+/// wanted.
+pub(super) fn relay_settings(
+    idle: Option<Duration>,
+    half_closed_idle: Option<Duration>,
+    splice: bool,
+    budget: DescriptorBudget,
+    memory: MemoryBudget,
+) -> Arc<RelaySettings> {
+    let pipes = budget.pipes.min(memory.pipes);
+    Arc::new(RelaySettings {
+        idle,
+        half_closed_idle,
+        pipes: Pipes::new(if splice { pipes } else { 0 }),
+        kept: Kept::with_room(memory.kept),
+    })
 }
 
 /// Where these listeners are, as an option would name it.

@@ -9,7 +9,8 @@ use super::answers::{seconds, sorted};
 use super::confinement;
 use super::handing_over::{Estate, Open};
 use super::runtime::{
-    Means, StartError, act_on_signals, addresses, limits, own_listeners, pipes, warn_of_exposure,
+    Means, StartError, act_on_signals, addresses, limits, own_listeners, relay_settings,
+    warn_of_exposure,
 };
 use super::settings::ServeSettings;
 use super::status_lines;
@@ -22,7 +23,6 @@ use crate::control::server::{ControlServer, Reply};
 use crate::engine::Cx;
 use crate::handshake::Socks4;
 use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener, Serve};
-use crate::relay::{Kept, RelaySettings};
 use crate::resolver::Resolver;
 use crate::server::association::UdpSettings;
 use crate::server::rules::Rules;
@@ -106,12 +106,13 @@ pub(super) fn build(
         (false, _) => Socks4::Refused,
     };
     let stats = ServerStats::default();
-    let relay = RelaySettings {
-        idle: settings.idle_timeout,
-        half_closed_idle: settings.half_close_timeout,
-        pipes: pipes(settings.splice, budget, memory),
-        kept: Kept::with_room(memory.kept),
-    };
+    let relay = relay_settings(
+        settings.idle_timeout,
+        settings.half_close_timeout,
+        settings.splice,
+        budget,
+        memory,
+    );
     let udp = settings.udp.map(|options| {
         let most = settings.max_associations;
         let associations = Limits::new(budget.connections, Some(most), cx.mailbox());
@@ -138,7 +139,7 @@ pub(super) fn build(
         bind_timeout: settings.bind_timeout,
         udp,
         answer_delay: Duration::ZERO,
-        relay: Arc::new(relay),
+        relay,
         resolver: Resolver::default(),
         stats: stats.clone(),
     });

@@ -14,7 +14,9 @@ use super::forwarder::{Forwarder, Parts, Steering};
 #[cfg(feature = "metrics")]
 use super::metrics::{self, MetricsServer};
 use super::requests;
-use super::runtime::{Means, StartError, act_on_signals, addresses, limits, own_listeners, pipes};
+use super::runtime::{
+    Means, StartError, act_on_signals, addresses, limits, own_listeners, relay_settings,
+};
 use super::served::Served;
 use super::settings::Settings;
 use super::sources;
@@ -35,7 +37,6 @@ use crate::listen::{ASSOCIATIONS_PER_CLIENT, Admission, Intake, IntakeStats, Lim
 use crate::listen::{Bound, Listener};
 use crate::net::{DescriptorBudget, MemoryBudget, OwnListeners};
 use crate::peer::Peer;
-use crate::relay::{Kept, RelaySettings};
 use crate::resolver::Resolver;
 use crate::target::Host;
 use crate::wire::Address;
@@ -80,7 +81,13 @@ pub(super) fn build(
     let route = Route::new(report, cx.mailbox(), steering);
     let ready = ready(&settings, budget, &route, cx);
     let budget = budget.without(ready.as_ref().map_or(0, Ready::most));
-    let relay = relay(&settings, budget, memory);
+    let relay = relay_settings(
+        settings.idle_timeout,
+        settings.half_close_timeout,
+        settings.splice,
+        budget,
+        memory,
+    );
     let most = budget.connections;
     let associations = Limits::new(most, Some(ASSOCIATIONS_PER_CLIENT), cx.mailbox());
     let served = Served::new(
@@ -346,19 +353,6 @@ fn ready(
         let restock = ready.restock(route.clone(), settings.uplink.clone(), settings.tcp);
         cx.place(task, Box::new(restock));
         ready
-    })
-}
-
-fn relay(
-    settings: &Settings,
-    budget: DescriptorBudget,
-    memory: MemoryBudget,
-) -> Arc<RelaySettings> {
-    Arc::new(RelaySettings {
-        idle: settings.idle_timeout,
-        half_closed_idle: settings.half_close_timeout,
-        pipes: pipes(settings.splice, budget, memory),
-        kept: Kept::with_room(memory.kept),
     })
 }
 
