@@ -286,74 +286,78 @@ fn parked_session_is_woken_by_its_deadline() {
     assert!(handles.turns.load(Ordering::SeqCst) <= 4);
 }
 
+/// Twenty busy sessions; told to end on drop.
+struct Throng {
+    turns: Vec<Arc<AtomicUsize>>,
+    enough: Arc<AtomicBool>,
+}
+
+impl Throng {
+    /// Each of their turns is of this kind, and takes so long.
+    fn come(engine: &Engine, effort: Effort, takes: Duration) -> Self {
+        let enough = Arc::new(AtomicBool::new(false));
+        let turns: Vec<_> = (0..20).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+        for turns in &turns {
+            engine.submit(Busy {
+                turns: Arc::clone(turns),
+                enough: Arc::clone(&enough),
+                effort,
+                takes,
+            });
+        }
+        Self { turns, enough }
+    }
+
+    /// How many turns each has had.
+    fn turns(&self) -> Vec<usize> {
+        let turns = self.turns.iter();
+        turns.map(|turns| turns.load(Ordering::Relaxed)).collect()
+    }
+
+    /// How many more each has had than `before`.
+    fn since(&self, before: &[usize]) -> Vec<usize> {
+        let now = self.turns().into_iter().zip(before);
+        now.map(|(now, before)| now - before).collect()
+    }
+}
+
+impl Drop for Throng {
+    fn drop(&mut self) {
+        self.enough.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn more_busy_sessions_than_workers_all_go_on() {
     let engine = Engine::start(2);
-    let enough = Arc::new(AtomicBool::new(false));
-    let turns: Vec<_> = (0..20).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-    for turns in &turns {
-        engine.submit(Busy {
-            turns: Arc::clone(turns),
-            enough: Arc::clone(&enough),
-            effort: Effort::Work,
-            takes: Duration::ZERO,
-        });
-    }
+    let throng = Throng::come(&engine, Effort::Work, Duration::ZERO);
     let (session, mut handles) = echo(None, None);
     engine.submit(session);
     for round in 1..=5 {
-        let before: Vec<_> = turns
-            .iter()
-            .map(|turns| turns.load(Ordering::Relaxed))
-            .collect();
-        let progressed = wait_until(|| {
-            turns
-                .iter()
-                .zip(&before)
-                .all(|(turns, before)| turns.load(Ordering::Relaxed) > *before)
-        });
+        let before = throng.turns();
+        let progressed = wait_until(|| throng.since(&before).iter().all(|turns| *turns > 0));
         assert!(progressed, "one starves in round {round}");
         handles.answers();
     }
     assert!(engine.counts().threads <= 2);
-    enough.store(true, Ordering::Relaxed);
 }
 
 #[test]
 fn more_streams_than_workers_get_as_many_turns_each() {
     let engine = Engine::start(2);
-    let enough = Arc::new(AtomicBool::new(false));
-    let turns: Vec<_> = (0..20).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-    for turns in &turns {
-        engine.submit(Busy {
-            turns: Arc::clone(turns),
-            enough: Arc::clone(&enough),
-            effort: Effort::Stream,
-            takes: Duration::from_millis(1),
-        });
-    }
-    let now = || -> Vec<_> {
-        let turns = turns.iter();
-        turns.map(|turns| turns.load(Ordering::Relaxed)).collect()
-    };
+    let throng = Throng::come(&engine, Effort::Stream, Duration::from_millis(1));
     // All of them are there.
-    assert!(wait_until(|| now().iter().all(|turns| *turns > 0)));
-    let before = now();
-    assert!(wait_until(
-        || now().iter().sum::<usize>() > before.iter().sum::<usize>() + 400
-    ));
-    let taken: Vec<_> = now()
-        .iter()
-        .zip(&before)
-        .map(|(now, before)| now - before)
-        .collect();
+    assert!(wait_until(|| throng.turns().iter().all(|turns| *turns > 0)));
+    let before = throng.turns();
+    let enough = || throng.since(&before).iter().sum::<usize>() > 400;
+    assert!(wait_until(enough));
+    let taken = throng.since(&before);
     let (least, most) = (taken.iter().min().unwrap(), taken.iter().max().unwrap());
     assert!(most - least <= most / 2, "{taken:?}");
 
     let (session, mut handles) = echo(None, None);
     engine.submit(session);
     handles.answers();
-    enough.store(true, Ordering::Relaxed);
 }
 
 #[test]
