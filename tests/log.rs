@@ -133,22 +133,27 @@ fn rust_log_wins_over_the_options() {
 
 #[test]
 fn lines_that_repeat_are_counted_instead_and_told_of_at_the_end() {
-    let mut sockhop = Sockhop::forward(&["--manual"]).start();
-    for round in 0..50 {
-        let run = round % 2 == 0;
-        sockhop.control("probing", json!({"run": run})).unwrap();
+    // Also where only those of one module are wanted.
+    for filters in ["", "sockhop::daemon=info"] {
+        let mut sockhop = Sockhop::forward(&["--manual"])
+            .env("RUST_LOG", filters)
+            .start();
+        for round in 0..50 {
+            let run = round % 2 == 0;
+            sockhop.control("probing", json!({"run": run})).unwrap();
+        }
+        sockhop.signal(Signal::TERM);
+        sockhop.wait_exit(SOON);
+        let told = sockhop.wait_log("more lines like this", SOON);
+        let lines = sockhop.log();
+        let shown = lines.iter().filter(|line| line.contains("info: probing "));
+        assert_eq!(shown.count(), 30);
+        assert!(
+            told.contains("info: … and 20 more lines like this: probing stopped"),
+            "{told}"
+        );
+        assert!(lines.iter().any(|line| line.contains("told to end")));
     }
-    sockhop.signal(Signal::TERM);
-    sockhop.wait_exit(SOON);
-    let told = sockhop.wait_log("more lines like this", SOON);
-    let lines = sockhop.log();
-    let shown = lines.iter().filter(|line| line.contains("info: probing "));
-    assert_eq!(shown.count(), 30);
-    assert!(
-        told.contains("info: … and 20 more lines like this: probing stopped"),
-        "{told}"
-    );
-    assert!(lines.iter().any(|line| line.contains("told to end")));
 }
 
 #[test]

@@ -152,10 +152,11 @@ impl Limited {
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As a line that is always shown: `RUST_LOG` may name the module of those that were held, and not this one.
     fn tell(&self, held: &Held) {
         let say = |text: fmt::Arguments<'_>| {
             let mut record = Record::builder();
-            let record = record.target(module_path!()).level(held.level);
+            let record = record.target(STATUS_TARGET).level(held.level);
             self.inner.log(&record.args(text).build());
         };
         say(format_args!(
