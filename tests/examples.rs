@@ -116,6 +116,19 @@ fn http_get_fetches_through_the_proxy() {
 }
 
 #[test]
+fn bench_has_a_help() {
+    let mut command = example("bench");
+    command.args(["--quick", "--help"]);
+    let output = Running::start(command).output();
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(output.status.success());
+    assert!(text.starts_with("Usage: bench "), "{text}");
+    for line in ["  --quick ", "  --soak time ", "  --only names "] {
+        assert!(text.contains(line), "{line:?} is not in {text}");
+    }
+}
+
+#[test]
 fn udp_asks_and_prints_the_answer() {
     let (proxy, accepted) = Target::manual();
     let relay = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -54,25 +54,25 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FlagInfoKind, FromArgs};
 
 use relays::{Kind, Relay, Running};
 use report::Report;
 use scenarios::{Scenario, Size};
 
 /// Compare sockhop with the other relays installed on this machine.
-#[derive(FromArgs)]
+#[derive(FromArgs, ArgsInfo)]
 struct Options {
     /// one round with less of everything: two minutes
     #[argh(switch)]
     quick: bool,
 
     /// also write every single figure to this file
-    #[argh(option)]
+    #[argh(option, arg_name = "file")]
     json: Option<PathBuf>,
 
     /// also draw the main figures and how cost grows into this file, as SVG
-    #[argh(option)]
+    #[argh(option, arg_name = "file")]
     svg: Option<PathBuf>,
 
     /// compare SOCKS5 servers, not forwarders
@@ -88,15 +88,15 @@ struct Options {
     discovery: bool,
 
     /// thousands of clients of a forwarder for so long (30m), over servers that die and come back
-    #[argh(option, from_str_fn(duration))]
+    #[argh(option, arg_name = "time", from_str_fn(duration))]
     soak: Option<Duration>,
 
     /// only these relays and scenarios, by name, separated by commas
-    #[argh(option)]
+    #[argh(option, arg_name = "names")]
     only: Option<String>,
 
     /// rounds (3, with --quick 1)
-    #[argh(option)]
+    #[argh(option, arg_name = "n")]
     rounds: Option<usize>,
 }
 
@@ -104,11 +104,30 @@ struct Options {
 const WHOLE_RUN: Duration = Duration::from_secs(20 * 60);
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == roles::FLAG) {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|first| first == roles::FLAG).is_some() {
         return done(roles::play(arguments));
     }
+    if arguments.any(|argument| argument == "--help" || argument == "-h") {
+        print!("{}", help());
+        return ExitCode::SUCCESS;
+    }
     done(bench(&argh::from_env()))
+}
+
+/// Made here: argh is built without its own.
+fn help() -> String {
+    let info = Options::get_args_info();
+    let mut text = format!("Usage: bench [options]\n\n{}\n\n", info.description);
+    for flag in info.flags {
+        let value = match flag.kind {
+            FlagInfoKind::Switch => "",
+            FlagInfoKind::Option { arg_name } => arg_name,
+        };
+        let name = format!("{} {value}", flag.long);
+        text += &format!("  {name:14} {}\n", flag.description);
+    }
+    text
 }
 
 fn done(result: Result<(), Box<dyn Error>>) -> ExitCode {
