@@ -16,14 +16,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::control::messages::{Draining, ErrorCode, ErrorObject, HandOver};
-use crate::control::server::{ControlSocket, Line, Reply};
+use crate::control::server::{ControlServer, ControlSocket, Handler, Line, Reply};
 use crate::engine::{Cx, Next, Task, TaskId};
 use crate::listen::{Limits, Listener};
 
 /// What a daemon listens on, as far as it is to be handed over, and to whom.
 #[derive(Default)]
 pub(super) struct Estate {
-    pub(super) control: Option<(Rc<ControlSocket>, TaskId)>,
+    control: Option<(Rc<ControlSocket>, TaskId)>,
     heir: Option<Heir>,
     /// Somebody else accepts the clients now.
     is_gone: bool,
@@ -42,6 +42,18 @@ impl Estate {
     /// Whether another process has taken over: this one only sees its clients off.
     pub(super) const fn is_gone(&self) -> bool {
         self.is_gone
+    }
+
+    /// Who answers on the control socket, once it is placed.
+    pub(super) fn control_server(
+        &mut self,
+        socket: ControlSocket,
+        handler: Handler,
+        cx: &mut Cx<'_>,
+    ) -> (TaskId, ControlServer) {
+        let (socket, id) = (Rc::new(socket), cx.reserve());
+        self.control = Some((Rc::clone(&socket), id));
+        (id, ControlServer::new(socket, handler))
     }
 
     /// Sends everything to a process that wants to take over: these listeners with their names, and what is `known`.

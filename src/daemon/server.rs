@@ -19,7 +19,7 @@ use crate::choice::Mode;
 use crate::control::messages::{
     Bytes, Call, Connections, ErrorCode, ErrorObject, HandOver, Role, ServerStatus, UserStatus,
 };
-use crate::control::server::{ControlServer, Reply};
+use crate::control::server::Reply;
 use crate::engine::Cx;
 use crate::handshake::Socks4;
 use crate::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener, Serve};
@@ -231,13 +231,12 @@ pub(super) fn build(
     );
     // Last, so that whoever can talk to it talks to something that works.
     let control = control.map(|socket| {
-        let (socket, id) = (Rc::new(socket), cx.reserve());
-        running.borrow_mut().estate.control = Some((Rc::clone(&socket), id));
-        let running = Rc::clone(&running);
+        let asked = Rc::clone(&running);
         let handler = Rc::new(move |call: Call, reply, cx: &mut Cx<'_>| {
-            answer(&mut running.borrow_mut(), &call, reply, cx);
+            answer(&mut asked.borrow_mut(), &call, reply, cx);
         });
-        (id, ControlServer::new(socket, handler))
+        let estate = &mut running.borrow_mut().estate;
+        estate.control_server(socket, handler, cx)
     });
     let keep = move || {
         let running = running.borrow();

@@ -23,7 +23,6 @@ use super::sources;
 use super::state::{Keeper, Known, remind};
 use super::status_lines;
 use super::taking_over::serve_control;
-use crate::control::server::{ControlServer, ControlSocket};
 use crate::discovery::probe::ProbeSettings;
 use crate::discovery::source::Source;
 use crate::discovery::source::fixed::FixedSource;
@@ -165,26 +164,17 @@ pub(super) fn build(
         discovery.borrow_mut().start(cx);
     }
     // Last, so that whoever can talk to it talks to something that works.
-    let control = control.map(|socket| control_server(socket, &forwarder, cx));
+    let control = control.map(|socket| {
+        let asked = Shared::clone(&forwarder);
+        let handler =
+            Rc::new(move |call, reply, cx: &mut Cx<'_>| requests::handle(&asked, call, reply, cx));
+        let estate = &mut forwarder.borrow_mut().estate;
+        estate.control_server(socket, handler, cx)
+    });
     let taken = forwarder.borrow().taken.take();
     let keep = move || forwarder.borrow().keep_files();
     serve_control(control, taken, keep, failure, cx);
     Ok(())
-}
-
-/// Who answers on the control socket, once it is placed.
-fn control_server(
-    socket: ControlSocket,
-    forwarder: &Shared<Forwarder>,
-    cx: &mut Cx<'_>,
-) -> (TaskId, ControlServer) {
-    let (socket, id) = (Rc::new(socket), cx.reserve());
-    forwarder.borrow_mut().estate.control = Some((Rc::clone(&socket), id));
-    let forwarder = Shared::clone(forwarder);
-    let handler = Rc::new(move |call, reply, cx: &mut Cx<'_>| {
-        requests::handle(&forwarder, call, reply, cx);
-    });
-    (id, ControlServer::new(socket, handler))
 }
 
 #[cfg(feature = "metrics")]
