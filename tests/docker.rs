@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::{Netns, SOON, need_root, program, wait_until};
+use common::{Netns, SOON, need_root, program, run_within, wait_until};
 use tempfile::TempDir;
 
 const DOCKERFILE: &str = include_str!("../examples/docker/Dockerfile");
@@ -160,8 +160,7 @@ impl Image {
         let mut words = vec![];
         words.extend(self::words("ENTRYPOINT"));
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
-        let mut command = self.command(&words);
-        command.output().expect("start")
+        run_within(SOON, &mut self.command(&words))
     }
 }
 
@@ -193,10 +192,7 @@ fn binary() -> PathBuf {
 
 /// What the program is linked to; nothing, if it is a static one.
 fn libraries(binary: &Path) -> Vec<PathBuf> {
-    let output = Command::new(program("ldd"))
-        .arg(binary)
-        .output()
-        .expect("ldd");
+    let output = run_within(SOON, Command::new(program("ldd")).arg(binary));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace()
         .filter(|word| word.starts_with('/') && Path::new(word).is_file())
@@ -221,7 +217,7 @@ fn the_image_starts_and_tells_its_health() {
     line.extend(words("CMD"));
     let health = || {
         let mut command = image.command(&words("HEALTHCHECK"));
-        command.output().expect("start").status.success()
+        run_within(SOON, &mut command).status.success()
     };
     assert!(!health(), "healthy before it runs");
 

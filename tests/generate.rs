@@ -15,7 +15,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use common::{Launch, SOON, Sockhop, program, success};
+use common::{Launch, SOON, Sockhop, program, run_within, success};
 use tempfile::TempDir;
 
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
@@ -430,11 +430,11 @@ fn mandoc_finds_nothing_in_the_manual() {
 #[ignore = "needs groff"]
 fn groff_sets_the_manual_without_a_warning() {
     let (_directory, path) = file("sockhop.1", &["man"]);
-    let output = Command::new(program("groff"))
+    let mut groff = Command::new(program("groff"));
+    groff
         .args(["-ww", "-man", "-T", "utf8", "-P", "-c"])
-        .arg(&path)
-        .output()
-        .expect("groff");
+        .arg(&path);
+    let output = run_within(SOON, &mut groff);
     assert!(output.status.success());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     // What is on the page can be typed: no typographic hyphens or quotes in it.

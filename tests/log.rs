@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{
-    Peer, SOON, Signal, Sockhop, Target, exchange, need_root, program, socks5_connect, wait_until,
+    Peer, SOON, Signal, Sockhop, Target, exchange, need_root, program, run_within, socks5_connect,
+    wait_until,
 };
 use serde_json::json;
 
@@ -88,12 +89,12 @@ fn elsewhere_lines_begin_with_their_time_unless_told_otherwise() {
 fn a_pipe_to_the_first_process_needs_no_times() {
     need_root();
     // The shell is the first process of a system of its own, as procd is on a router.
-    let output = Command::new(program("unshare"))
+    let mut unshare = Command::new(program("unshare"));
+    unshare
         .args(["--pid", "--fork", "sh", "-c", "\"$0\" \"$@\" 2>&1 | cat"])
         .arg(env!("CARGO_BIN_EXE_sockhop"))
-        .args(WARNS_AND_ENDS)
-        .output()
-        .unwrap();
+        .args(WARNS_AND_ENDS);
+    let output = run_within(SOON, &mut unshare);
     let lines = String::from_utf8(output.stdout).unwrap();
     assert!(
         lines.contains("warn: state file /nowhere/state: "),

@@ -184,7 +184,7 @@ fn mark_without_the_right_to_is_a_clear_error() {
         if rustix::process::geteuid().is_root() {
             run.uid(65_534).gid(65_534);
         }
-        let output = run.output().expect("start the program");
+        let output = common::run_within(SOON, &mut run);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("--mark is not permitted"), "{said}");

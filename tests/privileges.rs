@@ -6,11 +6,12 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use common::{
-    Launch, Netns, Peer, SOON, Signal, Sockhop, Target, exchange, free_port, need_root,
-    socks5_connect, socks5_connect_name,
+    Launch, Netns, Peer, SOON, Signal, Sockhop, Target, exchange, free_port, need_root, program,
+    run_within, socks5_connect, socks5_connect_name,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -163,13 +164,13 @@ fn the_control_socket_is_for_the_new_user() {
     // Root may ask, and so may the user; it cannot remove it in root's directory, and the next start replaces it.
     assert_eq!(forwarder.status()["mode"], "automatic");
     let ask = |uid: &str| {
-        std::process::Command::new("setpriv")
+        let mut setpriv = Command::new(program("setpriv"));
+        setpriv
             .args([&format!("--reuid={uid}"), "--regid=4343", "--clear-groups"])
             .arg(env!("CARGO_BIN_EXE_sockhop"))
             .args(["status", "--control"])
-            .arg(&control)
-            .output()
-            .unwrap()
+            .arg(&control);
+        run_within(SOON, &mut setpriv)
     };
     let answer = ask("4242");
     assert!(answer.status.success(), "{answer:?}");

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use common::{Peer, SOON, Signal, Sockhop, Target, exchange, socks5_connect_name, wait_until};
+use common::{
+    Peer, SOON, Signal, Sockhop, Target, exchange, run_within, socks5_connect_name, wait_until,
+};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, getegid, geteuid, getpid};
@@ -30,11 +32,11 @@ fn in_a_process(test: &str, inside: impl FnOnce(&Path)) {
         return inside(Path::new(&folder));
     }
     let folder = TempDir::new().unwrap();
-    let output = Command::new(env::current_exe().unwrap())
+    let mut again = Command::new(env::current_exe().unwrap());
+    again
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(FOLDER, folder.path())
-        .output()
-        .unwrap();
+        .env(FOLDER, folder.path());
+    let output = run_within(SOON, &mut again);
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     assert!(output.status.success(), "{}: {text}", output.status);

@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    Launch, Peer, SOON, Signal, Sockhop, Target, exchange, free_port, program, socks5_request,
-    wait_until,
+    Launch, Peer, SOON, Signal, Sockhop, Target, exchange, free_port, program, run_within,
+    socks5_request, wait_until,
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -406,11 +406,12 @@ fn systemd_takes_the_units_and_finds_them_confined() {
         fs::write(folder.path().join(name), unit).unwrap();
     }
     for (name, _) in UNITS {
-        let verify = Command::new(program("systemd-analyze"))
-            .args(["verify", "--man=no"])
-            .arg(folder.path().join(name))
-            .output()
-            .unwrap();
+        let analyze = |arguments: &[&str]| {
+            let mut analyze = Command::new(program("systemd-analyze"));
+            analyze.args(arguments).arg(folder.path().join(name));
+            run_within(Duration::from_secs(60), &mut analyze)
+        };
+        let verify = analyze(&["verify", "--man=no"]);
         let complaints = String::from_utf8_lossy(&verify.stderr);
         assert!(verify.status.success(), "{name}: {complaints}");
         let about_ours = |line: &str| line.contains("sockhop");
@@ -418,11 +419,7 @@ fn systemd_takes_the_units_and_finds_them_confined() {
         if !name.ends_with(".service") {
             continue;
         }
-        let security = Command::new(program("systemd-analyze"))
-            .args(["security", "--offline=true", "--threshold=15"])
-            .arg(folder.path().join(name))
-            .output()
-            .unwrap();
+        let security = analyze(&["security", "--offline=true", "--threshold=15"]);
         let report = String::from_utf8_lossy(&security.stdout);
         assert!(report.contains("Overall exposure level"), "{report}");
         assert!(security.status.success(), "{name}: {report}");

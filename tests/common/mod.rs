@@ -46,7 +46,7 @@ pub use peer::{Behaviour, Peer, Step, Unanswering, dead_address};
 pub use program::{BIND_RUN, Launch, RpcError, Signal, Sockhop};
 pub use ssh::Sshd;
 pub use target::Target;
-pub use tools::{Daemon, free_port, need_root, program, success};
+pub use tools::{Daemon, free_port, need_root, program, run_within, success};
 
 use std::time::{Duration, Instant};
 

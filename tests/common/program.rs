@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 pub use rustix::process::Signal;
 
-use super::tools::program;
+use super::tools::{output_within, program, wait_child};
 use super::{SOON, wait_until};
 
 /// The binary that cargo built for this test.
@@ -194,31 +194,16 @@ impl Launch {
     /// Runs it to its end; a panic when that takes longer than `limit`.
     #[track_caller]
     pub fn run(self, limit: Duration) -> Output {
-        let shown = format!("{:?}", self.arguments);
-        let mut program = self
+        let mut child = self
             .command()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("start the program");
-        let (input, mut stdin) = (self.input, program.stdin.take().expect("piped"));
+        let (input, mut stdin) = (self.input, child.stdin.take().expect("piped"));
         thread::spawn(move || stdin.write_all(&input));
-        let stdout = read_all(program.stdout.take().expect("piped"));
-        let stderr = read_all(program.stderr.take().expect("piped"));
-        let Some(status) = wait_child(&mut program, limit) else {
-            let _ = program.kill();
-            let _ = program.wait();
-            panic!(
-                "sockhop {shown} still runs after {limit:?}; stderr: {}",
-                String::from_utf8_lossy(&stderr.join().expect("reader"))
-            );
-        };
-        Output {
-            status,
-            stdout: stdout.join().expect("reader"),
-            stderr: stderr.join().expect("reader"),
-        }
+        output_within(limit, child, &format!("sockhop {:?}", self.arguments))
     }
 
     fn command(&self) -> Command {
@@ -621,23 +606,6 @@ fn ask(stream: UnixStream, method: &str, parameters: Value) -> io::Result<Result
         }));
     }
     Ok(Ok(answer["result"].take()))
-}
-
-fn wait_child(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
-    let mut status = None;
-    wait_until(limit, || {
-        status = child.try_wait().expect("wait");
-        status.is_some()
-    });
-    status
-}
-
-fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = from.read_to_end(&mut bytes);
-        bytes
-    })
 }
 
 /// The lines of a pipe, read by a thread so that the program never blocks on it.

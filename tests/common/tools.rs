@@ -2,11 +2,12 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::{
@@ -65,6 +66,57 @@ pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a free port")
+}
+
+/// Runs a program without input to its end, and gives what it wrote. When that takes longer than `limit` it is killed, which is a
+/// panic.
+#[track_caller]
+pub fn run_within(limit: Duration, command: &mut Command) -> Output {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    output_within(limit, child, &format!("{command:?}"))
+}
+
+/// The same with a program that was started, whose output is piped.
+#[track_caller]
+pub(super) fn output_within(limit: Duration, mut child: Child, shown: &str) -> Output {
+    let stdout = read_all(child.stdout.take().expect("piped"));
+    let stderr = read_all(child.stderr.take().expect("piped"));
+    let Some(status) = wait_child(&mut child, limit) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!(
+            "{shown} still runs after {limit:?}; stderr: {}",
+            String::from_utf8_lossy(&stderr.join().expect("reader"))
+        );
+    };
+    Output {
+        status,
+        stdout: stdout.join().expect("reader"),
+        stderr: stderr.join().expect("reader"),
+    }
+}
+
+/// Waits for the end of a child.
+pub(super) fn wait_child(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let mut status = None;
+    wait_until(limit, || {
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    status
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        bytes
+    })
 }
 
 /// Runs a program to its end, which must be a success, and gives what it wrote to stdout. It needs a time limit of its own.

@@ -3,9 +3,11 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
+
+use crate::common::{SOON, run_within};
 
 const SCRIPT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -60,16 +62,15 @@ impl Script {
     fn run_in(&self, shell: &[&str], arguments: &[&str]) -> Vec<Vec<String>> {
         let record = self.directory.path().join("record");
         let _ = fs::remove_file(&record);
-        let output = Command::new(shell[0])
+        let mut command = Command::new(shell[0]);
+        command
             .args(&shell[1..])
             .args([STAND_IN, SCRIPT])
             .args(arguments)
             .env("RECORD", &record)
             .env("PASSWD", self.directory.path().join("passwd"))
-            .env("UCI_CONFIG_DIR", self.directory.path().join("config"))
-            .stdin(Stdio::null())
-            .output()
-            .expect("a shell");
+            .env("UCI_CONFIG_DIR", self.directory.path().join("config"));
+        let output = run_within(SOON, &mut command);
         assert!(
             output.stderr.is_empty() && output.stdout.is_empty(),
             "{shell:?}: {output:?}"
