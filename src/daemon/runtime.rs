@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustix::io::Errno;
 
 use super::confinement::Confinement;
 #[cfg(feature = "server")]
@@ -222,9 +223,21 @@ impl StartError {
             Self::Users(_) | Self::Via(_) => None,
             Self::Uplink(error) => error.hint().map(str::to_owned),
             Self::TakeOver(error) => error.hint(),
-            Self::Source(..) | Self::System(_) => None,
+            Self::Source(_, error) | Self::System(error) => of_what_has_run_out(error),
         }
     }
+}
+
+/// Where to look when the system had no thread or descriptor left.
+fn of_what_has_run_out(error: &io::Error) -> Option<String> {
+    let hint = match Errno::from_io_error(error)? {
+        Errno::AGAIN => {
+            "no thread is left: see `ulimit -u`, and pids.max of the control group (TasksMax=)"
+        }
+        Errno::MFILE => "no descriptor is left: see `ulimit -n`",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 impl fmt::Display for StartError {
