@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// Looks up names on threads of its own. Clones share the threads and the queue.
 #[derive(Clone)]
@@ -76,7 +77,7 @@ impl Resolver {
         if state.waiting() >= self.shared.queue_limit {
             return Err(ResolveError::QueueFull);
         }
-        let (end, signal) = UnixStream::pair().map_err(ResolveError::local)?;
+        let (end, signal) = UnixStream::pair().map_err(|error| ResolveError::local(&error))?;
         let answer = Arc::new(Mutex::new(None));
         let waiter = Waiter {
             answer: Arc::clone(&answer),
@@ -107,7 +108,7 @@ impl Resolver {
                 Err(_) if state.threads > 0 => {}
                 Err(error) => {
                     state.queue.pop_back();
-                    return Err(ResolveError::local(error));
+                    return Err(ResolveError::local(&error));
                 }
             }
         }
@@ -182,8 +183,8 @@ impl Lookup {
             let mut waiting = [PollFd::new(&descriptor, PollFlags::IN)];
             let limit = Timespec::try_from(left).ok();
             match poll(&mut waiting, limit.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(ResolveError::local(errno.into())),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(ResolveError::Local(errno)),
             }
         }
     }
@@ -205,18 +206,18 @@ pub enum ResolveError {
     /// Too many look-ups are waiting already.
     QueueFull,
     /// This machine: no descriptor, no memory, no thread.
-    Local(io::ErrorKind),
+    Local(Errno),
 }
 
 impl ResolveError {
-    fn local(error: io::Error) -> Self {
-        Self::Local(error.kind())
+    fn local(error: &io::Error) -> Self {
+        Self::Local(Errno::from_io_error(error).unwrap_or(Errno::AGAIN))
     }
 
     /// What an error of the standard library's look-up means. The code of `getaddrinfo` is in its text only.
     fn of_system(error: &io::Error) -> Self {
         if error.raw_os_error().is_some() {
-            return Self::Local(error.kind());
+            return Self::local(error);
         }
         let text = error.to_string();
         // EAI_AGAIN and EAI_FAIL in the words of glibc and musl.
@@ -241,7 +242,7 @@ impl fmt::Display for ResolveError {
             Self::Temporary => f.write_str("name servers did not answer"),
             Self::TimedOut => f.write_str("name look-up timed out"),
             Self::QueueFull => f.write_str("too many name look-ups at once"),
-            Self::Local(kind) => write!(f, "name look-up failed here: {kind}"),
+            Self::Local(errno) => write!(f, "name look-up failed here: {errno}"),
         }
     }
 }
@@ -432,6 +433,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_here_is_named() {
+        for errno in [Errno::MFILE, Errno::AGAIN] {
+            let error = io::Error::from(errno);
+            let expected = format!("name look-up failed here: {error}");
+            assert_eq!(ResolveError::of_system(&error).to_string(), expected);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_a_name_is_not_found() {
         let resolver = Resolver::default();
         for name in ["", "a\0b", &"a".repeat(256)] {
@@ -594,10 +604,5 @@ mod tests {
         for (text, error) in table {
             assert_eq!(of(&format!("{prefix}{text}")), error);
         }
-        let shortage = io::Error::from(rustix::io::Errno::MFILE);
-        assert!(matches!(
-            ResolveError::of_system(&shortage),
-            ResolveError::Local(_)
-        ));
     }
 }

@@ -43,7 +43,7 @@ fn user(number: u32) -> String {
 #[ignore = "needs root"]
 fn a_server_that_may_have_two_threads_serves_everybody_with_them() {
     need_root();
-    let mut server = Sockhop::serve(&["--run-as", &user(42_421)])
+    let mut server = Sockhop::serve(&["-v", "--run-as", &user(42_421)])
         .args(["--allow-dest", "127.0.0.0/8", "--allow-dest", "::1"])
         .first(threads(2))
         .start();
@@ -55,6 +55,10 @@ fn a_server_that_may_have_two_threads_serves_everybody_with_them() {
     let echo = Target::echo();
     let refused = socks5_connect_name(address, "localhost", echo.address().port()).unwrap_err();
     assert!(refused.to_string().contains("[05, 01, "), "{refused}");
+    server.wait_log(
+        "look-up failed here: Resource temporarily unavailable",
+        SOON,
+    );
     let stream = socks5_connect(address, echo.address()).unwrap();
     assert_eq!(exchange(&stream, b"hello").unwrap(), b"hello");
     server.signal(Signal::TERM);
