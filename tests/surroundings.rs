@@ -220,7 +220,7 @@ fn without_a_place_for_the_control_socket_it_goes_on_unless_it_needs_one() {
 }
 
 #[test]
-fn a_program_that_hangs_behind_its_control_socket_is_still_there() {
+fn a_program_that_hangs_behind_its_socket_is_still_there() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("control");
     let hung = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -236,12 +236,21 @@ fn a_program_that_hangs_behind_its_control_socket_is_still_there() {
         }
         callers.push(caller);
     }
-    let arguments = ["forward", "--manual", "--control", path.to_str().unwrap()];
-    let answer = Sockhop::run(&arguments);
-    assert_eq!(answer.status.code(), Some(1));
-    let text = String::from_utf8(answer.stderr).unwrap();
-    assert!(text.contains(": in use"), "{text}");
-    assert!(path.exists());
+    let path = path.to_str().unwrap();
+    let listen = format!("unix:{path}");
+    for (arguments, says) in [
+        (["forward", "--manual", "--control", path], ": in use"),
+        (
+            ["serve", "--control=none", "--listen", &listen],
+            "Address already in use",
+        ),
+    ] {
+        let answer = Sockhop::run(&arguments);
+        assert_eq!(answer.status.code(), Some(1));
+        let text = String::from_utf8(answer.stderr).unwrap();
+        assert!(text.contains(says), "{text}");
+        assert!(fs::exists(path).unwrap());
+    }
 }
 
 /// Before the time is set a router believes that it is 1970; with a broken clock it may be any year.

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use serde::Serialize;
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::descriptors;
 use super::messages::{Call, ErrorCode, ErrorObject, Id, Request, Response};
 use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId, Want};
+use crate::listen::knock;
 
 /// Answers a call, now or later, through the reply.
 pub type Handler = Rc<dyn Fn(Call, Reply, &mut Cx<'_>)>;
@@ -52,7 +52,7 @@ impl ControlSocket {
             if !meta.file_type().is_socket() {
                 return Err(failed(Problem::NotASocket));
             }
-            match call(path) {
+            match knock(path) {
                 Ok(()) => return Err(failed(Problem::Served)),
                 // Its queue is full: it hangs, but it is there.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -143,13 +143,6 @@ impl Drop for ControlSocket {
             let _ = fs::remove_file(file);
         }
     }
-}
-
-/// Connects, without waiting for somebody who does not accept.
-fn call(path: &Path) -> io::Result<()> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&SockAddr::unix(path)?)
 }
 
 /// The control socket could not be bound.

@@ -237,7 +237,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
     if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || !is_stale(path, &address) {
+        if error.kind() != io::ErrorKind::AddrInUse || !is_stale(path) {
             return Err(error);
         }
         fs::remove_file(path)?;
@@ -262,11 +262,19 @@ fn unix_name(address: &SockAddr) -> PathBuf {
 }
 
 /// Whether a path is a socket that nobody listens on.
-fn is_stale(path: &Path, address: &SockAddr) -> bool {
+fn is_stale(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-        && Socket::new(Domain::UNIX, Type::STREAM, None)
-            .and_then(|probe| probe.connect(address))
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        && knock(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Connects to a Unix socket, without waiting for somebody who does not accept.
+///
+/// # Errors
+/// What the system says: `ConnectionRefused` when nobody listens, `WouldBlock` when somebody does whose queue is full.
+pub(crate) fn knock(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }
 
 /// A listener could not be bound.

@@ -7,5 +7,6 @@ mod limits;
 
 pub use acceptor::{Acceptor, Client, Intake, IntakeStats, Serve};
 pub use admission::{Admission, Refused};
+pub(crate) use bind::knock;
 pub use bind::{BindError, Bound, Listener};
 pub use limits::{ASSOCIATIONS_PER_CLIENT, Limits, Slot};
