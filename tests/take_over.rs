@@ -74,7 +74,11 @@ impl World {
 
 /// One question on a connection of its own choice to the control socket.
 fn ask(stream: &UnixStream, method: &str) -> Value {
-    let question = json!({"jsonrpc": "2.0", "id": 1, "method": method});
+    ask_with(stream, method, json!({}))
+}
+
+fn ask_with(stream: &UnixStream, method: &str, params: Value) -> Value {
+    let question = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
     (&*stream)
         .write_all(format!("{question}\n").as_bytes())
         .expect("write");
@@ -297,6 +301,27 @@ fn unix_socket_stays_where_it_is() {
     new.signal(Signal::TERM);
     ends_well(&mut new);
     assert!(!path.exists() && !world.control().exists());
+}
+
+#[test]
+fn old_one_that_was_left_is_steered_by_nobody() {
+    let world = World::new();
+    let (_old, address) = world.first(&[]);
+    let kept = world.works(address);
+    let early = caller(&world.control());
+    let _new = world.next(&address.to_string(), &[]);
+    for (method, params) in [
+        ("probing", json!({"run": true})),
+        ("connect", json!({"remote": "127.0.0.1:9"})),
+        ("disconnect", json!({})),
+        ("take_over", json!({})),
+    ] {
+        let refused = ask_with(&early, method, params);
+        assert_eq!(refused["error"]["code"], -32007, "{method}: {refused}");
+    }
+    let status = ask(&early, "status");
+    assert_eq!(status["result"]["probing"], false, "{status}");
+    exchange(&kept, b"still here").expect("exchange");
 }
 
 #[test]

@@ -11,6 +11,11 @@ use crate::remote::Remote;
 pub(super) fn handle(forwarder: &Shared<Forwarder>, call: Call, reply: Reply, cx: &mut Cx<'_>) {
     let mut this = forwarder.borrow_mut();
     match call {
+        // On a connection from before: new ones are the other process's.
+        Call::Connect { .. } | Call::Disconnect | Call::Probing { .. } if this.is_handed_over() => {
+            let error = ErrorObject::new(ErrorCode::HandedOver, "another process has taken over");
+            reply.send::<()>(Err(error));
+        }
         Call::Status => reply.send(Ok(answers::status(&this, cx))),
         Call::Proxies => {
             let (entries, left_out) = peer_list::proxies(&this, cx.now);

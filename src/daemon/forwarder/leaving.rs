@@ -11,7 +11,7 @@ use crate::engine::Cx;
 
 impl Forwarder {
     /// Whether another process has taken over.
-    pub(super) const fn is_handed_over(&self) -> bool {
+    pub(in crate::daemon) const fn is_handed_over(&self) -> bool {
         self.estate.is_gone()
     }
 
