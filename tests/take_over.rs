@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Read as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -322,6 +322,19 @@ fn old_one_that_was_left_is_steered_by_nobody() {
     let status = ask(&early, "status");
     assert_eq!(status["result"]["probing"], false, "{status}");
     exchange(&kept, b"still here").expect("exchange");
+}
+
+#[test]
+fn signals_are_no_end_while_the_old_one_has_not_answered() {
+    let world = World::new();
+    let silent = UnixListener::bind(world.control()).expect("bind");
+    let mut new = world.forwarder("127.0.0.1:0").arg("--take-over").start();
+    let (asks, _) = silent.accept().expect("it asks");
+    new.signal(Signal::HUP);
+    new.signal(Signal::USR1);
+    drop((silent, asks));
+    assert_eq!(new.wait_exit(SOON).code(), Some(1));
+    new.wait_log("control.sock: ", SOON);
 }
 
 #[test]

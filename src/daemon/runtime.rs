@@ -73,20 +73,17 @@ impl Daemon {
     /// The control socket is in use, or the system refuses something.
     pub fn new(settings: Settings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
+        let wants_place = settings.take_over.then_some(None);
         check_uplink(&settings.uplink)?;
         let need = match settings.waits_to_be_told() {
             true => Need::Must,
             false => Need::May,
         };
-        let taken = match settings.take_over {
-            true => take_over(&control, None)?,
-            false => None,
-        };
         let confinement = Confinement::of_forwarder(&settings);
         Self::with(
             workers,
             (&control, need),
-            taken,
+            wants_place,
             confinement,
             move |means, cx| start::build(settings, means, cx),
         )
@@ -99,31 +96,33 @@ impl Daemon {
     #[cfg(feature = "server")]
     pub fn server(settings: ServeSettings) -> Result<Self, StartError> {
         let (workers, control) = (settings.workers, settings.control.clone());
+        let wants_place = settings.take_over.then_some(Some(Role::Server));
         check_uplink(&settings.uplink)?;
-        let taken = match settings.take_over {
-            true => take_over(&control, Some(Role::Server))?,
-            false => None,
-        };
         let confinement = Confinement::of_server(&settings);
         Self::with(
             workers,
             (&control, Need::May),
-            taken,
+            wants_place,
             confinement,
             move |means, cx| server::build(settings, means, cx),
         )
     }
 
+    /// `wants_place`: to take the place of a process with this role.
     fn with(
         workers: usize,
         (control, need): (&ControlPath, Need),
-        mut taken: Option<Taken>,
+        wants_place: Option<Option<Role>>,
         confinement: Confinement,
         build: impl FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError> + 'static,
     ) -> Result<Self, StartError> {
         // Before anything that takes its time: a signal that is not caught yet ends the program.
         let signals = Signals::catch().map_err(StartError::System)?;
         let passed = Passed::from_env().map_err(StartError::Passed)?;
+        let taken = wants_place
+            .map(|role| take_over(control, role))
+            .transpose()?;
+        let mut taken = taken.flatten();
         let notifier = Notifier::from_env();
         let budget = DescriptorBudget::share(raise_descriptor_limit());
         let memory = MemoryBudget::of_this_process();
