@@ -2,6 +2,8 @@
 
 mod common;
 
+#[cfg(target_os = "linux")]
+use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
 #[cfg(target_os = "linux")]
 use std::net::UdpSocket;
@@ -9,7 +11,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 #[cfg(target_os = "linux")]
-use common::{Netns, need_root, wait_until};
+use common::{Launch, Netns, need_root, wait_until};
 use common::{Observed, SOON, Sockhop, expect_end, read_exactly, socks5_connect};
 #[cfg(target_os = "linux")]
 use serde_json::Value;
@@ -324,6 +326,29 @@ fn ways(home: &Netns, other: &Provider) -> [Vec<String>; 4] {
     ]
 }
 
+/// A server at home that lets its clients go everywhere, and where it listens.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn serve(home: &Netns, way: &[impl AsRef<OsStr>], arguments: &[&str]) -> (Sockhop, SocketAddr) {
+    let everywhere = ["--allow-dest", "0.0.0.0/0", "--allow-dest", "::/0"];
+    start(Sockhop::serve(arguments).args(everywhere), home, way)
+}
+
+/// The same with a forwarder.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn forward(home: &Netns, way: &[impl AsRef<OsStr>], arguments: &[&str]) -> (Sockhop, SocketAddr) {
+    start(Sockhop::forward(arguments), home, way)
+}
+
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn start(launch: Launch, home: &Netns, way: &[impl AsRef<OsStr>]) -> (Sockhop, SocketAddr) {
+    let sockhop = launch.args(way).inside(home).start();
+    let address = sockhop.wait_listening(SOON);
+    (sockhop, address)
+}
+
 #[cfg(target_os = "linux")]
 fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().expect("an address"), port)
@@ -354,11 +379,7 @@ fn forwarder_probes_connects_and_sends_datagrams_by_the_way_that_was_named() {
     for (way, word) in cases {
         let _rules = Rules::of(&home, way);
         for proxy in [V4, V6] {
-            let sockhop = Sockhop::forward(&["--peer", proxy])
-                .args(way)
-                .inside(&home)
-                .start();
-            let forwarder = sockhop.wait_listening(SOON);
+            let (_sockhop, forwarder) = forward(&home, way, &["--peer", proxy]);
             home.inside(|| {
                 for target in [V4, V6] {
                     let stream = socks5_connect(forwarder, at(target, 7)).expect("connect");
@@ -384,7 +405,7 @@ fn probes_go_the_way_of_the_connections() {
             .filter(&["input tcp dport 1080 reject with tcp reset"]);
         for way in ways(&home, &other) {
             let _rules = Rules::of(&home, &way);
-            let probe = common::Launch::new(&["probe", "--json", V4, V6])
+            let probe = Launch::new(&["probe", "--json", V4, V6])
                 .args(&way)
                 .inside(&home)
                 .run(SOON);
@@ -405,11 +426,7 @@ fn server_connects_and_sends_datagrams_by_the_way_that_was_named() {
     let (home, _usual, other) = two_ways();
     for way in ways(&home, &other) {
         let _rules = Rules::of(&home, &way);
-        let server = Sockhop::serve(&["--allow-dest", "0.0.0.0/0", "--allow-dest", "::/0"])
-            .args(&way)
-            .inside(&home)
-            .start();
-        let address = server.wait_listening(SOON);
+        let (_server, address) = serve(&home, &way, &[]);
         home.inside(|| {
             for (target, own) in [(V4, "10.78.2.1"), (V6, "fd78:2::1")] {
                 let stream = socks5_connect(address, at(target, 7)).expect("connect");
@@ -432,11 +449,7 @@ fn server_takes_peers_in_where_the_way_leads() {
     let (home, _usual, other) = two_ways();
     for way in ways(&home, &other) {
         let _rules = Rules::of(&home, &way);
-        let server = Sockhop::serve(&["--allow-dest", "0.0.0.0/0", "--allow-dest", "::/0"])
-            .args(&way)
-            .inside(&home)
-            .start();
-        let address = server.wait_listening(SOON);
+        let (_server, address) = serve(&home, &way, &[]);
         for (scheme, peer) in [
             ("socks5", V4),
             ("socks5", V6),
@@ -488,11 +501,7 @@ fn proxies_of_a_server_and_the_fallback_are_reached_that_way_too() {
         let _rules = Rules::of(&home, &way);
         for proxy in [V4, V6] {
             let uri = format!("socks5h://{}", at(proxy, 1080));
-            let server = Sockhop::serve(&["--allow-dest", "0.0.0.0/0", "--via", &uri])
-                .args(&way)
-                .inside(&home)
-                .start();
-            let address = server.wait_listening(SOON);
+            let (_server, address) = serve(&home, &way, &["--via", &uri]);
             home.inside(|| {
                 let stream = socks5_connect(address, at(V4, 7)).expect("connect");
                 assert!(told(&stream).starts_with("other"), "{way:?} {proxy}");
@@ -501,11 +510,8 @@ fn proxies_of_a_server_and_the_fallback_are_reached_that_way_too() {
                 assert!(text.starts_with("other"), "{way:?} {proxy}: {text}");
             });
         }
-        let converted = Sockhop::forward(&["--remote", &format!("socks6://{}", at(V4, 1080))])
-            .args(&way)
-            .inside(&home)
-            .start();
-        let address = converted.wait_listening(SOON);
+        let remote = format!("socks6://{}", at(V4, 1080));
+        let (_converted, address) = forward(&home, &way, &["--remote", &remote]);
         let stream = home.inside(|| socks5_connect(address, at(V4, 7)).expect("connect"));
         assert!(told(&stream).starts_with("other"), "{way:?}, converted");
     }
@@ -514,12 +520,9 @@ fn proxies_of_a_server_and_the_fallback_are_reached_that_way_too() {
     }
     for way in ways(&home, &other) {
         let _rules = Rules::of(&home, &way);
-        let sockhop = Sockhop::forward(&["--peer", V4, "--fallback", "direct"])
-            .args(["--allow-dest", "198.18.0.0/15"])
-            .args(&way)
-            .inside(&home)
-            .start();
-        let address = sockhop.wait_listening(SOON);
+        let fallback = ["--fallback", "direct", "--allow-dest", "198.18.0.0/15"];
+        let arguments = [&["--peer", V4][..], &fallback].concat();
+        let (_sockhop, address) = forward(&home, &way, &arguments);
         let stream = home.inside(|| socks5_connect(address, at(V4, 7)).expect("connect"));
         assert_eq!(told(&stream), "other 10.78.2.1", "{way:?}, fallback");
     }
@@ -549,8 +552,7 @@ fn interface_or_address_that_comes_and_goes_needs_no_restart() {
         proxy.wait_listening(SOON);
         far.inside(|| teller(&at(V4, 7).to_string(), "far"));
         let arguments = [option, &value, "--remote", V4, "--probe-interval", "1s"];
-        let sockhop = Sockhop::forward(&arguments).inside(&home).start();
-        let forwarder = sockhop.wait_listening(SOON);
+        let (sockhop, forwarder) = forward(&home, &[] as &[&str], &arguments);
         sockhop.wait_log(&format!("{says}: connections fail until"), SOON);
 
         let mut is_first = true;
@@ -611,11 +613,7 @@ fn server_says_that_there_is_no_way() {
     let home = Netns::new();
     home.cable(&Netns::new(), &["10.78.4.1/24"], &[]);
     for way in [["--interface", "wan9"], ["--source", "10.99.0.1"]] {
-        let server = Sockhop::serve(&["--allow-dest", "0.0.0.0/0", "-v"])
-            .args(way)
-            .inside(&home)
-            .start();
-        let address = server.wait_listening(SOON);
+        let (server, address) = serve(&home, &way, &["-v"]);
         server.wait_log("connections fail until it is there", SOON);
         home.inside(|| {
             let mut stream = common::connect(address).expect("connect");
