@@ -122,11 +122,7 @@ fn one_that_turns_out_to_be_dead_costs_the_client_nothing() {
         let (remote, spoken_to) = remote_with_two_dead(dead);
         let (forwarder, address) = forward(remote, &["--ready", "2"]);
         drop(gets_through(address, &target));
-        let ready = || {
-            let established = Connections::established(remote);
-            established >= 2
-        };
-        assert!(wait_until(SOON, ready), "{dead:?}");
+        assert!(wait_until(SOON, || established(remote) >= 2), "{dead:?}");
         let began = Instant::now();
         drop(gets_through(address, &target));
         assert_eq!(spoken_to.load(Ordering::Relaxed), 1, "{dead:?}");
@@ -136,22 +132,17 @@ fn one_that_turns_out_to_be_dead_costs_the_client_nothing() {
     }
 }
 
-/// What this machine's table of connections says.
-struct Connections;
-
-impl Connections {
-    /// Connections of others to this address that stand.
-    fn established(to: SocketAddr) -> usize {
-        let SocketAddr::V4(to) = to else { return 0 };
-        let ip = u32::from_ne_bytes(to.ip().octets());
-        let remote = format!("{ip:08X}:{:04X}", to.port());
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-        let is_one = |line: &&str| {
-            let mut words = line.split_whitespace().skip(2);
-            words.next() == Some(&remote) && words.next() == Some("01")
-        };
-        table.lines().filter(is_one).count()
-    }
+/// Connections of others to this address that stand, as the machine's table of them says.
+fn established(to: SocketAddr) -> usize {
+    let SocketAddr::V4(to) = to else { return 0 };
+    let ip = u32::from_ne_bytes(to.ip().octets());
+    let remote = format!("{ip:08X}:{:04X}", to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let is_one = |line: &&str| {
+        let mut words = line.split_whitespace().skip(2);
+        words.next() == Some(&remote) && words.next() == Some("01")
+    };
+    table.lines().filter(is_one).count()
 }
 
 #[test]
