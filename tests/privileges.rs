@@ -21,22 +21,6 @@ const UID: u32 = 4_242;
 const GID: u32 = 4_343;
 const USER: &str = "4242:4343";
 
-/// The distinct values that threads of the program have in a line of proc_pid_status(5).
-fn of_threads(sockhop: &Sockhop, field: &str) -> Vec<String> {
-    let threads = fs::read_dir(format!("/proc/{}/task", sockhop.id())).unwrap();
-    let mut values: Vec<String> = threads
-        .filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).ok())
-        .map(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix(field));
-            let line = line.expect(field).trim_start_matches(':');
-            line.split_whitespace().collect::<Vec<_>>().join(" ")
-        })
-        .collect();
-    values.sort();
-    values.dedup();
-    values
-}
-
 /// A directory that everybody may enter, as root's own are.
 fn folder() -> TempDir {
     let folder = TempDir::new().unwrap();
@@ -132,11 +116,11 @@ fn every_thread_is_the_other_user_for_good() {
     let client = socks5_connect_name(address, "localhost", echo.address().port()).unwrap();
     assert_eq!(exchange(&client, b"hello").unwrap(), b"hello");
     assert!(server.threads() > 1, "there are workers");
-    assert_eq!(of_threads(&server, "Uid"), ["4242 4242 4242 4242"]);
-    assert_eq!(of_threads(&server, "Gid"), ["4343 4343 4343 4343"]);
-    assert_eq!(of_threads(&server, "Groups"), [""]);
+    assert_eq!(server.of_threads("Uid"), ["4242 4242 4242 4242"]);
+    assert_eq!(server.of_threads("Gid"), ["4343 4343 4343 4343"]);
+    assert_eq!(server.of_threads("Groups"), [""]);
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        assert_eq!(of_threads(&server, set), ["0000000000000000"], "{set}");
+        assert_eq!(server.of_threads(set), ["0000000000000000"], "{set}");
     }
 }
 
@@ -200,8 +184,8 @@ fn a_low_port_is_opened_again_without_root() {
         let client = namespace.inside(|| socks5_connect(at, echo.address()).unwrap());
         assert_eq!(exchange(&client, b"hello").unwrap(), b"hello");
         // Nothing but that.
-        assert_eq!(of_threads(&forwarder, "CapEff"), ["0000000000000400"]);
-        assert_eq!(of_threads(&forwarder, "CapPrm"), ["0000000000000400"]);
+        assert_eq!(forwarder.of_threads("CapEff"), ["0000000000000400"]);
+        assert_eq!(forwarder.of_threads("CapPrm"), ["0000000000000400"]);
         forwarder.control("disconnect", json!({})).unwrap();
     }
 }
@@ -217,7 +201,7 @@ fn packets_are_marked_without_root() {
     let client = socks5_connect(forwarder.wait_listening(SOON), echo.address()).unwrap();
     assert_eq!(exchange(&client, b"hello").unwrap(), b"hello");
     // CAP_NET_ADMIN alone.
-    assert_eq!(of_threads(&forwarder, "CapEff"), ["0000000000001000"]);
+    assert_eq!(forwarder.of_threads("CapEff"), ["0000000000001000"]);
 }
 
 #[test]

@@ -247,18 +247,6 @@ fn what_a_proxy_does_works_inside() {
     });
 }
 
-/// The fields of every thread of a process.
-fn of_threads(sockhop: &Sockhop, field: &str) -> Vec<String> {
-    let threads = fs::read_dir(format!("/proc/{}/task", sockhop.id())).unwrap();
-    let read = |thread: io::Result<fs::DirEntry>| {
-        // A thread may have ended meanwhile.
-        let text = fs::read_to_string(thread.unwrap().path().join("status")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(field));
-        Some(line.expect(field).trim_start_matches(':').trim().to_owned())
-    };
-    threads.filter_map(read).collect()
-}
-
 /// Makes the server start threads of every kind.
 fn use_it(server: &Sockhop) {
     let echo = Target::echo();
@@ -280,20 +268,19 @@ fn every_thread_of_a_daemon_is_confined() {
     let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "--allow-dest", "::1"]).start();
     use_it(&server);
     let (seccomp, landlock) = (has(&server, "seccomp"), has(&server, "landlock"));
-    let is = |field, value: &str| of_threads(&server, field).iter().all(|is| is == value);
-    assert!(is("Seccomp", if seccomp { "2" } else { "0" }));
-    assert!(is(
-        "NoNewPrivs",
-        if seccomp || landlock { "1" } else { "0" }
-    ));
+    let mode = if seccomp { "2" } else { "0" };
+    assert_eq!(server.of_threads("Seccomp"), [mode]);
+    let gains_nothing = if seccomp || landlock { "1" } else { "0" };
+    assert_eq!(server.of_threads("NoNewPrivs"), [gains_nothing]);
 }
 
 #[test]
 fn no_sandbox_is_none() {
     let server = Sockhop::serve(&["--no-sandbox", "--allow-dest", "127.0.0.0/8"]).start();
     use_it(&server);
-    let is = |field| of_threads(&server, field).iter().all(|is| is == "0");
-    assert!(is("Seccomp") && is("NoNewPrivs"));
+    for field in ["Seccomp", "NoNewPrivs"] {
+        assert_eq!(server.of_threads(field), ["0"], "{field}");
+    }
     assert_eq!(server.status().get("confined_by"), None);
 }
 

@@ -1,5 +1,6 @@
 //! The program under test, started as a user starts it.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
@@ -490,6 +491,21 @@ impl Sockhop {
     /// Threads.
     pub fn threads(&self) -> usize {
         self.entries("task")
+    }
+
+    /// What its threads have in a field of proc_pid_status(5): each value once.
+    #[track_caller]
+    pub fn of_threads(&self, field: &str) -> Vec<String> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).expect("the process");
+        let of_one = |thread: io::Result<fs::DirEntry>| {
+            // It may have ended meanwhile.
+            let text = fs::read_to_string(thread.expect("a thread").path().join("status")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix(field));
+            let line = line.expect(field).trim_start_matches(':');
+            Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        let values: BTreeSet<String> = threads.filter_map(of_one).collect();
+        values.into_iter().collect()
     }
 
     /// Resident memory in bytes, shared pages included.
