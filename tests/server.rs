@@ -3,24 +3,16 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::{
-    Observed, SOON, Signal, Sockhop, Target, Unanswering, connect, dead_address, exchange,
-    expect_end, observe, read_exactly, socks5_connect, socks5_connect_name, wait_until,
+    Observed, SOON, Signal, Sockhop, Target, Unanswering, answer, connect, dead_address, exchange,
+    expect_end, observe, read_exactly, rest, serve, socks5_connect, socks5_connect_name,
+    wait_until,
 };
 use serde_json::json;
-
-/// A server that lets clients go to IPv4's loopback.
-fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
-}
 
 /// SOCKS5's request for an IPv4 address.
 fn request(command: u8, target: SocketAddr) -> Vec<u8> {
@@ -44,21 +36,6 @@ fn request_name(name: &[u8], port: u16) -> Vec<u8> {
 fn credentials(user: &[u8], password: &[u8]) -> Vec<u8> {
     let length = |bytes: &[u8]| [u8::try_from(bytes.len()).expect("short")];
     [&[1], &length(user)[..], user, &length(password), password].concat()
-}
-
-/// Everything until the server closes, which must come soon.
-#[track_caller]
-fn answer(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = connect(server).expect("connect");
-    stream.write_all(bytes).expect("write");
-    rest(&mut stream)
-}
-
-#[track_caller]
-fn rest(stream: &mut TcpStream) -> Vec<u8> {
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an orderly end");
-    answer
 }
 
 /// The code of SOCKS5's reply to this request, after a greeting without authentication.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::Netns;
 use common::{
     Chunks, Daemon, Observed, Pattern, SOON, Signal, Sockhop, Target, connect, dead_address,
-    expect_end, observe, read_exactly, reset, wait_until,
+    expect_end, observe, read_exactly, reset, serve, wait_until,
 };
 #[cfg(target_os = "linux")]
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -20,15 +20,6 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use sockhop::client::{ClientError, Dialer, Fault};
 use sockhop::wire::{Address, BoundAddress};
-
-/// A server whose clients may let in peers from IPv4's loopback.
-fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
-}
 
 /// SOCKS5's greeting and its BIND for a peer.
 fn bind_for(peer: &str) -> Vec<u8> {

@@ -8,18 +8,10 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 
 use common::{
-    Observed, SOON, Signal, Sockhop, Target, connect, dead_address, exchange, observe, read_exactly,
+    Observed, SOON, Signal, Sockhop, Target, connect, dead_address, exchange, observe,
+    read_exactly, serve,
 };
 use serde_json::json;
-
-/// A server that lets clients go to IPv4's loopback.
-fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
-}
 
 #[track_caller]
 fn ask(server: SocketAddr, bytes: &[u8]) -> TcpStream {

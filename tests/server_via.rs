@@ -18,12 +18,8 @@ use serde_json::json;
 
 /// A server that goes through these proxies, and lets clients go to IPv4's loopback.
 fn serve(proxies: &[&str], arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(proxies.iter().flat_map(|proxy| ["--via", proxy]))
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
+    let proxies = proxies.iter().flat_map(|proxy| ["--via", proxy]);
+    common::serve(&proxies.chain(arguments.iter().copied()).collect::<Vec<_>>())
 }
 
 fn uri(scheme: &str, address: SocketAddr) -> String {

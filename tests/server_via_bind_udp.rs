@@ -18,13 +18,9 @@ use socket2::{Domain, Socket, Type};
 
 /// A server that goes through these proxies, and lets clients go to loopback.
 fn serve(proxies: &[&str], arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let allowed = ["--allow-dest", "127.0.0.0/8", "--allow-dest", "::1", "-v"];
-    let server = Sockhop::serve(&allowed)
-        .args(proxies.iter().flat_map(|proxy| ["--via", proxy]))
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
+    let proxies = proxies.iter().flat_map(|proxy| ["--via", proxy]);
+    let arguments = arguments.iter().copied().chain(["--allow-dest", "::1"]);
+    common::serve(&proxies.chain(arguments).collect::<Vec<_>>())
 }
 
 fn uri(scheme: &str, address: SocketAddr) -> String {

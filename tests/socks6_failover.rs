@@ -10,18 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::{
     Peer, SOON, Signal, Sockhop, Step, Target, connect, dead_address, echo_datagrams, exchange,
-    socks5_connect, wait_until,
+    serve, socks5_connect, wait_until,
 };
 use socket2::{Domain, Socket, Type};
-
-/// A server of ours that lets clients go to loopback.
-fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
-}
 
 /// A forwarder that converts for these proxies, in this order.
 fn forward(proxies: &[SocketAddr], arguments: &[&str]) -> (Sockhop, SocketAddr) {

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    Peer, SOON, Sockhop, Target, Unanswering, connect, dead_address, exchange, read_exactly,
-    wait_until,
+    Peer, SOON, Sockhop, Target, Unanswering, answer, connect, dead_address, exchange,
+    read_exactly, rest, serve, wait_until,
 };
 use sockhop::daemon::Daemon;
 use sockhop::daemon::settings::{ControlPath, ServeSettings};
@@ -29,15 +29,6 @@ const NOOP: [u8; 12] = [6, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
 const AUTH_OK: [u8; 4] = [6, 0, 0, 0];
 const NOOP_DONE: [u8; 16] = [6, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
 const FAILED: [u8; 4] = [6, 1, 0, 0];
-
-/// A server that lets clients go to IPv4's loopback.
-fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
-}
 
 /// A request for an IPv4 address.
 fn request(command: u8, to: SocketAddr, options: &[u8]) -> Vec<u8> {
@@ -58,21 +49,6 @@ fn request(command: u8, to: SocketAddr, options: &[u8]) -> Vec<u8> {
 
 fn noop(options: &[u8]) -> Vec<u8> {
     request(0, "0.0.0.0:0".parse().expect("an address"), options)
-}
-
-/// Everything until the server closes, which must come soon.
-#[track_caller]
-fn answer(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = connect(server).expect("connect");
-    stream.write_all(bytes).expect("write");
-    rest(&mut stream)
-}
-
-#[track_caller]
-fn rest(stream: &mut TcpStream) -> Vec<u8> {
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an orderly end");
-    answer
 }
 
 /// The code of the operation reply; the authentication has to succeed.

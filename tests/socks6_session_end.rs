@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use common::{SOON, Sockhop, connect, wait_until};
+use common::{SOON, connect, serve, wait_until};
 use sockhop::daemon::Daemon;
 use sockhop::daemon::settings::{ControlPath, ServeSettings};
 use sockhop::handshake::socks6::Limits;
@@ -127,14 +127,6 @@ fn is_closed(mut stream: &TcpStream) {
 
 fn is_shut(bound: SocketAddr) -> bool {
     TcpStream::connect(bound).is_err()
-}
-
-fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use common::{SOON, Sockhop, Target, connect, exchange};
+use common::{SOON, Sockhop, Target, connect, exchange, serve};
 
 const CONNECT: u8 = 1;
 const BIND: u8 = 2;
@@ -87,14 +87,6 @@ fn ask(
         options = rest;
     }
     (stream, stack)
-}
-
-fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
-    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
-        .args(arguments)
-        .start();
-    let address = server.wait_listening(SOON);
-    (server, address)
 }
 
 /// Port, padding, type, address.

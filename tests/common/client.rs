@@ -156,3 +156,19 @@ pub fn exchange(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
     stream.read_exact(&mut answer)?;
     Ok(answer)
 }
+
+/// Everything until the server closes, which must come soon.
+#[track_caller]
+pub fn answer(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(server).expect("connect");
+    stream.write_all(bytes).expect("write");
+    rest(&mut stream)
+}
+
+/// The same of a connection.
+#[track_caller]
+pub fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an orderly end");
+    answer
+}

@@ -34,8 +34,8 @@ mod tools;
 
 pub use api::{Answer, Api, http_ok};
 pub use client::{
-    Observed, connect, exchange, expect_end, observe, read_exactly, reset, socks5_connect,
-    socks5_connect_name, socks5_request,
+    Observed, answer, connect, exchange, expect_end, observe, read_exactly, reset, rest,
+    socks5_connect, socks5_connect_name, socks5_request,
 };
 pub use dante::{dante, dante_with};
 pub use datagrams::{echo_datagrams, echo_one, is_closed, wait_dropped};
@@ -43,7 +43,7 @@ pub use datagrams::{echo_datagrams, echo_one, is_closed, wait_dropped};
 pub use netns::Netns;
 pub use pattern::{Chunks, End, Pattern, Received};
 pub use peer::{Behaviour, Peer, Step, Unanswering, dead_address};
-pub use program::{BIND_RUN, Launch, RpcError, Signal, Sockhop};
+pub use program::{BIND_RUN, Launch, RpcError, Signal, Sockhop, serve};
 pub use ssh::Sshd;
 pub use target::Target;
 pub use tools::{Daemon, free_port, need_root, program, run_within, success};

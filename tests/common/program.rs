@@ -599,6 +599,16 @@ impl Drop for Sockhop {
     }
 }
 
+/// A server whose clients may go to 127.0.0.0/8, with what each does in its log, and where it listens.
+#[track_caller]
+pub fn serve(arguments: &[&str]) -> (Sockhop, SocketAddr) {
+    let server = Sockhop::serve(&["--allow-dest", "127.0.0.0/8", "-v"])
+        .args(arguments)
+        .start();
+    let address = server.wait_listening(SOON);
+    (server, address)
+}
+
 /// One JSON-RPC request and its answer; the outer error is the socket's.
 fn ask(stream: UnixStream, method: &str, parameters: Value) -> io::Result<Result<Value, RpcError>> {
     let mut request = json!({"jsonrpc": "2.0", "id": 1, "method": method});
