@@ -267,6 +267,20 @@ fn two_at_once_are_one_too_many() {
 }
 
 #[test]
+fn more_listeners_than_can_go_at_once_are_a_reason() {
+    let world = World::new();
+    let more: Vec<String> = (2..=65)
+        .map(|n| format!("--listen=127.0.0.{n}:0"))
+        .collect();
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let (_old, address) = world.first(&more);
+    let refused = ask(&caller(&world.control()), "take_over");
+    let text = refused["error"].to_string();
+    assert!(text.contains("66 listeners"), "{refused}");
+    drop(world.works(address));
+}
+
+#[test]
 fn only_listeners_that_both_want_are_taken() {
     let world = World::new();
     let (other, another) = (free_port().to_string(), free_port().to_string());

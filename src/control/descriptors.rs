@@ -19,11 +19,11 @@ pub(super) fn send(
     bytes: &[u8],
     descriptors: &[OwnedFd],
 ) -> io::Result<usize> {
-    if descriptors.len() > MOST {
+    if descriptors.len() > MOST_AT_ONCE {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(OwnedFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -47,7 +47,7 @@ pub(super) fn receive(
     buffer: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
 ) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     #[cfg(not(target_vendor = "apple"))]
     let flags = RecvFlags::CMSG_CLOEXEC;
@@ -62,8 +62,8 @@ pub(super) fn receive(
     Ok(received.bytes)
 }
 
-/// At once; nobody listens at so many addresses. The kernel's own limit is 253.
-const MOST: usize = 64;
+/// Descriptors of one message; nobody listens at so many addresses. The kernel's own limit is 253.
+pub(crate) const MOST_AT_ONCE: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -92,10 +92,10 @@ mod tests {
     #[test]
     fn no_more_go_than_can_be_taken() {
         let (here, _there) = UnixStream::pair().unwrap();
-        let many: Vec<OwnedFd> = (0..=MOST)
+        let many: Vec<OwnedFd> = (0..=MOST_AT_ONCE)
             .map(|_| here.try_clone().unwrap().into())
             .collect();
         assert!(send(&here, b"x", &many).is_err());
-        assert!(send(&here, b"x", &many[..MOST]).is_ok());
+        assert!(send(&here, b"x", &many[..MOST_AT_ONCE]).is_ok());
     }
 }

@@ -9,3 +9,5 @@ pub mod path;
 pub mod reading;
 pub mod server;
 mod untagged;
+
+pub(crate) use descriptors::MOST_AT_ONCE;

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::control::MOST_AT_ONCE;
 use crate::control::messages::{Draining, ErrorCode, ErrorObject, HandOver};
 use crate::control::server::{ControlServer, ControlSocket, Handler, Line, Reply};
 use crate::engine::{Cx, Next, Task, TaskId};
@@ -99,7 +100,12 @@ impl Estate {
         for (name, listener) in listeners {
             lent.push((name, listener.lend()?));
         }
-        Ok(lent)
+        match lent.len() {
+            count if count > MOST_AT_ONCE => Err(io::Error::other(format!(
+                "{count} listeners, of which {MOST_AT_ONCE} can go at once"
+            ))),
+            _ => Ok(lent),
+        }
     }
 
     /// The other process accepts: these accept no more, and the program ends with the last of its clients, or after this time.
