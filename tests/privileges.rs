@@ -286,6 +286,19 @@ fn paths_are_those_of_the_new_root_directory() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_socket_that_the_new_user_cannot_make_is_told() {
+    need_root();
+    let folder = folder();
+    let listen = format!("unix:{}", folder.path().join("clients").display());
+    let line = ["serve", "--run-as", USER, "--listen", &listen];
+    let (code, text) = refused(&[&line[..], &["--control", "none"]].concat());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("Permission denied"), "{text}");
+    assert!(text.contains("hint: its folder is to be one"), "{text}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_server_reads_its_users_as_the_new_user() {
     need_root();
     let folder = folder();

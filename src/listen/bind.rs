@@ -300,6 +300,9 @@ impl BindError {
             (io::ErrorKind::PermissionDenied, ListenAddress::Tcp(address)) if address.port() < 1024 => {
                 Some("ports below 1024 need root; choose a higher one with --listen".into())
             }
+            (io::ErrorKind::PermissionDenied, ListenAddress::Unix(_)) => {
+                Some("its folder is to be one that the user it runs as may write to".into())
+            }
             (_, ListenAddress::Tcp(SocketAddr::V6(_))) if lacks_family(&self.cause) => {
                 Some("this system has no IPv6; choose an address of IPv4 with --listen".into())
             }
