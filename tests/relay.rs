@@ -61,14 +61,6 @@ fn bytes_of(status: &Value) -> (u64, u64) {
     (count("up"), count("down"))
 }
 
-fn whole(bytes: u64) -> Received {
-    Received {
-        bytes,
-        wrong_at: None,
-        end: End::Eof,
-    }
-}
-
 /// Both ways at once between two ends, each of which sends `length` bytes and ends.
 #[track_caller]
 fn both_ways(client: &TcpStream, target: &TcpStream, length: u64, most: usize) {
@@ -83,8 +75,8 @@ fn both_ways(client: &TcpStream, target: &TcpStream, length: u64, most: usize) {
         scope.spawn(|| send(&up, client, 3));
         scope.spawn(|| send(&down, target, 4));
         let at_target = scope.spawn(|| up.receive(target, u64::MAX));
-        assert_eq!(down.receive(client, u64::MAX), whole(length));
-        assert_eq!(at_target.join().unwrap(), whole(length));
+        assert_eq!(down.receive(client, u64::MAX), Received::whole(length));
+        assert_eq!(at_target.join().unwrap(), Received::whole(length));
     });
 }
 
@@ -126,7 +118,7 @@ fn bulk_through_a_socks_proxy_is_exact() {
             },
         );
         let stream = socks5_connect(address, source.address()).unwrap();
-        assert_eq!(pattern.receive(&stream, u64::MAX), whole(length));
+        assert_eq!(pattern.receive(&stream, u64::MAX), Received::whole(length));
 
         let (sink, reports) = Target::sink(&pattern);
         let stream = socks5_connect(address, sink.address()).unwrap();
@@ -136,7 +128,7 @@ fn bulk_through_a_socks_proxy_is_exact() {
         };
         pattern.send(&stream, length, chunks).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(reports.recv_timeout(SOON).unwrap(), whole(length));
+        assert_eq!(reports.recv_timeout(SOON).unwrap(), Received::whole(length));
         // The sink answers after the end: the way back was still open.
         assert_eq!(observe(&stream, SOON), Observed::Bytes(vec![1]));
         assert_eq!(observe(&stream, SOON), Observed::Eof);
@@ -163,7 +155,7 @@ fn half_close_in_either_direction_keeps_the_other() {
                         .unwrap();
                     second.shutdown(Shutdown::Write).unwrap();
                 });
-                assert_eq!(pattern.receive(first, u64::MAX), whole(5_000_000));
+                assert_eq!(pattern.receive(first, u64::MAX), Received::whole(5_000_000));
             });
         }
     }
@@ -365,6 +357,9 @@ fn unix_client_is_served_to_its_last_byte() {
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(&bytes).unwrap();
     drop(client);
-    assert_eq!(reports.recv_timeout(SOON).unwrap(), whole(8 << 20));
+    assert_eq!(
+        reports.recv_timeout(SOON).unwrap(),
+        Received::whole(8 << 20)
+    );
     sockhop.wait_status(|status| status["connections"]["active"] == 0, SOON);
 }

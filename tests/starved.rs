@@ -95,14 +95,6 @@ impl Busy {
     }
 }
 
-fn whole(bytes: u64) -> Received {
-    Received {
-        bytes,
-        wrong_at: None,
-        end: End::Eof,
-    }
-}
-
 /// There and, once the end has come, back.
 #[track_caller]
 fn there_and_back((client, far): (TcpStream, TcpStream)) {
@@ -118,11 +110,11 @@ fn there_and_back((client, far): (TcpStream, TcpStream)) {
             client.shutdown(Shutdown::Write).unwrap();
         });
         scope.spawn(|| {
-            assert_eq!(up.receive(&far, u64::MAX), whole(length));
+            assert_eq!(up.receive(&far, u64::MAX), Received::whole(length));
             down.send(&far, length, Chunks::Fixed(70_000)).unwrap();
             far.shutdown(Shutdown::Write).unwrap();
         });
-        assert_eq!(down.receive(&client, u64::MAX), whole(length));
+        assert_eq!(down.receive(&client, u64::MAX), Received::whole(length));
     });
 }
 

@@ -1,6 +1,6 @@
 //! The API of an overlay daemon: HTTP, or one JSON object a connection, over TCP or a Unix socket.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,6 @@ enum Place {
     Unix(PathBuf),
 }
 
-type Answers = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
-
 impl Api {
     /// On loopback. `answers` gets each request as it came, its head or its object.
     pub fn tcp(answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
@@ -62,18 +60,7 @@ impl Api {
     pub fn tcp_at(address: &str, answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).expect("a port");
         let place = Place::Tcp(listener.local_addr().expect("its address"));
-        let api = Self::at(place);
-        let (asked, connections) = (Arc::clone(&api.asked), Arc::clone(&api.connections));
-        let answers: Answers = Arc::new(answers);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else { return };
-                let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
-                *connections.lock().expect("not poisoned") += 1;
-                thread::spawn(move || serve(stream, &asked, &*answers));
-            }
-        });
-        api
+        Self::at(place, move || Ok(listener.accept()?.0), answers)
     }
 
     /// At a Unix socket in a directory of its own.
@@ -88,27 +75,31 @@ impl Api {
     /// At this path.
     pub fn unix_at(path: &Path, answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
-        let api = Self::at(Place::Unix(path.to_owned()));
+        let place = Place::Unix(path.to_owned());
+        Self::at(place, move || Ok(listener.accept()?.0), answers)
+    }
+
+    fn at<S: Read + Write + Send + 'static>(
+        place: Place,
+        accept: impl Fn() -> io::Result<S> + Send + 'static,
+        answers: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let api = Self {
+            place,
+            asked: Arc::default(),
+            connections: Arc::default(),
+            directory: None,
+        };
         let (asked, connections) = (Arc::clone(&api.asked), Arc::clone(&api.connections));
-        let answers: Answers = Arc::new(answers);
+        let answers = Arc::new(answers);
         thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else { return };
+            while let Ok(stream) = accept() {
                 let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
                 *connections.lock().expect("not poisoned") += 1;
                 thread::spawn(move || serve(stream, &asked, &*answers));
             }
         });
         api
-    }
-
-    fn at(place: Place) -> Self {
-        Self {
-            place,
-            asked: Arc::default(),
-            connections: Arc::default(),
-            directory: None,
-        }
     }
 
     /// Its TCP address.

@@ -51,6 +51,17 @@ pub struct Received {
     pub end: End,
 }
 
+impl Received {
+    /// So many bytes, all of them right, and then the end.
+    pub fn whole(bytes: u64) -> Self {
+        Self {
+            bytes,
+            wrong_at: None,
+            end: End::Eof,
+        }
+    }
+}
+
 impl Pattern {
     /// The stream of `seed`.
     pub fn new(seed: u64) -> Self {
