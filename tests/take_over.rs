@@ -343,7 +343,12 @@ fn signals_are_no_end_while_the_old_one_has_not_answered() {
     let world = World::new();
     let silent = UnixListener::bind(world.control()).expect("bind");
     let mut new = world.forwarder("127.0.0.1:0").arg("--take-over").start();
-    let (asks, _) = silent.accept().expect("it asks");
+    silent.set_nonblocking(true).expect("not to wait for ever");
+    let mut asks = None;
+    assert!(wait_until(SOON, || {
+        asks = silent.accept().ok();
+        asks.is_some()
+    }));
     new.signal(Signal::HUP);
     new.signal(Signal::USR1);
     drop((silent, asks));

@@ -70,7 +70,7 @@ impl Engine {
             started.send((reactor.mailbox(), doorman)).unwrap();
             reactor.run().unwrap();
         });
-        let (mailbox, doorman) = start.recv().unwrap();
+        let (mailbox, doorman) = start.recv_timeout(SOON).unwrap();
         Self {
             mailbox,
             doorman,
@@ -107,8 +107,11 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.mailbox.stop();
-        let ended = self.running.take().map(JoinHandle::join);
-        assert!(thread::panicking() || matches!(ended, Some(Ok(()))));
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let ended = wait_until(|| running.is_finished()) && running.join().is_ok();
+        assert!(thread::panicking() || ended);
     }
 }
 
