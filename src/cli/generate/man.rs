@@ -293,7 +293,7 @@ const ENVIRONMENT: [(&str, &str); 9] = [
     ),
     (
         "RUST_LOG",
-        "A level: of what is logged, whatever --log-level says.",
+        "What is logged, whatever --log-level says: a level, or one for each part, as in warn,sockhop::discovery=debug.",
     ),
     (
         "LISTEN_FDS",
