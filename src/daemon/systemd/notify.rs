@@ -103,7 +103,7 @@ impl Notifier {
         if let Some(manager) = &self.manager {
             let status = tame(&status());
             let mut manager = manager.borrow_mut();
-            if manager.status != status && manager.tell(&format!("STATUS={status}\n")) {
+            if manager.status != status && manager.tell(&format!("{STATUS}{status}\n")) {
                 manager.status = status;
             }
         }
@@ -120,6 +120,11 @@ impl Manager {
     /// Whether they are sent, or will be. If not, the manager has not listened for long.
     fn tell(&mut self, lines: &str) -> bool {
         self.send();
+        // Of two in one message the manager takes the first.
+        if lines.starts_with(STATUS) {
+            let others = self.unsent.split_inclusive('\n');
+            self.unsent = others.filter(|line| !line.starts_with(STATUS)).collect();
+        }
         if self.unsent.len() >= MOST_UNSENT {
             return false;
         }
@@ -189,6 +194,7 @@ fn watchdog(micros: Option<&str>, process: Option<&str>) -> Option<Duration> {
     (!every.is_zero()).then(|| every.max(SHORTEST_WATCHDOG))
 }
 
+const STATUS: &str = "STATUS=";
 const LIFE: &str = "WATCHDOG=1\n";
 
 /// A shorter one would have us do nothing else.
@@ -260,8 +266,13 @@ mod tests {
             notifier.status(|| number.to_string());
         }
         let inner = notifier.manager.clone().unwrap();
+        // Of several the manager would take the first.
+        assert_eq!(inner.borrow().unsent, "STATUS=99999\n");
+        for _ in 0..MOST_UNSENT {
+            notifier.ready();
+        }
         let unsent = inner.borrow().unsent.clone();
-        assert!(!unsent.is_empty() && unsent.len() < MOST_UNSENT + 100);
+        assert!(unsent.len() < MOST_UNSENT + 100);
         let mut bytes = [0; 64];
         while manager.recv(&mut bytes).is_ok() {}
         inner.borrow_mut().send();
