@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::runtime::StartError;
 #[cfg(feature = "server")]
 use super::settings::ServeSettings;
 use super::settings::Settings;
+use super::start_error::StartError;
 use crate::control::server::ControlSocket;
 use crate::listen_address::ListenAddress;
 use crate::net::Uplink;

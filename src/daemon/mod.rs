@@ -20,6 +20,7 @@ mod server;
 pub mod settings;
 mod sources;
 mod start;
+mod start_error;
 mod state;
 mod status_lines;
 mod systemd;
@@ -28,7 +29,8 @@ mod taking_over;
 #[cfg(fuzzing)]
 pub use state::fuzzing as state_file;
 
-pub use runtime::{Daemon, StartError};
+pub use runtime::Daemon;
+pub use start_error::StartError;
 pub use systemd::PassedError;
 #[cfg(feature = "systemd")]
 pub use systemd::Problem;

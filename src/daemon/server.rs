@@ -9,10 +9,10 @@ use super::answers::{seconds, sorted};
 use super::confinement;
 use super::handing_over::{Estate, Open};
 use super::runtime::{
-    Means, StartError, act_on_signals, addresses, limits, own_listeners, relay_settings,
-    warn_of_exposure,
+    Means, act_on_signals, addresses, limits, own_listeners, relay_settings, warn_of_exposure,
 };
 use super::settings::ServeSettings;
+use super::start_error::StartError;
 use super::status_lines;
 use super::taking_over::serve_control;
 use crate::choice::Mode;

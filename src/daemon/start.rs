@@ -14,12 +14,11 @@ use super::forwarder::{Forwarder, Parts, Steering};
 #[cfg(feature = "metrics")]
 use super::metrics::{self, MetricsServer};
 use super::requests;
-use super::runtime::{
-    Means, StartError, act_on_signals, addresses, limits, own_listeners, relay_settings,
-};
+use super::runtime::{Means, act_on_signals, addresses, limits, own_listeners, relay_settings};
 use super::served::Served;
 use super::settings::Settings;
 use super::sources;
+use super::start_error::StartError;
 use super::state::{Keeper, Known, remind};
 use super::status_lines;
 use super::taking_over::serve_control;

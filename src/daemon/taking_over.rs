@@ -10,7 +10,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use socket2::SockRef;
 
-use super::runtime::{Failure, StartError};
+use super::runtime::Failure;
+use super::start_error::StartError;
 use crate::choice::Mode;
 use crate::control::client::{Client, ClientError};
 use crate::control::messages::{Call, Draining, HandOver, Role};
