@@ -83,11 +83,10 @@ const FEWEST_WORKERS: usize = 2;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux {
     use std::fs;
-    use std::num::NonZero;
     use std::path::Path;
-    use std::thread;
 
     use rustix::process::{Resource, getrlimit};
+    use rustix::thread::sched_getaffinity;
 
     use super::Room;
 
@@ -123,7 +122,8 @@ mod linux {
         if !cfg!(all(target_env = "gnu", target_pointer_width = "64")) {
             return space;
         }
-        let cores = thread::available_parallelism().map_or(1, NonZero::get) as u64;
+        // As glibc counts them; what std has for it looks at control groups too, and adds 13 KB.
+        let cores = sched_getaffinity(None).map_or(1, |cores| u64::from(cores.count()));
         let rest = space.saturating_sub(HEAPS_A_CORE * cores * HEAP);
         rest.max(space.min(HEAP / 4))
     }
