@@ -7,7 +7,11 @@ use crate::control::client::ClientError;
 
 /// Why a command was not done. `Display` is the chain of causes in one line; the hint goes on a line of its own.
 #[derive(Debug)]
-pub struct Failure {
+pub struct Failure(Box<Told>);
+
+/// Apart: failures pass through many hands, and seven words take more instructions than one at each of them.
+#[derive(Debug)]
+struct Told {
     kind: Kind,
     text: String,
     hint: Option<String>,
@@ -23,29 +27,17 @@ enum Kind {
 impl Failure {
     /// It could not be done: exit status 1. The text is `error` and its causes.
     pub fn not_done(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
-        Self {
-            kind: Kind::NotDone,
-            text: chain(error),
-            hint,
-        }
+        Self::new(Kind::NotDone, chain(error), hint)
     }
 
     /// The proxy did its part, but what is behind it did not: exit status 3.
     pub fn beyond(error: &(dyn Error + 'static)) -> Self {
-        Self {
-            kind: Kind::NotDoneBeyond,
-            text: chain(error),
-            hint: None,
-        }
+        Self::new(Kind::NotDoneBeyond, chain(error), None)
     }
 
     /// The same as [`Failure::not_done`] without an error value.
     pub fn because(text: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::NotDone,
-            text: text.into(),
-            hint: None,
-        }
+        Self::new(Kind::NotDone, text.into(), None)
     }
 
     /// It was asked for wrongly: exit status 2, with a pointer to the help of `command`.
@@ -54,16 +46,18 @@ impl Failure {
             Some(command) => format!("see \"sockhop {command} --help\""),
             None => "see \"sockhop --help\"".to_owned(),
         };
-        Self {
-            kind: Kind::WrongUsage,
-            text: text.into(),
-            hint: Some(hint),
-        }
+        Self::new(Kind::WrongUsage, text.into(), Some(hint))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn new(kind: Kind, text: String, hint: Option<String>) -> Self {
+        Self(Box::new(Told { kind, text, hint }))
     }
 
     /// The exit status.
     pub fn status(&self) -> u8 {
-        match self.kind {
+        match self.0.kind {
             Kind::NotDone => 1,
             Kind::WrongUsage => 2,
             Kind::NotDoneBeyond => 3,
@@ -72,13 +66,13 @@ impl Failure {
 
     /// What would help, when that is known.
     pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+        self.0.hint.as_deref()
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
