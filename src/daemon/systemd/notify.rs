@@ -88,7 +88,8 @@ impl Notifier {
         if self.manager.is_some() {
             // By this the manager knows that the answer is not to an earlier request.
             let now = Duration::try_from(clock_gettime(ClockId::Monotonic));
-            let micros = now.unwrap_or_default().as_micros();
+            let now = now.unwrap_or_default();
+            let micros = now.as_secs() * 1_000_000 + u64::from(now.subsec_micros());
             self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
         }
     }
