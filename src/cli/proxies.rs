@@ -3,7 +3,7 @@
 use argh::{ArgsInfo, FromArgs};
 
 use super::ask::Question;
-use super::table::{age, escape, table};
+use super::table::{age, escape, table, tenths, whole};
 use super::wrap::wrap;
 use super::{Failure, output};
 use crate::control::messages::{Call, ProxyEntry};
@@ -150,8 +150,8 @@ impl Shown {
         let ago = |seconds: Option<f64>| seconds.map_or_else(|| NOTHING.to_owned(), age);
         let latency = match (entry.latency_ms, entry.latency_spread_ms) {
             (None, _) => NOTHING.to_owned(),
-            (Some(ms), None) => format!("{ms:.1} ms"),
-            (Some(ms), Some(spread)) => format!("{ms:.1}+-{spread:.1} ms"),
+            (Some(ms), None) => format!("{} ms", tenths(ms)),
+            (Some(ms), Some(spread)) => format!("{}+-{} ms", tenths(ms), tenths(spread)),
         };
         let mut why = escape(&entry.reason);
         if !entry.candidate {
@@ -164,9 +164,10 @@ impl Shown {
             mark: if entry.selected { "*" } else { "" },
             address: escape(&entry.address),
             status: entry.status.to_string(),
-            score: entry
-                .score
-                .map_or_else(|| NOTHING.to_owned(), |score| format!("{score:.0}")),
+            score: entry.score.map_or_else(
+                || NOTHING.to_owned(),
+                |score| whole(score.round()).to_string(),
+            ),
             latency,
             probed: ago(entry.last_probed_s),
             valid: ago(entry.last_valid_s),

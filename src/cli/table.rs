@@ -43,13 +43,26 @@ pub(super) fn escape(text: &str) -> String {
 
 /// Seconds with one unit, as `3s`, `12m`, `5h` or `9d`.
 pub(super) fn age(seconds: f64) -> String {
-    let (number, unit) = match seconds {
-        s if s < 120.0 => (s, 's'),
-        s if s < 7200.0 => (s / 60.0, 'm'),
-        s if s < 172_800.0 => (s / 3600.0, 'h'),
-        s => (s / 86_400.0, 'd'),
+    let (number, unit) = match whole(seconds) {
+        s if s < 120 => (s, 's'),
+        s if s < 7200 => (s / 60, 'm'),
+        s if s < 172_800 => (s / 3600, 'h'),
+        s => (s / 86_400, 'd'),
     };
-    format!("{:.0}{unit}", number.max(0.0).floor())
+    format!("{number}{unit}")
+}
+
+/// A number with one digit after the point.
+pub(super) fn tenths(number: f64) -> String {
+    let tenths = whole((number * 10.0).round());
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// A number without what is after the point: no float is formatted, what std has for that is 14 KB. A negative or absurd number,
+/// which only another program would send, is shown as 0.
+#[expect(clippy::cast_possible_truncation, reason = "it ends at the limits")]
+pub(super) fn whole(number: f64) -> u64 {
+    number as u64
 }
 
 /// Bytes in the largest unit that leaves a number of at least 1.

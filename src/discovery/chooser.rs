@@ -74,10 +74,13 @@ impl fmt::Display for Why {
                 "the one before failed several clients in a row, though it answers probes",
             ),
             Self::Gone => f.write_str("the one before is in no list any more"),
+            #[expect(clippy::cast_possible_truncation, reason = "scores end at 100")]
             Self::Better { score, than, hold } => write!(
                 f,
-                "clearly better for {}: score {score:.0}, not {than:.0}",
-                format_duration(*hold)
+                "clearly better for {}: score {}, not {}",
+                format_duration(*hold),
+                score.round() as u8,
+                than.round() as u8
             ),
             Self::Preferred => f.write_str("preferred"),
         }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit};
+use serde_json::Number;
 
 use super::text::Exposition;
 use super::text::Kind::{Counter, Gauge};
@@ -139,7 +140,8 @@ fn remotes(out: &mut Exposition, forwarder: &Forwarder, cx: &Cx<'_>) {
         })
         .collect();
 
-    let mut each = |name, kind, help, value: &dyn Fn(&Remote) -> Option<f64>| {
+    // serde_json's numbers are formatted for the control protocol already; what std has for floats is 14 KB.
+    let mut each = |name, kind, help, value: &dyn Fn(&Remote) -> Option<Number>| {
         let mut family = out.family(name, kind, help);
         for remote in &listed {
             if let Some(value) = value(remote) {
@@ -151,35 +153,34 @@ fn remotes(out: &mut Exposition, forwarder: &Forwarder, cx: &Cx<'_>) {
         "sockhop_remote_selected",
         Gauge,
         "Whether it is the remote in use.",
-        &|remote| Some(f64::from(u8::from(in_use == Some(remote.address)))),
+        &|remote| Some(u8::from(in_use == Some(remote.address)).into()),
     );
     each(
         "sockhop_remote_latency_seconds",
         Gauge,
         "Smoothed time to the answer of a probe.",
-        &|remote| Some(remote.row?.latency?.as_secs_f64()),
+        &|remote| Number::from_f64(remote.row?.latency?.as_secs_f64()),
     );
     each(
         "sockhop_remote_latency_spread_seconds",
         Gauge,
         "How far answers are off the smoothed time, on average.",
-        &|remote| Some(remote.row?.spread?.as_secs_f64()),
+        &|remote| Number::from_f64(remote.row?.spread?.as_secs_f64()),
     );
     each(
         "sockhop_remote_score",
         Gauge,
         "How good it is, from 0 to 100.",
-        &|remote| Some(f64::from(remote.row?.score?)),
+        &|remote| Number::from_f64(remote.row?.score?.into()),
     );
     each(
         "sockhop_remote_failures",
         Gauge,
         "Failures in a row, of probes and of clients.",
-        &|remote| Some(f64::from(remote.row?.failures)),
+        &|remote| Some(remote.row?.failures.into()),
     );
     let counted = |count: fn(&RemoteCounts) -> u64| {
-        // Above 2^53 Prometheus itself has no more digits.
-        move |remote: &Remote| Some(remote.counts.as_ref().map_or(0, count) as f64)
+        move |remote: &Remote| Some(remote.counts.as_ref().map_or(0, count).into())
     };
     each(
         "sockhop_remote_streams",
