@@ -17,12 +17,11 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 
-use super::reading::read;
+use super::reading::{Object, Readable};
 use crate::choice::Mode;
 
 /// The longest answer that a client reads, without its line feed. Longer lists of `proxies` are cut by whoever answers.
@@ -78,45 +77,54 @@ impl Call {
         }
     }
 
-    fn params(&self) -> Option<Value> {
+    fn params(&self) -> Option<Params> {
+        let none = Params::default();
         match self {
             Self::Status
             | Self::Proxies
             | Self::Disconnect
             | Self::TakeOver { role: None }
-            | Self::TookOver => None,
-            Self::TakeOver { role: Some(role) } => Some(serde_json::json!({ "role": role })),
-            Self::Connect { remote, drain } => {
-                let mut params = serde_json::Map::new();
-                if let Some(remote) = remote {
-                    params.insert("remote".to_owned(), remote.as_str().into());
-                }
-                if let Some(drain) = drain {
-                    params.insert("drain_s".to_owned(), drain.as_secs_f64().into());
-                }
-                (!params.is_empty()).then_some(params.into())
-            }
-            Self::Probing { run } => Some(serde_json::json!({ "run": run })),
+            | Self::TookOver
+            | Self::Connect {
+                remote: None,
+                drain: None,
+            } => None,
+            Self::TakeOver { role } => Some(Params {
+                role: *role,
+                ..none
+            }),
+            Self::Connect { remote, drain } => Some(Params {
+                remote: remote.clone(),
+                drain_s: drain.map(|drain| drain.as_secs_f64()),
+                ..none
+            }),
+            Self::Probing { run } => Some(Params {
+                run: Some(*run),
+                ..none
+            }),
         }
     }
 
     fn from_parts(method: &str, params: Option<&RawValue>) -> Result<Self, ErrorObject> {
+        let params = |known: &[&str]| Params::read(method, params, known);
         match method {
-            "status" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::Status),
-            "proxies" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::Proxies),
-            "disconnect" => {
-                params_of::<NoParams>(method, params).map(|NoParams {}| Self::Disconnect)
-            }
-            "take_over" => params_of::<TakeOverParams>(method, params)
-                .map(|TakeOverParams { role }| Self::TakeOver { role }),
-            "took_over" => params_of::<NoParams>(method, params).map(|NoParams {}| Self::TookOver),
+            "status" => params(&[]).map(|_| Self::Status),
+            "proxies" => params(&[]).map(|_| Self::Proxies),
+            "disconnect" => params(&[]).map(|_| Self::Disconnect),
+            "take_over" => params(&["role"]).map(|params| Self::TakeOver { role: params.role }),
+            "took_over" => params(&[]).map(|_| Self::TookOver),
             "connect" => {
-                let ConnectParams { remote, drain_s } = params_of(method, params)?;
-                let drain = drain_s.map(drain).transpose()?;
-                Ok(Self::Connect { remote, drain })
+                let params = params(&["remote", "drain_s"])?;
+                let drain = params.drain_s.map(drain).transpose()?;
+                Ok(Self::Connect {
+                    remote: params.remote,
+                    drain,
+                })
             }
-            "probing" => params_of::<ProbingParams>(method, params)
-                .map(|ProbingParams { run }| Self::Probing { run }),
+            "probing" => match params(&["run"])?.run {
+                Some(run) => Ok(Self::Probing { run }),
+                None => Err(not_params_of(method).with_reason("missing field `run`")),
+            },
             // The method's name is the caller's: quoted and cut, so that it can be logged.
             _ => Err(ErrorObject::new(
                 ErrorCode::MethodNotFound,
@@ -142,53 +150,63 @@ pub struct Request {
 impl Request {
     /// Reads one line (with or without its line feed). The error is the whole answer to send.
     pub fn decode(line: &[u8]) -> Result<Self, Response> {
-        let wire: WireRequest<'_> = match serde_json::from_slice(line) {
+        let refused = |id: &Id, code, message: &str, reason: &str| {
+            let error = ErrorObject::new(code, message).with_reason(reason);
+            Err(Response::error(id.clone(), error))
+        };
+        let unreadable = |error: serde_json::Error| {
+            let (code, message) = match error.is_data() {
+                true => (ErrorCode::InvalidRequest, NOT_A_REQUEST),
+                false => (ErrorCode::ParseError, "not JSON"),
+            };
+            refused(&Id::Null, code, message, &error.to_string())
+        };
+        let Ok(line) = std::str::from_utf8(line) else {
+            return refused(&Id::Null, ErrorCode::ParseError, "not JSON", "not UTF-8");
+        };
+        let mut wire = match Object::read(line) {
             Ok(wire) => wire,
-            Err(error) => {
-                let (code, message) = if error.is_data() {
-                    (ErrorCode::InvalidRequest, "not a JSON-RPC 2.0 request")
-                } else {
-                    (ErrorCode::ParseError, "not JSON")
-                };
-                return Err(Response::error(
-                    Id::Null,
-                    ErrorObject::new(code, message).with_reason(error.to_string()),
-                ));
-            }
+            Err(error) => return unreadable(error),
         };
-        let invalid = |reason: &str| {
-            Err(Response::error(
-                wire.id.clone().unwrap_or(Id::Null),
-                ErrorObject::new(ErrorCode::InvalidRequest, "not a JSON-RPC 2.0 request")
-                    .with_reason(reason),
-            ))
+        let (mut version, mut id, mut method) = (None::<String>, None::<Id>, None::<String>);
+        wire.optional("jsonrpc", &mut version);
+        wire.optional("id", &mut id);
+        wire.optional("method", &mut method);
+        let params = wire.raw("params").filter(|params| params.get() != "null");
+        if let Err(error) = wire.end(()) {
+            return unreadable(error);
+        }
+        let invalid = |reason| {
+            let id = id.as_ref().unwrap_or(&Id::Null);
+            refused(id, ErrorCode::InvalidRequest, NOT_A_REQUEST, reason)
         };
-        if wire.jsonrpc.as_deref() != Some("2.0") {
+        if version.as_deref() != Some("2.0") {
             return invalid("\"jsonrpc\" is not \"2.0\"");
         }
-        let Some(id) = wire.id.clone() else {
+        // An id of null counts as none: nobody could match its answer.
+        let Some(id) = &id else {
             return invalid("it has no \"id\", and notifications are not known here");
         };
-        let Some(method) = &wire.method else {
+        let Some(method) = &method else {
             return invalid("it has no \"method\"");
         };
-        match Call::from_parts(method, wire.params) {
-            Ok(call) => Ok(Self { id, call }),
-            Err(error) => Err(Response::error(id, error)),
+        match Call::from_parts(method, params) {
+            Ok(call) => Ok(Self {
+                id: id.clone(),
+                call,
+            }),
+            Err(error) => Err(Response::error(id.clone(), error)),
         }
     }
 
     /// The request as one line, with its line feed.
     pub fn to_line(&self) -> String {
-        let mut object = serde_json::json!({
-            "jsonrpc": "2.0",
-            "id": self.id,
-            "method": self.call.method(),
-        });
-        if let (Some(params), Some(object)) = (self.call.params(), object.as_object_mut()) {
-            object.insert("params".to_owned(), params);
-        }
-        format!("{object}\n")
+        line(&WireRequest {
+            jsonrpc: "2.0",
+            id: &self.id,
+            method: self.call.method(),
+            params: self.call.params(),
+        })
     }
 }
 
@@ -256,38 +274,49 @@ impl Response {
 
     /// Reads one line (with or without its line feed).
     pub fn decode(line: &[u8]) -> Result<Self, NotAnAnswer> {
-        let wire: WireResponse<'_> = serde_json::from_slice(line).map_err(NotAnAnswer::Json)?;
-        let outcome = match (wire.result, wire.error) {
+        let wrong = NotAnAnswer::Json;
+        let line =
+            std::str::from_utf8(line).map_err(|_| wrong(serde_json::Error::custom("not UTF-8")))?;
+        let mut wire = Object::read(line).map_err(wrong)?;
+        let (mut id, mut left_out) = (Id::Null, 0);
+        wire.needed("id", &mut id);
+        wire.optional("left_out", &mut left_out);
+        let result = wire.raw("result");
+        let error = wire.raw("error");
+        wire.end(()).map_err(wrong)?;
+        let is_some = |value: &&RawValue| value.get() != "null";
+        let outcome = match (result.filter(is_some), error.filter(is_some)) {
             (Some(result), None) => Ok(result.to_owned()),
-            (None, Some(error)) => Err(read(error.get()).map_err(NotAnAnswer::Json)?),
+            (None, Some(error)) => Err(ErrorObject::read(error.get()).map_err(wrong)?),
             _ => return Err(NotAnAnswer::Shape),
         };
         Ok(Self {
-            id: wire.id,
+            id,
             outcome,
-            left_out: wire.left_out,
+            left_out,
         })
     }
 
     /// The answer as one line, with its line feed.
     pub fn to_line(&self) -> String {
-        let error = self.outcome.as_ref().err();
-        let error = error.and_then(|error| serde_json::value::to_raw_value(error).ok());
-        let wire = WireResponse {
-            jsonrpc: Some("2.0".into()),
-            id: self.id.clone(),
+        line(&WireResponse {
+            jsonrpc: "2.0",
+            id: &self.id,
             result: self.outcome.as_deref().ok(),
-            error: error.as_deref(),
+            error: self.outcome.as_ref().err(),
             left_out: self.left_out,
-        };
-        match serde_json::to_string(&wire) {
-            Ok(mut line) => {
-                line.push('\n');
-                line
-            }
-            // Only a writer can fail, or a map whose keys are not text: neither is here.
-            Err(_) => String::from("\n"),
+        })
+    }
+}
+
+fn line(message: &impl Serialize) -> String {
+    match serde_json::to_string(message) {
+        Ok(mut line) => {
+            line.push('\n');
+            line
         }
+        // Only a writer can fail, or a map whose keys are not text: neither is here.
+        Err(_) => String::from("\n"),
     }
 }
 
@@ -319,25 +348,25 @@ impl Error for NotAnAnswer {
 }
 
 /// What went wrong. `Display` gives message and reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorObject {
     /// Which kind of error.
     pub code: ErrorCode,
     /// In one line of plain words.
     pub message: String,
     /// More about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<ErrorData>,
 }
 
 /// More about an error.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ErrorData {
     /// The cause, such as `address already in use`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What would help.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
@@ -384,8 +413,8 @@ impl fmt::Display for ErrorObject {
 impl Error for ErrorObject {}
 
 /// The kinds of errors. The first five are JSON-RPC's (§5.1), the others ours, from the range it leaves to servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "i64", into = "i64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "i64")]
 pub enum ErrorCode {
     /// -32700: not JSON.
     ParseError,
@@ -460,12 +489,11 @@ impl From<ErrorCode> for i64 {
 }
 
 /// What a forwarder does now. Fields are only ever added; those with a default came later than the first ones.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Status {
     /// The proxy that new connections go to.
     pub remote: Option<String>,
     /// Why it is that one, or why there is none.
-    #[serde(default)]
     pub reason: Option<String>,
     /// Who chooses it.
     pub mode: Mode,
@@ -480,28 +508,26 @@ pub struct Status {
     /// Known peers by status.
     pub candidates: Candidates,
     /// Where peers come from.
-    #[serde(default)]
     pub sources: Vec<SourceState>,
     /// Remotes that carry streams: the one in use first, then those before it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<RemoteStreams>,
     /// Seconds since the start.
     pub uptime_s: f64,
     /// The last thing that an admin should have seen in the log.
     pub last_error: Option<LastError>,
     /// Clients that were served from this machine's own connection, because no remote could be used. `None`: none ever are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub served_directly: Option<u64>,
     /// Clients that have datagrams carried now.
-    #[serde(default)]
     pub associations: u64,
     /// What the kernel confines the forwarder by: `landlock`, `seccomp`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confined_by: Vec<String>,
 }
 
 /// What a server does now. Fields are only ever added.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct ServerStatus {
     /// Tells this answer from a forwarder's.
     pub role: Role,
@@ -510,36 +536,31 @@ pub struct ServerStatus {
     /// How many users there are. `None`: nobody has to authenticate.
     pub users: Option<u64>,
     /// The proxies that destinations are reached through, without passwords. Empty: directly.
-    #[serde(default)]
     pub via: Vec<String>,
     /// Addresses that have connections now; a /64 of IPv6 is one, Unix sockets have none.
-    #[serde(default)]
     pub clients: u64,
     /// Their connections.
     pub connections: Connections,
     /// Of these, those that have datagrams carried.
-    #[serde(default)]
     pub associations: u64,
     /// Sessions of SOCKS 6 that clients can go on with.
-    #[serde(default)]
     pub sessions: u64,
     /// Datagrams dropped since the start, by reason, such as `rules`, `unsolicited`, `fragment`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped_datagrams: BTreeMap<String, u64>,
     /// Bytes carried since the start.
     pub bytes: Bytes,
     /// The same by user, for those who have logged in; a thousand at most.
-    #[serde(default)]
     pub by_user: BTreeMap<String, UserStatus>,
     /// Seconds since the start.
     pub uptime_s: f64,
     /// As a forwarder's.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confined_by: Vec<String>,
 }
 
 /// What one user of a server did since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct UserStatus {
     /// Connections open now.
     pub active: u64,
@@ -550,10 +571,11 @@ pub struct UserStatus {
 }
 
 /// What answers, where it is no forwarder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// `sockhop serve`.
+    #[default]
     Server,
 }
 
@@ -567,7 +589,7 @@ pub enum AnyStatus {
 }
 
 /// What a daemon hands over to the one that takes its place, with the descriptors of its listeners.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct HandOver {
     /// The number of its process.
     pub process: u32,
@@ -582,26 +604,26 @@ pub struct HandOver {
 }
 
 /// The answer to `took_over`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Draining {
     /// Connections that go on where they are.
     pub draining: u64,
 }
 
 /// A source of peers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct SourceState {
     /// `flag`, the source as it was written (`file:PATH`, `yggdrasil` …), or `remote` for those named by hand.
     pub name: String,
     /// Why its last refresh failed; the last good list is in use.
     pub error: Option<String>,
     /// How many of its addresses `--only` and `--never` leave out.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub left_out: u64,
 }
 
 /// What a remote carries.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct RemoteStreams {
     /// Which one.
     pub remote: String,
@@ -610,18 +632,18 @@ pub struct RemoteStreams {
     /// Streams now.
     pub live: u64,
     /// Streams so far. Absent for a SOCKS 6 proxy that clients are converted for, as the next one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
     /// Bytes that it has carried.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Bytes>,
     /// Seconds until what is left is cut.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cut_in_s: Option<f64>,
 }
 
 /// Numbers of client connections.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Connections {
     /// Open now.
     pub active: u64,
@@ -632,12 +654,11 @@ pub struct Connections {
     /// Closed unserved since the start.
     pub refused: u64,
     /// The same by reason, such as `not-allowed`, `peer`, `limit`, `per-client-limit`.
-    #[serde(default)]
     pub refused_by_reason: BTreeMap<String, u64>,
 }
 
 /// Numbers of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Bytes {
     /// From clients to remotes.
     pub up: u64,
@@ -646,7 +667,7 @@ pub struct Bytes {
 }
 
 /// Numbers of peers by status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Candidates {
     /// See [`PeerStatus::Valid`].
@@ -654,7 +675,7 @@ pub struct Candidates {
     /// See [`PeerStatus::AuthenticationRequired`].
     pub authentication_required: u64,
     /// See [`PeerStatus::Socks6`]. Left out where there are none: few ask for them.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub socks6: u64,
     /// See [`PeerStatus::NotAProxy`].
     pub not_a_proxy: u64,
@@ -673,7 +694,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// An error and when it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct LastError {
     /// RFC 3339, UTC.
     pub at: String,
@@ -682,7 +703,7 @@ pub struct LastError {
 }
 
 /// What the last probe of a peer found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PeerStatus {
     /// It answered that no authentication is needed.
@@ -696,6 +717,7 @@ pub enum PeerStatus {
     /// It refused, could not be reached, or did not answer in time.
     NotListening,
     /// It was not probed yet, or something on our side stopped the probe.
+    #[default]
     Unknown,
 }
 
@@ -714,7 +736,7 @@ impl fmt::Display for PeerStatus {
 }
 
 /// A known peer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct ProxyEntry {
     /// With its port.
     pub address: String,
@@ -735,94 +757,114 @@ pub struct ProxyEntry {
     /// Whether it is the remote.
     pub selected: bool,
     /// How good it is, from 0 to 100. Absent for one that can't be chosen, as the next ones where there is nothing to tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// How far answers are off the smoothed latency, in milliseconds: the smoothed mean deviation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_spread_ms: Option<f64>,
     /// Seconds since it has been good without a failure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub good_for_s: Option<f64>,
     /// Whether it may be chosen as far as `--only` and `--never` are concerned.
-    #[serde(default = "yes")]
     pub candidate: bool,
     /// Its place in the order of `--prefer`, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub preferred: Option<u32>,
     /// Why it is the remote, or why it is not though it could be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-fn yes() -> bool {
-    true
-}
-
 /// The answer to `connect`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Connected {
     /// The remote from now on.
     pub remote: String,
     /// Where clients can connect.
-    #[serde(default)]
     pub listening: Vec<String>,
     /// With a drain: streams on other remotes that are to be cut.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub draining: u64,
 }
 
 /// The answer to `disconnect`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Disconnected {
     /// How many streams were cut.
-    #[serde(default)]
     pub closed: u64,
 }
 
 /// The answer to `probing`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Probing {
     /// Whether rounds of probes run now.
     pub probing: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize)]
 struct WireRequest<'a> {
-    #[serde(default)]
-    jsonrpc: Option<String>,
-    // An id of null counts as none: nobody could match its answer.
-    #[serde(default)]
-    id: Option<Id>,
-    #[serde(default)]
-    method: Option<String>,
-    #[serde(borrow, default)]
-    params: Option<&'a RawValue>,
+    jsonrpc: &'static str,
+    id: &'a Id,
+    method: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<Params>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct WireResponse<'a> {
-    #[serde(default)]
-    jsonrpc: Option<String>,
-    id: Id,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    jsonrpc: &'static str,
+    id: &'a Id,
+    #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a RawValue>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    error: Option<&'a RawValue>,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a ErrorObject>,
+    #[serde(skip_serializing_if = "is_zero")]
     left_out: u64,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct NoParams {}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct ConnectParams {
-    #[serde(default)]
+/// Those of all methods.
+#[derive(Serialize, Default)]
+struct Params {
+    #[serde(skip_serializing_if = "Option::is_none")]
     remote: Option<String>,
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     drain_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<Role>,
+}
+
+impl Params {
+    /// Absent parameters are an empty object. Misspelt ones are refused: a `connect` that silently races would surprise.
+    fn read(method: &str, params: Option<&RawValue>, known: &[&str]) -> Result<Self, ErrorObject> {
+        let text = params.map_or("{}", RawValue::get);
+        // JSON-RPC's parameters by position are not promised here.
+        if !text.starts_with('{') {
+            return Err(ErrorObject::new(
+                ErrorCode::InvalidParams,
+                format!("parameters of {method} are not an object"),
+            ));
+        }
+        let mut this = Self::default();
+        let read = Object::read(text).and_then(|mut object| {
+            object.only(known);
+            object.optional("remote", &mut this.remote);
+            object.optional("drain_s", &mut this.drain_s);
+            object.optional("run", &mut this.run);
+            object.optional("role", &mut this.role);
+            object.end(())
+        });
+        match read {
+            Ok(()) => Ok(this),
+            Err(error) => Err(not_params_of(method).with_reason(error.to_string())),
+        }
+    }
+}
+
+fn not_params_of(method: &str) -> ErrorObject {
+    let message = format!("not parameters of {method}");
+    ErrorObject::new(ErrorCode::InvalidParams, message)
 }
 
 fn drain(seconds: f64) -> Result<Duration, ErrorObject> {
@@ -835,43 +877,12 @@ fn drain(seconds: f64) -> Result<Duration, ErrorObject> {
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TakeOverParams {
-    #[serde(default)]
-    role: Option<Role>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProbingParams {
-    run: bool,
-}
-
-/// Absent parameters are an empty object. Misspelt ones are refused: a `connect` that silently races would surprise.
-fn params_of<T: DeserializeOwned>(
-    method: &str,
-    params: Option<&RawValue>,
-) -> Result<T, ErrorObject> {
-    // Structs would also be read from arrays, JSON-RPC's parameters by position, which are not promised here.
-    let text = params.map_or("{}", RawValue::get);
-    if !text.starts_with('{') {
-        return Err(ErrorObject::new(
-            ErrorCode::InvalidParams,
-            format!("parameters of {method} are not an object"),
-        ));
-    }
-    read(text).map_err(|error| {
-        ErrorObject::new(
-            ErrorCode::InvalidParams,
-            format!("not parameters of {method}"),
-        )
-        .with_reason(error.to_string())
-    })
-}
+const NOT_A_REQUEST: &str = "not a JSON-RPC 2.0 request";
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn refusal(line: &str) -> (Id, ErrorObject) {
@@ -1076,7 +1087,7 @@ mod tests {
           "connections": {"active": 3, "parked": 2, "total": 120, "refused": 0}, "bytes": {"up": 1, "down": 2},
           "candidates": {"valid": 2, "authentication-required": 1, "not-a-proxy": 4, "not-listening": 90, "unknown": 0},
           "uptime_s": 12.5, "last_error": {"at": "2026-01-01T00:00:00Z", "what": "x"}}"#;
-        let status: Status = serde_json::from_str(text).unwrap();
+        let status = Status::read(text).unwrap();
         assert_eq!(status.candidates.not_listening, 90);
         let mut written = serde_json::to_value(&status).unwrap();
         let object = written.as_object_mut().unwrap();
@@ -1093,18 +1104,21 @@ mod tests {
     #[test]
     fn proxies_have_the_fields_of_the_design() {
         let text = r#"[{"address":"[407::1]:1080","status":"valid","reason":"answered 05 00","latency_ms":12.3,"sources":["flag"],"last_probed_s":3.1,"last_valid_s":null,"failures":0,"selected":true}]"#;
-        let entries: Vec<ProxyEntry> = serde_json::from_str(text).unwrap();
+        let entries = Vec::<ProxyEntry>::read(text).unwrap();
         // What was added later has a default, and is told only where there is something to tell.
         let text = text.replace('}', r#","candidate":true}"#);
         assert_eq!(serde_json::to_string(&entries).unwrap(), text);
         for status in [
             PeerStatus::Valid,
             PeerStatus::AuthenticationRequired,
+            PeerStatus::Socks6,
             PeerStatus::NotAProxy,
             PeerStatus::NotListening,
             PeerStatus::Unknown,
         ] {
-            assert_eq!(serde_json::to_value(status).unwrap(), status.to_string());
+            let json = serde_json::to_string(&status).unwrap();
+            assert_eq!(json, format!("\"{status}\""));
+            assert_eq!(PeerStatus::read(&json).unwrap(), status);
         }
     }
 }

@@ -8,6 +8,5 @@ pub mod messages;
 pub mod path;
 pub mod reading;
 pub mod server;
-mod untagged;
 
 pub(crate) use descriptors::MOST_AT_ONCE;
