@@ -52,10 +52,15 @@ impl Question<'_> {
         show: impl FnOnce(T) -> String,
     ) -> Result<(), Failure> {
         let answer = self.line()?.ask(call)?;
-        output::print(&match self.json {
+        let text = match self.json {
             true => format!("{}\n", answer.json),
             false => show(answer.decode()?),
-        })?;
+        };
+        self.print(&answer, &text)
+    }
+
+    fn print(&self, answer: &Answer, text: &str) -> Result<(), Failure> {
+        output::print(text)?;
         if answer.left_out > 0 {
             // Not into the data, which is read by programs as well.
             output::message(&format!(
