@@ -7,8 +7,8 @@
 
 use argh::{ArgsInfo, FromArgs};
 
+use super::options::Options;
 use super::{Failure, link, values};
-use crate::bad_text::BadText;
 use crate::choice::{Fallback, Mode};
 use crate::daemon::settings::{
     CONNECTIONS, ControlPath, LIMITS, PROBE_INTERVALS, PROBE_RATES, READY, Settings, TIMEOUTS,
@@ -319,122 +319,127 @@ impl Forward {
     /// `variable` is a remote for when there is none on the command line.
     fn settings(&self, variable: Option<String>) -> Result<Settings, Failure> {
         let default = Settings::default();
+        let mut options = Options::of(NAME);
         let (name, remotes) = match (self.remote.as_slice(), variable) {
             ([], Some(text)) => (VARIABLE, vec![text]),
             (remotes, _) => ("--remote", remotes.to_vec()),
         };
         let mut settings = Settings {
-            remotes: values::options(NAME, name, &remotes, Remote::parse)?,
-            peers: values::options(NAME, "--peer", &self.peer, Peer::parse_listed)?,
-            sources: values::options(NAME, "--peers", &self.peers, str::parse)?,
-            probe_interval: optional("--probe-interval", &self.probe_interval, |text| {
-                values::duration(text, &PROBE_INTERVALS)
-            })?
-            .unwrap_or(default.probe_interval),
+            remotes: options.all(name, &remotes, Remote::parse),
+            peers: options.all("--peer", &self.peer, Peer::parse_listed),
+            sources: options.all("--peers", &self.peers, str::parse),
+            probe_interval: options
+                .duration("--probe-interval", &self.probe_interval, &PROBE_INTERVALS)
+                .unwrap_or(default.probe_interval),
             rules: Rules {
-                only: values::options(NAME, "--only", &self.only, values::cidr)?,
-                never: values::options(NAME, "--never", &self.never, values::cidr)?,
-                prefer: values::options(NAME, "--prefer", &self.prefer, str::parse)?,
+                only: options.all("--only", &self.only, values::cidr),
+                never: options.all("--never", &self.never, values::cidr),
+                prefer: options.all("--prefer", &self.prefer, str::parse),
             },
-            probe_rate: optional("--probe-rate", &self.probe_rate, |text| {
-                values::number(text, &PROBE_RATES)
-            })?
-            .and_then(|rate| u32::try_from(rate).ok())
-            .unwrap_or(default.probe_rate),
-            probe_timeout: optional("--probe-timeout", &self.probe_timeout, |text| {
-                values::duration(text, &TIMEOUTS)
-            })?
-            .unwrap_or(default.probe_timeout),
-            probe_target: optional("--probe-target", &self.probe_target, str::parse)?,
+            probe_rate: options
+                .number("--probe-rate", &self.probe_rate, &PROBE_RATES)
+                .and_then(|rate| u32::try_from(rate).ok())
+                .unwrap_or(default.probe_rate),
+            probe_timeout: options
+                .duration("--probe-timeout", &self.probe_timeout, &TIMEOUTS)
+                .unwrap_or(default.probe_timeout),
+            probe_target: options.one("--probe-target", &self.probe_target, str::parse),
             #[cfg(feature = "socks6")]
             reply_timing: values::reply_timing(self.early_reply),
-            probe_socks6: values::ask_socks6(
-                NAME,
-                self.probe_socks6,
-                self.socks6_profile.as_deref(),
-            )?,
+            probe_socks6: options
+                .keep(values::ask_socks6(
+                    NAME,
+                    self.probe_socks6,
+                    self.socks6_profile.as_deref(),
+                ))
+                .unwrap_or(default.probe_socks6),
             probing: !self.no_probing,
             mode: match (self.manual, remotes.is_empty()) {
                 (true, _) => Mode::Manual,
                 (false, false) => Mode::Explicit,
                 (false, true) => Mode::Automatic,
             },
-            on_switch: optional("--on-switch", &self.on_switch, str::parse)?
+            on_switch: options
+                .one("--on-switch", &self.on_switch, str::parse)
                 .unwrap_or(default.on_switch),
-            fallback: optional("--fallback", &self.fallback, values::fallback)?
+            fallback: options
+                .one("--fallback", &self.fallback, values::fallback)
                 .unwrap_or(default.fallback),
             #[cfg(feature = "server")]
-            fallback_rules: values::options(NAME, "--allow-dest", &self.allow_dest, Rule::allow)?,
+            fallback_rules: options.all("--allow-dest", &self.allow_dest, Rule::allow),
             udp: !self.no_udp,
-            max_connections: optional("--max-connections", &self.max_connections, |text| {
-                values::number(text, &CONNECTIONS)
-            })?,
-            max_per_client: optional("--max-per-client", &self.max_per_client, |text| {
-                values::number(text, &CONNECTIONS)
-            })?,
-            workers: optional("--workers", &self.workers, |text| {
-                values::number(text, &WORKERS)
-            })?
-            .unwrap_or(default.workers),
-            connect_timeout: optional("--connect-timeout", &self.connect_timeout, |text| {
-                values::duration(text, &TIMEOUTS)
-            })?
-            .unwrap_or(default.connect_timeout),
-            stagger: optional("--stagger", &self.stagger, |text| {
-                values::duration_or_never(text, &TIMEOUTS)
-            })?
-            .unwrap_or(default.stagger),
+            max_connections: options.number(
+                "--max-connections",
+                &self.max_connections,
+                &CONNECTIONS,
+            ),
+            max_per_client: options.number("--max-per-client", &self.max_per_client, &CONNECTIONS),
+            workers: options
+                .number("--workers", &self.workers, &WORKERS)
+                .unwrap_or(default.workers),
+            connect_timeout: options
+                .duration("--connect-timeout", &self.connect_timeout, &TIMEOUTS)
+                .unwrap_or(default.connect_timeout),
+            stagger: options.limit("--stagger", &self.stagger, &TIMEOUTS, default.stagger),
             retry: !self.no_retry,
-            ready: optional("--ready", &self.ready, |text| values::number(text, &READY))?
+            ready: options
+                .number("--ready", &self.ready, &READY)
                 .unwrap_or(default.ready),
-            tcp: values::tcp(NAME, self.tfo, self.mptcp)?,
-            idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
-                values::duration_or_never(text, &LIMITS)
-            })?
-            .unwrap_or(default.idle_timeout),
-            half_close_timeout: optional(
+            tcp: options
+                .keep(values::tcp(NAME, self.tfo, self.mptcp))
+                .unwrap_or_default(),
+            idle_timeout: options.limit(
+                "--idle-timeout",
+                &self.idle_timeout,
+                &LIMITS,
+                default.idle_timeout,
+            ),
+            half_close_timeout: options.limit(
                 "--half-close-timeout",
                 &self.half_close_timeout,
-                |text| values::duration_or_never(text, &LIMITS),
-            )?
-            .unwrap_or(default.half_close_timeout),
-            control: optional("--control", &self.control, values::control)?
+                &LIMITS,
+                default.half_close_timeout,
+            ),
+            control: options
+                .one("--control", &self.control, values::control)
                 .unwrap_or(default.control),
             take_over: self.take_over,
-            drain_timeout: optional("--drain-timeout", &self.drain_timeout, |text| {
-                values::duration_or_never(text, &LIMITS)
-            })?
-            .unwrap_or(default.drain_timeout),
-            state: optional("--state", &self.state, values::state)?,
-            metrics: optional("--metrics", &self.metrics, values::metrics)?,
+            drain_timeout: options.limit(
+                "--drain-timeout",
+                &self.drain_timeout,
+                &LIMITS,
+                default.drain_timeout,
+            ),
+            state: options.one("--state", &self.state, values::state),
+            metrics: options.one("--metrics", &self.metrics, values::metrics),
             privileges: Privileges {
-                user: optional("--user", &self.user, str::parse)?,
-                root: optional("--chroot", &self.chroot, values::directory)?,
+                user: options.one("--user", &self.user, str::parse),
+                root: options.one("--chroot", &self.chroot, values::directory),
             },
             sandbox: !self.no_sandbox,
             splice: !self.no_splice,
-            uplink: values::uplink(
-                NAME,
-                self.interface.as_deref(),
-                &self.source,
-                self.mark.as_deref(),
-            )?,
+            uplink: options
+                .keep(values::uplink(
+                    NAME,
+                    self.interface.as_deref(),
+                    &self.source,
+                    self.mark.as_deref(),
+                ))
+                .unwrap_or_default(),
             listen: default.listen,
             allow: default.allow,
         };
         if !self.listen.is_empty() {
-            settings.listen = values::options(NAME, "--listen", &self.listen, str::parse)?;
+            settings.listen = options.all("--listen", &self.listen, str::parse);
         }
         if !self.allow.is_empty() {
-            settings.allow = Some(values::options(NAME, "--allow", &self.allow, values::cidr)?);
+            settings.allow = Some(options.all("--allow", &self.allow, values::cidr));
         }
         #[cfg(feature = "server")]
-        settings.fallback_rules.extend(values::options(
-            NAME,
-            "--deny-dest",
-            &self.deny_dest,
-            Rule::deny,
-        )?);
+        settings
+            .fallback_rules
+            .extend(options.all("--deny-dest", &self.deny_dest, Rule::deny));
+        let settings = options.end(settings)?;
         check(&settings)?;
         Ok(settings)
     }
@@ -480,14 +485,6 @@ fn check(settings: &Settings) -> Result<(), Failure> {
         ),
         _ => Ok(()),
     }
-}
-
-fn optional<T>(
-    name: &str,
-    text: &Option<String>,
-    parse: impl Fn(&str) -> Result<T, BadText>,
-) -> Result<Option<T>, Failure> {
-    values::optional(NAME, name, text.as_deref(), parse)
 }
 
 const NAME: &str = "forward";

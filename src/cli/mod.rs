@@ -17,6 +17,7 @@ mod forward;
 mod generate;
 mod help;
 mod link;
+mod options;
 mod output;
 mod probe;
 mod probing;

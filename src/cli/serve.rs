@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use argh::{ArgsInfo, FromArgs};
 
+use super::options::Options;
 use super::{Failure, link, values};
 use crate::ProxyUri;
 use crate::bad_text::BadText;
@@ -319,142 +320,145 @@ impl Serve {
 
     fn settings(&self) -> Result<ServeSettings, Failure> {
         let default = ServeSettings::default();
+        let mut options = Options::of(NAME);
+        let mut users = Vec::new();
+        for text in &self.user {
+            users.extend(options.keep(user("--user", text)));
+        }
+        let mut via = Vec::new();
+        for text in &self.via {
+            via.extend(options.keep(proxy("--via", text)));
+        }
         let mut settings = ServeSettings {
-            users: self
-                .user
-                .iter()
-                .map(|text| user("--user", text))
-                .collect::<Result<_, _>>()?,
-            users_file: optional("--users-file", &self.users_file, path)?,
-            rules: values::options(NAME, "--allow-dest", &self.allow_dest, Rule::allow)?,
-            via: self
-                .via
-                .iter()
-                .map(|text| proxy("--via", text))
-                .collect::<Result<_, _>>()?,
+            users,
+            users_file: options.one("--users-file", &self.users_file, path),
+            rules: options.all("--allow-dest", &self.allow_dest, Rule::allow),
+            via,
             reply_timing: values::reply_timing(self.early_reply),
             socks4: !self.no_socks4,
-            socks4_users: values::options(NAME, "--socks4-user", &self.socks4_user, user_id)?,
+            socks4_users: options.all("--socks4-user", &self.socks4_user, user_id),
             #[cfg(feature = "socks6")]
-            socks6: self.socks6()?,
-            udp: self.udp()?,
-            max_associations: optional("--max-associations", &self.max_associations, |text| {
-                values::number(text, &CONNECTIONS)
-            })?
-            .unwrap_or(default.max_associations),
-            max_connections: optional("--max-connections", &self.max_connections, |text| {
-                values::number(text, &CONNECTIONS)
-            })?,
-            max_per_client: optional("--max-per-client", &self.max_per_client, |text| {
-                values::number(text, &CONNECTIONS)
-            })?,
-            workers: optional("--workers", &self.workers, |text| {
-                values::number(text, &WORKERS)
-            })?
-            .unwrap_or(default.workers),
-            connect_timeout: optional("--connect-timeout", &self.connect_timeout, |text| {
-                values::duration(text, &TIMEOUTS)
-            })?
-            .unwrap_or(default.connect_timeout),
-            bind_timeout: optional("--bind-timeout", &self.bind_timeout, |text| {
-                values::duration(text, &TIMEOUTS)
-            })?
-            .or(default.bind_timeout)
-            .filter(|_| !self.no_bind),
-            handshake_timeout: optional("--handshake-timeout", &self.handshake_timeout, |text| {
-                values::duration(text, &TIMEOUTS)
-            })?
-            .unwrap_or(default.handshake_timeout),
-            tcp: values::tcp(NAME, self.tfo, self.mptcp)?,
-            idle_timeout: optional("--idle-timeout", &self.idle_timeout, |text| {
-                values::duration_or_never(text, &LIMITS)
-            })?
-            .unwrap_or(default.idle_timeout),
-            half_close_timeout: optional(
+            socks6: self.socks6(&mut options),
+            udp: self.udp(&mut options),
+            max_associations: options
+                .number("--max-associations", &self.max_associations, &CONNECTIONS)
+                .unwrap_or(default.max_associations),
+            max_connections: options.number(
+                "--max-connections",
+                &self.max_connections,
+                &CONNECTIONS,
+            ),
+            max_per_client: options.number("--max-per-client", &self.max_per_client, &CONNECTIONS),
+            workers: options
+                .number("--workers", &self.workers, &WORKERS)
+                .unwrap_or(default.workers),
+            connect_timeout: options
+                .duration("--connect-timeout", &self.connect_timeout, &TIMEOUTS)
+                .unwrap_or(default.connect_timeout),
+            bind_timeout: options
+                .duration("--bind-timeout", &self.bind_timeout, &TIMEOUTS)
+                .or(default.bind_timeout)
+                .filter(|_| !self.no_bind),
+            handshake_timeout: options
+                .duration("--handshake-timeout", &self.handshake_timeout, &TIMEOUTS)
+                .unwrap_or(default.handshake_timeout),
+            tcp: options
+                .keep(values::tcp(NAME, self.tfo, self.mptcp))
+                .unwrap_or_default(),
+            idle_timeout: options.limit(
+                "--idle-timeout",
+                &self.idle_timeout,
+                &LIMITS,
+                default.idle_timeout,
+            ),
+            half_close_timeout: options.limit(
                 "--half-close-timeout",
                 &self.half_close_timeout,
-                |text| values::duration_or_never(text, &LIMITS),
-            )?
-            .unwrap_or(default.half_close_timeout),
-            control: optional("--control", &self.control, values::control)?
+                &LIMITS,
+                default.half_close_timeout,
+            ),
+            control: options
+                .one("--control", &self.control, values::control)
                 .unwrap_or(default.control),
             privileges: Privileges {
-                user: optional("--run-as", &self.run_as, str::parse)?,
-                root: optional("--chroot", &self.chroot, values::directory)?,
+                user: options.one("--run-as", &self.run_as, str::parse),
+                root: options.one("--chroot", &self.chroot, values::directory),
             },
             sandbox: !self.no_sandbox,
             take_over: self.take_over,
-            drain_timeout: optional("--drain-timeout", &self.drain_timeout, |text| {
-                values::duration_or_never(text, &LIMITS)
-            })?
-            .unwrap_or(default.drain_timeout),
+            drain_timeout: options.limit(
+                "--drain-timeout",
+                &self.drain_timeout,
+                &LIMITS,
+                default.drain_timeout,
+            ),
             splice: !self.no_splice,
-            uplink: values::uplink(
-                NAME,
-                self.interface.as_deref(),
-                &self.source,
-                self.mark.as_deref(),
-            )?,
+            uplink: options
+                .keep(values::uplink(
+                    NAME,
+                    self.interface.as_deref(),
+                    &self.source,
+                    self.mark.as_deref(),
+                ))
+                .unwrap_or_default(),
             listen: default.listen,
             allow: default.allow,
         };
         if !self.listen.is_empty() {
-            settings.listen = values::options(NAME, "--listen", &self.listen, str::parse)?;
+            settings.listen = options.all("--listen", &self.listen, str::parse);
         }
         if !self.allow.is_empty() {
-            settings.allow = Some(values::options(NAME, "--allow", &self.allow, values::cidr)?);
+            settings.allow = Some(options.all("--allow", &self.allow, values::cidr));
         }
         if self.no_socks4 && !self.socks4_user.is_empty() {
-            let problem = "--no-socks4: --socks4-user says who may use SOCKS4";
-            return Err(Failure::usage(problem, Some(NAME)));
+            options.refuse("--no-socks4: --socks4-user says who may use SOCKS4");
         }
-        let denied = values::options(NAME, "--deny-dest", &self.deny_dest, Rule::deny)?;
+        let denied = options.all("--deny-dest", &self.deny_dest, Rule::deny);
         settings.rules.extend(denied);
-        Ok(settings)
+        options.end(settings)
     }
 
     #[cfg(feature = "socks6")]
-    fn socks6(&self) -> Result<Option<Socks6Options>, Failure> {
-        let options = Socks6Options {
-            profile: optional("--socks6-profile", &self.socks6_profile, values::profile)?
+    fn socks6(&self, options: &mut Options) -> Option<Socks6Options> {
+        let socks6 = Socks6Options {
+            profile: options
+                .one("--socks6-profile", &self.socks6_profile, values::profile)
                 .unwrap_or_default(),
             only: self.socks6_only,
             require_whole_request: self.require_whole_request,
-            dns: optional("--dns", &self.dns, dns)?,
+            dns: options.one("--dns", &self.dns, dns),
             stack: match self.no_stack_options {
                 true => StackPolicy::Refused,
                 false => StackPolicy::Granted,
             },
             ..Socks6Options::default()
         };
-        if self.no_socks6 && options != Socks6Options::default() {
-            let problem = "--no-socks6: other options say how SOCKS6 is spoken";
-            return Err(Failure::usage(problem, Some(NAME)));
+        if self.no_socks6 && socks6 != Socks6Options::default() {
+            options.refuse("--no-socks6: other options say how SOCKS6 is spoken");
         }
         if self.socks6_only && !self.socks4_user.is_empty() {
-            let problem = "--socks6-only: --socks4-user says who may use SOCKS4";
-            return Err(Failure::usage(problem, Some(NAME)));
+            options.refuse("--socks6-only: --socks4-user says who may use SOCKS4");
         }
-        Ok((!self.no_socks6).then_some(options))
+        (!self.no_socks6).then_some(socks6)
     }
 
-    fn udp(&self) -> Result<Option<UdpOptions>, Failure> {
+    fn udp(&self, options: &mut Options) -> Option<UdpOptions> {
         let default = UdpOptions::default();
-        let options = UdpOptions {
-            ports: optional("--udp-ports", &self.udp_ports, str::parse)?,
-            advertise: optional("--udp-advertise", &self.udp_advertise, |text| {
+        let udp = UdpOptions {
+            ports: options.one("--udp-ports", &self.udp_ports, str::parse),
+            advertise: options.one("--udp-advertise", &self.udp_advertise, |text| {
                 text.parse()
                     .map_err(|_| BadText::new(text, "is not an address", "203.0.113.7"))
-            })?,
-            filter: optional("--udp-filter", &self.udp_filter, str::parse)?
+            }),
+            filter: options
+                .one("--udp-filter", &self.udp_filter, str::parse)
                 .unwrap_or(default.filter),
-            idle: optional("--udp-timeout", &self.udp_timeout, |text| {
-                values::duration(text, &LIMITS)
-            })?
-            .unwrap_or(default.idle),
+            idle: options
+                .duration("--udp-timeout", &self.udp_timeout, &LIMITS)
+                .unwrap_or(default.idle),
             first_datagram: default.first_datagram,
         };
-        Ok((!self.no_udp).then_some(options))
+        (!self.no_udp).then_some(udp)
     }
 }
 
@@ -502,14 +506,6 @@ fn path(text: &str) -> Result<std::path::PathBuf, BadText> {
         "" => Err(BadText::new(text, "is not a path", "/etc/sockhop.users")),
         _ => Ok(text.into()),
     }
-}
-
-fn optional<T>(
-    name: &str,
-    text: &Option<String>,
-    parse: impl Fn(&str) -> Result<T, BadText>,
-) -> Result<Option<T>, Failure> {
-    values::optional(NAME, name, text.as_deref(), parse)
 }
 
 const NAME: &str = "serve";
