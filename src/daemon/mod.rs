@@ -9,6 +9,7 @@ mod explicit;
 mod fallback;
 mod forwarder;
 mod handing_over;
+mod left;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod peer_list;

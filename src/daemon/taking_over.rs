@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use socket2::SockRef;
 
+use super::left::Left;
 use super::runtime::Failure;
 use super::start_error::StartError;
 use crate::choice::Mode;
@@ -179,25 +179,24 @@ type Then = Box<dyn FnOnce(&mut Cx<'_>, Result<(), ClientError>)>;
 struct Announcement {
     unsaid: Option<Client>,
     process: u32,
-    outcome: Option<Receiver<Result<u64, ClientError>>>,
+    outcome: Option<Left<Result<u64, ClientError>>>,
     then: Option<Then>,
 }
 
 impl Task for Announcement {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         if let Some(client) = self.unsaid.take() {
-            let (sender, outcome) = bounded(1);
-            self.outcome = Some(outcome);
+            let outcome = self.outcome.insert(Left::default());
             cx.submit(Box::new(Telling {
                 client: Some(client),
-                outcome: sender,
+                outcome: outcome.clone(),
                 mailbox: cx.mailbox(),
                 announcement: cx.id(),
             }));
             return Next::Wait(None);
         }
-        let outcome = self.outcome.as_ref();
-        let Some(Ok(outcome)) = outcome.map(Receiver::try_recv) else {
+        let outcome = self.outcome.as_mut();
+        let Some(Ok(outcome)) = outcome.map(Left::take) else {
             return Next::Wait(None);
         };
         let process = self.process;
@@ -223,7 +222,7 @@ impl Task for Announcement {
 /// The question, on a worker: the other process may be busy.
 struct Telling {
     client: Option<Client>,
-    outcome: Sender<Result<u64, ClientError>>,
+    outcome: Left<Result<u64, ClientError>>,
     mailbox: Mailbox,
     announcement: TaskId,
 }
@@ -233,7 +232,7 @@ impl Session for Telling {
         if let Some(mut client) = self.client.take() {
             let answer = client.call(&Call::TookOver);
             let answer = answer.and_then(|answer| answer.decode::<Draining>());
-            let _ = self.outcome.send(answer.map(|answer| answer.draining));
+            self.outcome.leave(answer.map(|answer| answer.draining));
             self.mailbox.wake(self.announcement);
         }
         Turn::Done

@@ -8,10 +8,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-
 use super::memory::{Memory, Outcome};
 use super::store::Store;
+use crate::daemon::left::{Left, Missing};
 use crate::engine::{
     Cx, Interests, Mailbox, Next, Session, Shared, Task, TaskId, Turn, TurnContext,
 };
@@ -112,18 +111,20 @@ impl Keeper {
 struct Keeping {
     keeper: Keeper,
     /// Of the write that is under way.
-    outcome: Option<Receiver<io::Result<()>>>,
+    outcome: Option<Left<io::Result<()>>>,
     /// The last write failed, which was said.
     is_failing: bool,
 }
 
 impl Keeping {
     fn take_outcome(&mut self) {
-        let Some(outcome) = &self.outcome else { return };
-        let result = match outcome.try_recv() {
+        let Some(outcome) = &mut self.outcome else {
+            return;
+        };
+        let result = match outcome.take() {
             Ok(result) => result,
-            Err(TryRecvError::Empty) => return,
-            Err(TryRecvError::Disconnected) => Err(io::Error::other("the writer ended")),
+            Err(Missing::NotYet) => return,
+            Err(Missing::Lost) => Err(io::Error::other("the writer ended")),
         };
         self.outcome = None;
         let failed = result.is_err();
@@ -156,12 +157,11 @@ impl Task for Keeping {
             knowledge.bring_back(self.keeper.memory.borrow().addresses(), cx);
         }
         if let Some(addresses) = self.keeper.memory.borrow_mut().due(cx.now) {
-            let (sender, outcome) = bounded(1);
-            self.outcome = Some(outcome);
+            let outcome = self.outcome.insert(Left::default());
             cx.submit(Box::new(Writing {
                 store: Arc::clone(&self.keeper.store),
                 addresses,
-                outcome: sender,
+                outcome: outcome.clone(),
                 mailbox: cx.mailbox(),
                 keeping: cx.id(),
             }));
@@ -174,7 +174,7 @@ impl Task for Keeping {
 struct Writing {
     store: Arc<Mutex<Store>>,
     addresses: Vec<SocketAddr>,
-    outcome: Sender<io::Result<()>>,
+    outcome: Left<io::Result<()>>,
     mailbox: Mailbox,
     keeping: TaskId,
 }
@@ -182,8 +182,7 @@ struct Writing {
 impl Session for Writing {
     fn turn(&mut self, _: &mut TurnContext<'_>) -> Turn {
         let result = lock(&self.store).write(&self.addresses);
-        // Nobody hears it when the program ends meanwhile.
-        let _ = self.outcome.send(result);
+        self.outcome.leave(result);
         self.mailbox.wake(self.keeping);
         Turn::Done
     }
