@@ -412,7 +412,7 @@ fn status_is_text_or_json_as_it_came() {
     assert!(stdout.contains("running for  12s\n"), "{stdout}");
     assert_eq!(
         request,
-        "{\"id\":1,\"jsonrpc\":\"2.0\",\"method\":\"status\"}\n"
+        "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\"}\n"
     );
 
     let ((status, stdout, _), _) =
