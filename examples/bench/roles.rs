@@ -169,16 +169,21 @@ const BULK: usize = 256 * 1024;
 
 /// The relay that one writes first: blocking reads and writes, a thread for each direction, no option but TCP_NODELAY.
 fn plain(client: TcpStream, to: SocketAddr) -> io::Result<()> {
-    let remote = TcpStream::connect(to)?;
-    client.set_nodelay(true)?;
-    remote.set_nodelay(true)?;
-    let (client, remote) = (Arc::new(client), Arc::new(remote));
+    let (client, remote) = join(client, to)?;
     let (from, into) = (Arc::clone(&remote), Arc::clone(&client));
     thread::Builder::new()
         .stack_size(64 * 1024)
         .spawn(move || one_way(&from, &into))?;
     one_way(&client, &remote);
     Ok(())
+}
+
+/// A client and a connection to `to`, for threads to share.
+fn join(client: TcpStream, to: SocketAddr) -> io::Result<(Arc<TcpStream>, Arc<TcpStream>)> {
+    let remote = TcpStream::connect(to)?;
+    client.set_nodelay(true)?;
+    remote.set_nodelay(true)?;
+    Ok((Arc::new(client), Arc::new(remote)))
 }
 
 fn one_way(mut from: &TcpStream, mut to: &TcpStream) {
@@ -195,10 +200,7 @@ fn one_way(mut from: &TcpStream, mut to: &TcpStream) {
 /// the client's first bytes, and those of `to`, are on their way only then.
 fn delayed(client: TcpStream, to: SocketAddr) -> io::Result<()> {
     let connected = Instant::now() + ROUND_TRIP;
-    let remote = TcpStream::connect(to)?;
-    client.set_nodelay(true)?;
-    remote.set_nodelay(true)?;
-    let (client, remote) = (Arc::new(client), Arc::new(remote));
+    let (client, remote) = join(client, to)?;
     let (from, into) = (Arc::clone(&remote), Arc::clone(&client));
     thread::Builder::new()
         .stack_size(64 * 1024)
