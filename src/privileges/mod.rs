@@ -40,16 +40,16 @@ pub struct Kept {
 }
 
 impl Privileges {
-    /// Gives up what is to be given up, for good. What is left of `files` must be handed over while root can: they belong to the
-    /// new user then.
+    /// Gives up what is to be given up, for good. These sockets are handed over while root can: they belong to the new user
+    /// then.
     ///
     /// To be called while the program has one thread: the system knows users per thread, and others would stay what they are.
     ///
     /// # Errors
     /// The user is not known, the system refuses, or root could be had back. Then the process is to end: part may be given up.
     #[cfg(target_os = "linux")]
-    pub fn give_up(&self, kept: Kept, files: &[&Path]) -> Result<(), PrivilegesError> {
-        drop::give_up(self, kept, files)
+    pub fn give_up(&self, kept: Kept, sockets: &[&Path]) -> Result<(), PrivilegesError> {
+        drop::give_up(self, kept, sockets)
     }
 
     /// The same where it cannot be done: an error, unless nothing is to be given up.
