@@ -37,13 +37,15 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// Debian's package, where it has another name than the program.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("danted", "dante-server"),
     ("dig", "bind9-dnsutils"),
     ("ip", "iproute2"),
     ("nc.openbsd", "netcat-openbsd"),
     ("nft", "nftables"),
+    ("prlimit", "util-linux"),
     ("promtool", "prometheus"),
+    ("setpriv", "util-linux"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
