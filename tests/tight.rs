@@ -262,7 +262,9 @@ impl Group {
     #[track_caller]
     fn new(places: [(&str, &str); 2], value: u64) -> Self {
         need_root();
-        let name = format!("sockhop-{}-{value}", std::process::id());
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sockhop-{}-{number}", std::process::id());
         for (place, file) in places {
             let path = PathBuf::from(place).join(&name);
             if fs::create_dir(&path).is_err() {
