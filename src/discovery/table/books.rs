@@ -16,6 +16,14 @@ impl Table {
         };
         let before = *entry;
         change(entry);
+        self.follow(id, &before);
+    }
+
+    /// Apart, and once for all kinds of changes.
+    fn follow(&mut self, id: u32, before: &Entry) {
+        let Some(entry) = self.entries.get_mut(id as usize) else {
+            return;
+        };
         let in_flight = self.in_flight.contains(id);
         if in_flight {
             entry.due = Tick::NEVER;
@@ -30,7 +38,7 @@ impl Table {
                 self.queue.insert(is, after.due, id);
             }
         }
-        self.count_out(&before);
+        self.count_out(before);
         self.count_in(&after);
         let (old, new) = (before.rank(), after.rank());
         if old != new {
@@ -145,14 +153,7 @@ impl Table {
         let mut merit = self.merits.get(&id).copied().unwrap_or(Merit::NONE);
         self.modify(id, |entry| {
             change(entry, &mut merit);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a score is from 0 to 100"
-            )]
-            let hundredths = (merit.score(now) * 100.0) as u16;
-            entry.score = hundredths;
-            entry.distrusted = merit.trust.is_distrusted();
+            entry.appraise(&merit, now);
         });
         self.merits.insert(id, merit);
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::queue::Urgency;
 use crate::discovery::rules::Class;
+use crate::discovery::score::Merit;
 use crate::discovery::status::{Reason, Status};
 pub(super) use crate::discovery::tick::Tick;
 
@@ -82,6 +83,18 @@ impl Entry {
             score: Reverse(self.score),
             key: self.key,
         })
+    }
+
+    /// Takes over what makes it better or worse than others.
+    pub(super) fn appraise(&mut self, merit: &Merit, now: Tick) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a score is from 0 to 100"
+        )]
+        let hundredths = (merit.score(now) * 100.0) as u16;
+        self.score = hundredths;
+        self.distrusted = merit.trust.is_distrusted();
     }
 
     pub(super) fn urgency(&self, selected: Option<Key>) -> Urgency {
