@@ -1,7 +1,7 @@
 //! The race: several good peers are greeted a little apart, the first good answer wins, the losers are closed.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
@@ -46,6 +46,7 @@ pub struct Race {
 }
 
 struct Runner {
+    address: SocketAddr,
     probe: TaskId,
     started: Instant,
 }
@@ -54,7 +55,7 @@ struct State {
     discovery: Shared<Discovery>,
     task: TaskId,
     waiting: VecDeque<SocketAddr>,
-    running: HashMap<SocketAddr, Runner>,
+    running: Vec<Runner>,
     /// How many may be asked at once.
     most: usize,
     asked: usize,
@@ -91,7 +92,7 @@ impl Race {
             task,
             asked: peers.len(),
             waiting: peers.into(),
-            running: HashMap::new(),
+            running: Vec::new(),
             most,
             apart,
             share: timeout / rounds,
@@ -124,7 +125,7 @@ impl State {
     /// Closes the losers; who is to be told, if nobody was told yet.
     fn end(&mut self, cx: &mut Cx<'_>) -> Option<OnWinner> {
         self.waiting.clear();
-        for (_, runner) in self.running.drain() {
+        for runner in self.running.drain(..) {
             cx.cancel(runner.probe);
         }
         self.on_winner.take()
@@ -134,7 +135,7 @@ impl State {
         let shared = Shared::clone(shared);
         let on_finding = Box::new(move |cx: &mut Cx<'_>, address, finding| {
             let mut state = shared.borrow_mut();
-            state.running.remove(&address);
+            state.running.retain(|runner| runner.address != address);
             let discovery = Shared::clone(&state.discovery);
             discovery.borrow_mut().record(address, finding, cx);
             let won = matches!(
@@ -158,7 +159,11 @@ impl State {
             on_finding,
         )));
         let started = cx.now;
-        self.running.insert(address, Runner { probe, started });
+        self.running.push(Runner {
+            address,
+            probe,
+            started,
+        });
     }
 
     /// Closes those that have had their share of the time, if others wait for their place.
@@ -166,24 +171,18 @@ impl State {
         if self.waiting.is_empty() || self.running.len() < self.most {
             return;
         }
-        let late = |runner: &Runner| cx.now >= runner.started + self.share;
-        let over: Vec<SocketAddr> = self
-            .running
-            .iter()
-            .filter(|(_, runner)| late(runner))
-            .map(|(address, _)| *address)
-            .collect();
-        for runner in over
-            .iter()
-            .filter_map(|address| self.running.remove(address))
-        {
-            cx.cancel(runner.probe);
-        }
+        self.running.retain(|runner| {
+            let is_late = cx.now >= runner.started + self.share;
+            if is_late {
+                cx.cancel(runner.probe);
+            }
+            !is_late
+        });
     }
 
     /// When something has to be done though nobody answers.
     fn next(&self) -> Instant {
-        let oldest = self.running.values().map(|runner| runner.started).min();
+        let oldest = self.running.iter().map(|runner| runner.started).min();
         let next = match oldest {
             _ if self.waiting.is_empty() => self.until,
             Some(oldest) if self.running.len() >= self.most => oldest + self.share,
