@@ -47,13 +47,9 @@ impl ExecSource {
     }
 
     fn run(&self, signal: &mut Signal) -> Result<Output, String> {
-        let mut shell = Command::new("sh");
-        for name in OF_OURS_ALONE {
-            shell.env_remove(name);
-        }
-        let child = shell
+        let child = Command::new("sh")
             .arg("-c")
-            .arg(&self.command)
+            .arg(format!("unset {OF_OURS_ALONE}; {}", self.command))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -129,14 +125,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const REAP_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Variables of the environment that a service manager means for this process and none that it starts.
-const OF_OURS_ALONE: [&str; 6] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-];
+const OF_OURS_ALONE: &str =
+    "NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID LISTEN_FDS LISTEN_PID LISTEN_FDNAMES";
 
 /// What is kept of standard error: enough for its last line.
 const LAST_WORDS: usize = 4096;
