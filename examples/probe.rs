@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         socks6: AskSocks6::No,
         uplink: Uplink::default(),
     };
-    let findings = survey(&peers, &settings, 64, &mut |_| {})?;
+    let findings = survey(&peers, &settings, 64, |_| {})?;
     for ((address, _), finding) in peers.iter().zip(findings) {
         let reason = finding.reason();
         println!("{address}  {}  {reason}", reason.status());

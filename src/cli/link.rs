@@ -54,7 +54,7 @@ pub(super) fn server(settings: ServeSettings) -> Result<(), Failure> {
 /// is.
 pub(super) fn probe(
     request: &ProbeRequest,
-    progress: &mut dyn FnMut(usize),
+    progress: impl FnMut(usize) + 'static,
 ) -> Result<Vec<ProxyEntry>, Failure> {
     let resolver = Resolver::default();
     let lookups: Vec<Lookup> = request

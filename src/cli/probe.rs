@@ -5,7 +5,9 @@
     reason = "comments of options are help text, where brackets are those of IPv6"
 )]
 
+use std::cell::RefCell;
 use std::io::{IsTerminal, stderr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
@@ -87,9 +89,10 @@ impl Probe {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let request = self.request()?;
         values::usable(&request.uplink)?;
-        let mut progress = Progress::new(request.addresses.len());
-        let result = link::probe(&request, &mut |done| progress.show(done));
-        progress.clear();
+        let progress = Rc::new(RefCell::new(Progress::new(request.addresses.len())));
+        let shown = Rc::clone(&progress);
+        let result = link::probe(&request, move |done| shown.borrow_mut().show(done));
+        progress.borrow().clear();
         let entries = result?;
         output::print(&if self.json {
             json(&entries)?
@@ -159,7 +162,7 @@ impl Progress {
         }
     }
 
-    fn clear(&mut self) {
+    fn clear(&self) {
         if self.shown {
             output::message("\r\x1b[K");
         }

@@ -1,12 +1,10 @@
 //! Probing a list of addresses once.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
-
-use crossbeam_channel::{Sender, unbounded};
 
 use super::probe::{Probe, ProbeSettings};
 use super::status::Finding;
@@ -25,38 +23,24 @@ pub fn survey(
     addresses: &[Asked],
     settings: &ProbeSettings,
     at_once: usize,
-    progress: &mut dyn FnMut(usize),
+    progress: impl FnMut(usize) + 'static,
 ) -> io::Result<Vec<Finding>> {
-    let (sender, findings) = unbounded();
-    let waiting = addresses.iter().cloned().enumerate().collect();
-    let settings = settings.clone();
-    let prober = thread::Builder::new()
-        .name("prober".into())
-        .spawn(move || {
-            // A survey needs no workers; the pool's one thread idles.
-            let mut reactor = Reactor::new(1)?;
-            let state = State {
-                waiting,
-                under_way: 0,
-                at_once: at_once.max(1),
-                settings,
-                sender,
-            };
-            reactor.spawn(Box::new(Survey {
-                state: Shared::new(state.into()),
-            }));
-            reactor.run()
-        })?;
-    let mut found = vec![None; addresses.len()];
-    for (done, (place, finding)) in findings.iter().enumerate() {
-        if let Some(slot) = found.get_mut(place) {
-            *slot = Some(finding);
-        }
-        progress(done + 1);
-    }
-    prober
-        .join()
-        .map_err(|_| io::Error::other("the prober panicked"))??;
+    // A survey needs no workers; the pool's one thread idles.
+    let mut reactor = Reactor::new(1)?;
+    let state = Shared::new(RefCell::new(State {
+        waiting: addresses.iter().cloned().enumerate().collect(),
+        under_way: 0,
+        at_once: at_once.max(1),
+        settings: settings.clone(),
+        found: vec![None; addresses.len()],
+        done: 0,
+        progress: Box::new(progress),
+    }));
+    reactor.spawn(Box::new(Survey {
+        state: Shared::clone(&state),
+    }));
+    reactor.run()?;
+    let found = std::mem::take(&mut state.borrow_mut().found);
     Ok(found.into_iter().flatten().collect())
 }
 
@@ -69,7 +53,19 @@ struct State {
     under_way: usize,
     at_once: usize,
     settings: ProbeSettings,
-    sender: Sender<(usize, Finding)>,
+    found: Vec<Option<Finding>>,
+    done: usize,
+    progress: Box<dyn FnMut(usize)>,
+}
+
+impl State {
+    fn take(&mut self, place: usize, finding: Finding) {
+        if let Some(slot) = self.found.get_mut(place) {
+            *slot = Some(finding);
+        }
+        self.done += 1;
+        (self.progress)(self.done);
+    }
 }
 
 impl Task for Survey {
@@ -84,8 +80,7 @@ impl Task for Survey {
             let on_finding = Box::new(move |cx: &mut Cx<'_>, _, finding| {
                 let mut state = shared.borrow_mut();
                 state.under_way -= 1;
-                // The other end waits for all of them.
-                let _ = state.sender.send((place, finding));
+                state.take(place, finding);
                 cx.wake(survey);
             });
             let probe = Probe::new(address, login.as_deref(), &state.settings, on_finding);
