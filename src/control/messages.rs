@@ -244,13 +244,9 @@ impl Response {
     ///
     /// A result that cannot be written as JSON, which none of ours is, becomes an internal error.
     pub fn result(id: Id, result: &impl Serialize) -> Self {
-        let outcome = serde_json::value::to_raw_value(result).map_err(|error| {
-            ErrorObject::new(ErrorCode::Internal, "cannot write the answer")
-                .with_reason(error.to_string())
-        });
         Self {
             id,
-            outcome,
+            outcome: json_of(result),
             left_out: 0,
         }
     }
@@ -307,6 +303,14 @@ impl Response {
             left_out: self.left_out,
         })
     }
+}
+
+/// The JSON text of a result.
+pub(super) fn json_of<T: Serialize + ?Sized>(result: &T) -> Result<Box<RawValue>, ErrorObject> {
+    serde_json::value::to_raw_value(result).map_err(|error| {
+        ErrorObject::new(ErrorCode::Internal, "cannot write the answer")
+            .with_reason(error.to_string())
+    })
 }
 
 fn line(message: &impl Serialize) -> String {

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::descriptors;
-use super::messages::{Call, ErrorCode, ErrorObject, Id, Request, Response};
+use super::messages::{Call, ErrorCode, ErrorObject, Id, Request, Response, json_of};
 use crate::engine::{Cx, Mailbox, Next, Shared, Task, TaskId, Want};
 use crate::listen::knock;
 
@@ -321,21 +322,14 @@ pub struct Reply {
 
 impl Reply {
     /// Answers.
-    pub fn send<T: Serialize>(mut self, result: Result<T, ErrorObject>) {
-        if let Some(id) = self.id.take() {
-            self.put(match result {
-                Ok(result) => Response::result(id, &result),
-                Err(error) => Response::error(id, error),
-            });
-        }
+    pub fn send<T: Serialize>(self, result: Result<T, ErrorObject>) {
+        self.answer(result.and_then(|result| json_of(&result)), 0);
     }
 
     /// Answers, and sends descriptors along.
-    pub fn send_with<T: Serialize>(mut self, result: &T, descriptors: Vec<OwnedFd>) {
-        if let Some(id) = self.id.take() {
-            self.outbox.borrow_mut().descriptors = descriptors;
-            self.put(Response::result(id, result));
-        }
+    pub fn send_with<T: Serialize>(self, result: &T, descriptors: Vec<OwnedFd>) {
+        self.outbox.borrow_mut().descriptors = descriptors;
+        self.answer(json_of(result), 0);
     }
 
     /// Who asks.
@@ -348,9 +342,18 @@ impl Reply {
     }
 
     /// Answers with a list from which so many were left out.
-    pub fn send_part<T: Serialize>(mut self, list: &[T], left_out: u64) {
+    pub fn send_part<T: Serialize>(self, list: &[T], left_out: u64) {
+        self.answer(json_of(list), left_out);
+    }
+
+    /// Once for all kinds of answers.
+    fn answer(mut self, outcome: Result<Box<RawValue>, ErrorObject>, left_out: u64) {
         if let Some(id) = self.id.take() {
-            self.put(Response::part(id, list, left_out));
+            self.put(Response {
+                id,
+                outcome,
+                left_out,
+            });
         }
     }
 
