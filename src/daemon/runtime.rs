@@ -77,7 +77,7 @@ impl Daemon {
             (&control, need),
             wants_place,
             confinement,
-            move |means, cx| start::build(settings, means, cx),
+            Box::new(move |means, cx| start::build(settings, means, cx)),
         )
     }
 
@@ -96,7 +96,7 @@ impl Daemon {
             (&control, Need::May),
             wants_place,
             confinement,
-            move |means, cx| server::build(settings, means, cx),
+            Box::new(move |means, cx| server::build(settings, means, cx)),
         )
     }
 
@@ -106,7 +106,7 @@ impl Daemon {
         (control, need): (&ControlPath, Need),
         wants_place: Option<Option<Role>>,
         confinement: Confinement,
-        build: impl FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError> + 'static,
+        build: BuildWith,
     ) -> Result<Self, StartError> {
         // Before anything that takes its time: a signal that is not caught yet ends the program.
         let signals = Signals::catch().map_err(StartError::System)?;
@@ -231,6 +231,7 @@ struct Build {
     failure: Failure,
 }
 
+type BuildWith = Box<dyn FnOnce(Means, &mut Cx<'_>) -> Result<(), StartError>>;
 type BuildOthers = Box<dyn FnOnce(&mut Cx<'_>) -> Result<(), StartError>>;
 
 impl Task for Build {
