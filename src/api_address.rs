@@ -35,7 +35,10 @@ impl FromStr for ApiAddress {
         place.parse().map(Self::Tcp).map_err(|error: BadText| {
             BadText::new(
                 text,
-                format!("is neither a path nor a host and port ({})", error.problem),
+                format!(
+                    "is neither a path nor a host and port ({})",
+                    error.problem()
+                ),
                 EXAMPLE,
             )
         })

@@ -72,7 +72,7 @@ fn api_port(url: &str) -> Result<HostPort, BadText> {
     HostPort::parse_or_port(place, MYCELIUM_PORT).map_err(|error| {
         BadText::new(
             url,
-            format!("is not the URL of an API ({})", error.problem),
+            format!("is not the URL of an API ({})", error.problem()),
             EXAMPLE_URL,
         )
     })

@@ -36,17 +36,22 @@ impl Failure {
     }
 
     /// The same as [`Failure::not_done`] without an error value.
-    pub fn because(text: impl Into<String>) -> Self {
-        Self::new(Kind::NotDone, text.into(), None)
+    pub fn because(text: impl AsRef<str>) -> Self {
+        Self::new(Kind::NotDone, text.as_ref().to_owned(), None)
     }
 
     /// It was asked for wrongly: exit status 2, with a pointer to the help of `command`.
-    pub fn usage(text: impl Into<String>, command: Option<&str>) -> Self {
+    pub fn usage(text: impl AsRef<str>, command: Option<&str>) -> Self {
+        Self::misused(text.as_ref(), command)
+    }
+
+    #[cold]
+    fn misused(text: &str, command: Option<&str>) -> Self {
         let hint = match command {
             Some(command) => format!("see \"sockhop {command} --help\""),
             None => "see \"sockhop --help\"".to_owned(),
         };
-        Self::new(Kind::WrongUsage, text.into(), Some(hint))
+        Self::new(Kind::WrongUsage, text.to_owned(), Some(hint))
     }
 
     #[cold]

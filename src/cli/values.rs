@@ -297,11 +297,8 @@ pub(super) fn metrics(text: &str) -> Result<ListenAddress, BadText> {
     if alone.parse::<IpAddr>().is_ok() {
         return Err(BadText::new(text, "has no port", EXAMPLE));
     }
-    let example = |bad| BadText {
-        example: EXAMPLE,
-        ..bad
-    };
-    text.parse().map_err(example)
+    text.parse()
+        .map_err(|bad: BadText| bad.with_example(EXAMPLE))
 }
 
 /// This build has none.
