@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::logins::{Logins, PeerLogin};
 use super::probe::{AskSocks6, Probe, ProbeSettings};
@@ -30,8 +29,8 @@ pub struct Discovery {
     prober: Option<TaskId>,
     observer: Option<TaskId>,
     sources: Vec<SourceState>,
-    updates: Receiver<SourceUpdate>,
-    updater: Sender<SourceUpdate>,
+    /// From the threads of sources. A channel of their own would be 5 KB of program.
+    updates: Arc<Mutex<Vec<SourceUpdate>>>,
     next_expiry: Instant,
 }
 
@@ -62,7 +61,6 @@ impl Discovery {
         is_own: Box<dyn Fn(SocketAddr) -> bool>,
         now: Instant,
     ) -> Self {
-        let (updater, updates) = unbounded();
         Self {
             interval: table.interval,
             table: Table::new(table, rules, now),
@@ -76,8 +74,7 @@ impl Discovery {
             prober: None,
             observer: None,
             sources: Vec::new(),
-            updates,
-            updater,
+            updates: Arc::default(),
             next_expiry: now,
         }
     }
@@ -129,11 +126,10 @@ impl Discovery {
         let id = self.add_fixed(&name).ok_or_else(|| {
             std::io::Error::other(format!("more than {} sources of peers", SourceId::LIMIT))
         })?;
-        let updater = self.updater.clone();
+        let updates = Arc::clone(&self.updates);
         let send = Box::new(move |update| {
-            if updater.send(update).is_ok() {
-                mailbox.wake(prober);
-            }
+            lock(&updates).push(update);
+            mailbox.wake(prober);
         });
         let thread = SourceThread::spawn(id, source, send)?;
         if let Some(state) = self.sources.get_mut(id.number()) {
@@ -291,7 +287,8 @@ impl Discovery {
     fn take_updates(&mut self, cx: &mut Cx<'_>) {
         let before = self.table.generation();
         let deserted = self.is_deserted();
-        while let Ok(update) = self.updates.try_recv() {
+        let updates = std::mem::take(&mut *lock(&self.updates));
+        for update in updates {
             if let Some(state) = self.sources.get_mut(update.source.number()) {
                 let count = update.peers.len();
                 let is_news = (count > 0) != std::mem::replace(&mut state.has_named, count > 0);
@@ -311,6 +308,10 @@ impl Discovery {
         }
         self.tell_observer(before, cx);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the rounds of a [`Discovery`].
