@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -55,11 +55,12 @@ impl Peers {
         }
         addresses.extend([silent_address, dead_address]);
 
-        let (sender, mailbox) = crossbeam_channel::bounded(1);
+        let started = Arc::new(Started::default());
+        let here = Arc::clone(&started);
         let thread = thread::Builder::new().name("peers".into()).spawn(move || {
             let mut reactor = match Reactor::new(WORKERS) {
                 Ok(reactor) => reactor,
-                Err(error) => return drop(sender.send(Err(error))),
+                Err(error) => return here.tell(Err(error)),
             };
             let [near, middle, far] = proxies;
             let servers = vec![
@@ -70,12 +71,12 @@ impl Peers {
                 (page, Kind::Page),
             ];
             reactor.spawn(Box::new(Build { servers }));
-            drop(sender.send(Ok(reactor.mailbox())));
+            here.tell(Ok(reactor.mailbox()));
             if let Err(error) = reactor.run() {
                 log::error!("the peers of the demonstration ended: {error}");
             }
         })?;
-        let mailbox = mailbox.recv().map_err(io::Error::other)??;
+        let mailbox = started.wait()?;
         Ok(Self {
             addresses,
             page: page_address,
@@ -106,6 +107,30 @@ impl Drop for Peers {
             // A panic there was printed by its thread.
             let _ = thread.join();
         }
+    }
+}
+
+/// Where the thread says whether it has started.
+#[derive(Default)]
+struct Started {
+    outcome: Mutex<Option<io::Result<Mailbox>>>,
+    told: Condvar,
+}
+
+impl Started {
+    fn tell(&self, outcome: io::Result<Mailbox>) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        self.told.notify_one();
+    }
+
+    fn wait(&self) -> io::Result<Mailbox> {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .told
+            .wait_timeout_while(outcome, TIMEOUT, |outcome| outcome.is_none());
+        let (mut outcome, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let late = || Err(io::ErrorKind::TimedOut.into());
+        outcome.take().unwrap_or_else(late)
     }
 }
 
