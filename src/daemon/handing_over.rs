@@ -58,9 +58,9 @@ impl Estate {
     }
 
     /// Sends everything to a process that wants to take over: these listeners with their names, and what is `known`.
-    pub(super) fn offer<'a>(
+    pub(super) fn offer(
         &mut self,
-        listeners: impl Iterator<Item = (String, &'a Listener)>,
+        listeners: &[(String, &Listener)],
         known: HandOver,
         reply: Reply,
         now: Instant,
@@ -89,16 +89,13 @@ impl Estate {
     }
 
     /// What others can listen on, with its name.
-    fn lent<'a>(
-        &self,
-        listeners: impl Iterator<Item = (String, &'a Listener)>,
-    ) -> io::Result<Vec<(String, OwnedFd)>> {
+    fn lent(&self, listeners: &[(String, &Listener)]) -> io::Result<Vec<(String, OwnedFd)>> {
         let mut lent = Vec::new();
         if let Some((socket, _)) = &self.control {
             lent.push(("control".to_owned(), socket.lend()?));
         }
         for (name, listener) in listeners {
-            lent.push((name, listener.lend()?));
+            lent.push((name.clone(), listener.lend()?));
         }
         match lent.len() {
             count if count > MOST_AT_ONCE => Err(io::Error::other(format!(
@@ -112,7 +109,7 @@ impl Estate {
     /// Whether it is so: only who was handed everything can say it.
     pub(super) fn let_go(
         &mut self,
-        listeners: impl FnOnce() -> Vec<Open>,
+        listeners: &mut dyn FnMut() -> Vec<Open>,
         limits: Limits,
         drain_timeout: Option<Duration>,
         reply: Reply,

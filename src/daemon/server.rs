@@ -277,14 +277,15 @@ impl Running {
         };
         let listeners = self.names.iter().zip(&self.listeners);
         let listeners = listeners.map(|(at, (listener, _))| (format!("clients {at}"), &**listener));
-        self.estate.offer(listeners, known, reply, now);
+        let listeners: Vec<_> = listeners.collect();
+        self.estate.offer(&listeners, known, reply, now);
     }
 
     fn let_go(&mut self, reply: Reply, cx: &mut Cx<'_>) {
-        let all = || std::mem::take(&mut self.listeners);
+        let mut all = || std::mem::take(&mut self.listeners);
         let limits = self.intake.limits.clone();
         self.estate
-            .let_go(all, limits, self.drain_timeout, reply, cx);
+            .let_go(&mut all, limits, self.drain_timeout, reply, cx);
     }
 
     fn status(&self, cx: &Cx<'_>) -> ServerStatus {

@@ -33,7 +33,8 @@ impl Forwarder {
         let clients = clients.map(|(at, (listener, _))| (format!("clients {at}"), &**listener));
         let metrics = self.settings.metrics.iter().zip(&self.metrics);
         let metrics = metrics.map(|(at, (listener, _))| (format!("metrics {at}"), &**listener));
-        self.estate.offer(clients.chain(metrics), known, reply, now);
+        let listeners: Vec<_> = clients.chain(metrics).collect();
+        self.estate.offer(&listeners, known, reply, now);
     }
 
     /// In automatic mode: the remote in use, then others, best first.
@@ -60,10 +61,13 @@ impl Forwarder {
     /// The other process accepts: this one only sees its clients off.
     pub(in crate::daemon) fn let_go(&mut self, reply: Reply, cx: &mut Cx<'_>) {
         let (listeners, metrics) = (&mut self.listeners, &mut self.metrics);
-        let all = || listeners.drain(..).chain(metrics.take()).collect();
+        let mut all = || listeners.drain(..).chain(metrics.take()).collect();
         let limits = self.intake.limits.clone();
         let drain_timeout = self.settings.drain_timeout;
-        if self.estate.let_go(all, limits, drain_timeout, reply, cx) {
+        if self
+            .estate
+            .let_go(&mut all, limits, drain_timeout, reply, cx)
+        {
             self.cancel_connect(cx);
             self.retirement.set(true);
             self.discovery.borrow_mut().retire(cx);
