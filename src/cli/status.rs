@@ -1,6 +1,5 @@
 //! `sockhop status`: what a running forwarder or server does now.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
@@ -11,7 +10,8 @@ use super::watch::{INTERVALS, watch};
 use super::wrap::wrap;
 use super::{Failure, output, values};
 use crate::control::messages::{
-    AnyStatus, Bytes, Call, Connections, RemoteStreams, ServerStatus, Status as Answer, UserStatus,
+    AnyStatus, ByName, Bytes, Call, Connections, RemoteStreams, ServerStatus, Status as Answer,
+    UserStatus,
 };
 
 /// Show what a running forwarder or server does.
@@ -183,7 +183,7 @@ fn server_text(status: &ServerStatus, width: Option<usize>) -> String {
         lines.push(("sessions", status.sessions.to_string()));
     }
     lines.push(("bytes", both_ways(status.bytes)));
-    for (name, user) in &status.by_user {
+    for (name, user) in status.by_user.iter() {
         let UserStatus {
             active,
             total,
@@ -201,7 +201,7 @@ fn server_text(status: &ServerStatus, width: Option<usize>) -> String {
 
 /// Of a server that carries some or has dropped some.
 fn datagrams(status: &ServerStatus) -> Option<String> {
-    let dropped: u64 = status.dropped_datagrams.values().sum();
+    let dropped: u64 = status.dropped_datagrams.sum();
     if (status.associations, dropped) == (0, 0) {
         return None;
     }
@@ -231,7 +231,7 @@ fn clients(connections: &Connections) -> String {
     )
 }
 
-fn with_reasons(what: &str, by_reason: &BTreeMap<String, u64>) -> String {
+fn with_reasons(what: &str, by_reason: &ByName<u64>) -> String {
     let reasons: Vec<_> = by_reason
         .iter()
         .filter(|(_, count)| **count > 0)
@@ -302,7 +302,7 @@ mod tests {
                 parked: 2,
                 total: 120,
                 refused: 5,
-                refused_by_reason: [("limit".to_owned(), 1), ("peer".to_owned(), 4)].into(),
+                refused_by_reason: [("limit", 1), ("peer", 4)].into_iter().collect(),
             },
             bytes: Bytes {
                 up: 1536,

@@ -12,7 +12,6 @@
 //! assert_eq!(request.call, Call::Connect { remote: Some("[407::1]:1080".into()), drain: None });
 //! ```
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use serde::Serialize;
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 
+pub use super::by_name::ByName;
 use super::reading::{Object, Readable};
 use crate::choice::Mode;
 
@@ -550,12 +550,12 @@ pub struct ServerStatus {
     /// Sessions of SOCKS 6 that clients can go on with.
     pub sessions: u64,
     /// Datagrams dropped since the start, by reason, such as `rules`, `unsolicited`, `fragment`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub dropped_datagrams: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "ByName::is_empty")]
+    pub dropped_datagrams: ByName<u64>,
     /// Bytes carried since the start.
     pub bytes: Bytes,
     /// The same by user, for those who have logged in; a thousand at most.
-    pub by_user: BTreeMap<String, UserStatus>,
+    pub by_user: ByName<UserStatus>,
     /// Seconds since the start.
     pub uptime_s: f64,
     /// As a forwarder's.
@@ -658,7 +658,7 @@ pub struct Connections {
     /// Closed unserved since the start.
     pub refused: u64,
     /// The same by reason, such as `not-allowed`, `peer`, `limit`, `per-client-limit`.
-    pub refused_by_reason: BTreeMap<String, u64>,
+    pub refused_by_reason: ByName<u64>,
 }
 
 /// Numbers of bytes.

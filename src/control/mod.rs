@@ -2,6 +2,7 @@
 //!
 //! One JSON object a line each way over a Unix stream socket, as JSON-RPC 2.0 defines them.
 
+mod by_name;
 pub mod client;
 mod descriptors;
 pub mod messages;

@@ -3,7 +3,6 @@
 //! serde_json, and what serde derives, make a reader anew for each type and all that is in it: 60 KB of program for the answers of
 //! this protocol. Here only names, texts and numbers are told apart by it, and a member is one call.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -12,8 +11,8 @@ use serde_json::value::RawValue;
 use serde_json::{Error, Number};
 
 use super::messages::{
-    AnyStatus, Bytes, Candidates, Connected, Connections, Disconnected, Draining, ErrorCode,
-    ErrorData, ErrorObject, HandOver, Id, LastError, PeerStatus, Probing, ProxyEntry,
+    AnyStatus, ByName, Bytes, Candidates, Connected, Connections, Disconnected, Draining,
+    ErrorCode, ErrorData, ErrorObject, HandOver, Id, LastError, PeerStatus, Probing, ProxyEntry,
     RemoteStreams, Role, ServerStatus, SourceState, Status, UserStatus,
 };
 use crate::choice::Mode;
@@ -99,9 +98,9 @@ impl<T: Readable> Readable for Vec<T> {
     }
 }
 
-impl<T: Readable> Readable for BTreeMap<String, T> {
+impl<T: Readable> Readable for ByName<T> {
     fn read(json: &str) -> Result<Self, Error> {
-        let mut map = Self::new();
+        let mut map = Self::default();
         for (name, value) in members(json)? {
             map.insert(name, T::read(value.get())?);
         }
@@ -322,6 +321,8 @@ impl<'de> Visitor<'de> for Collect {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     // What serde derives is the measure.
@@ -335,7 +336,12 @@ mod tests {
         text: String,
         #[serde(default)]
         maybe: Option<Vec<u64>>,
-        map: BTreeMap<String, Vec<String>>,
+        #[serde(deserialize_with = "by_name")]
+        map: ByName<Vec<String>>,
+    }
+
+    fn by_name<'de, D: Deserializer<'de>>(from: D) -> Result<ByName<Vec<String>>, D::Error> {
+        BTreeMap::<String, _>::deserialize(from).map(ByName::from_iter)
     }
 
     object!(All: flag small large signed float text map; maybe);
@@ -349,7 +355,7 @@ mod tests {
             float: -1.5e-7,
             text: "a \"b\" \u{1f600} \u{7}\\".to_owned(),
             maybe: Some(vec![0, 7]),
-            map: [("x\"\n".to_owned(), vec![String::new()])].into(),
+            map: ByName::from_iter([("x\"\n", vec![String::new()])]),
         }
     }
 

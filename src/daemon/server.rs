@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answers::{seconds, sorted};
+use super::answers::seconds;
 use super::confinement;
 use super::handing_over::{Estate, Open};
 use super::runtime::{
@@ -17,7 +17,8 @@ use super::status_lines;
 use super::taking_over::serve_control;
 use crate::choice::Mode;
 use crate::control::messages::{
-    Bytes, Call, Connections, ErrorCode, ErrorObject, HandOver, Role, ServerStatus, UserStatus,
+    ByName, Bytes, Call, Connections, ErrorCode, ErrorObject, HandOver, Role, ServerStatus,
+    UserStatus,
 };
 use crate::control::server::Reply;
 use crate::engine::Cx;
@@ -305,7 +306,7 @@ impl Running {
         };
         let refused = at_the_door.into_iter().chain(counts.refused);
         let refused = refused.filter(|(_, count)| *count > 0);
-        let refused_by_reason = sorted(refused);
+        let refused_by_reason: ByName<u64> = refused.collect();
         ServerStatus {
             role: Role::Server,
             listening: self.listening.clone(),
@@ -321,22 +322,21 @@ impl Running {
                 active: self.intake.limits.active() as u64,
                 parked: cx.parked() as u64,
                 total: intake.accepted,
-                refused: refused_by_reason.values().sum(),
+                refused: refused_by_reason.sum(),
                 refused_by_reason,
             },
             associations: self.associations.as_ref().map_or(0, Limits::active) as u64,
             sessions: self.shared.sessions(cx.now) as u64,
-            dropped_datagrams: sorted(counts.dropped_datagrams),
+            dropped_datagrams: counts.dropped_datagrams.into_iter().collect(),
             bytes: Bytes {
                 up: counts.up,
                 down: counts.down,
             },
-            by_user: sorted(
-                counts
-                    .users
-                    .into_iter()
-                    .map(|(name, counts)| (name, user_status(counts))),
-            ),
+            by_user: counts
+                .users
+                .into_iter()
+                .map(|(name, counts)| (name, user_status(counts)))
+                .collect(),
             uptime_s: seconds(cx.now.saturating_duration_since(self.started)),
             confined_by: confinement::in_force(),
         }

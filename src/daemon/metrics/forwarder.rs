@@ -103,7 +103,7 @@ fn clients(out: &mut Exposition, status: &Status) {
         Counter,
         "Connections of clients that were closed unserved.",
     );
-    for (reason, count) in refused_by_reason {
+    for (reason, count) in refused_by_reason.iter() {
         refused.sample(&[("reason", reason)], count);
     }
     let Bytes { up, down } = status.bytes;
