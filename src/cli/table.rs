@@ -29,16 +29,14 @@ pub(super) fn table(rows: &[Vec<String>], numbers: &[usize]) -> Vec<String> {
 
 /// The text with everything but printable ASCII escaped.
 pub(super) fn escape(text: &str) -> String {
-    text.chars()
-        .flat_map(|char| {
-            let plain = char == ' ' || char.is_ascii_graphic();
-            let escaped = (!plain).then(|| char.escape_default());
-            plain
-                .then_some(char)
-                .into_iter()
-                .chain(escaped.into_iter().flatten())
-        })
-        .collect()
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char == ' ' || char.is_ascii_graphic() {
+            true => escaped.push(char),
+            false => escaped.extend(char.escape_default()),
+        }
+    }
+    escaped
 }
 
 /// Seconds with one unit, as `3s`, `12m`, `5h` or `9d`.
