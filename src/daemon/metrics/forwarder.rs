@@ -1,7 +1,7 @@
 //! What is told of a forwarder.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BinaryHeap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -120,12 +120,15 @@ fn clients(out: &mut Exposition, status: &Status) {
 fn remotes(out: &mut Exposition, forwarder: &Forwarder, cx: &Cx<'_>) {
     let discovery = forwarder.discovery.borrow();
     let in_use = forwarder.remote().and_then(|(address, _)| address);
-    let mut counts = forwarder.route.remotes();
-    counts.sort_by_key(|counts| (counts.live == 0, counts.remote));
+    let counts = forwarder.route.remotes();
+    let busy_first = counts
+        .iter()
+        .map(|counts| (counts.live == 0, counts.remote));
+    let busy_first = busy_first.collect::<BinaryHeap<_>>().into_sorted_vec();
     let mut seen = HashSet::new();
     let listed: Vec<Remote> = in_use
         .into_iter()
-        .chain(counts.iter().map(|counts| counts.remote))
+        .chain(busy_first.iter().map(|(_, remote)| *remote))
         .chain(discovery.table.valid_best_first())
         .filter(|address| seen.insert(*address))
         .take(MOST_LISTED)

@@ -1,5 +1,6 @@
 //! What a forwarder knows that is worth remembering.
 
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,10 @@ impl Knowledge for Known {
 
 /// Every address that was valid since the start, best first. Some are there twice.
 pub(in crate::daemon) fn ever_valid(table: &Table, now: Instant) -> Vec<SocketAddr> {
-    let mut earlier: Vec<_> = table.ever_valid(now).collect();
-    earlier.sort_unstable_by_key(|(address, age)| (*age, *address));
-    let earlier = earlier.into_iter().map(|(address, _)| address);
+    let by_age = table.ever_valid(now).map(|(address, age)| (age, address));
+    // A heap sorts with a fifth of the program that `sort` is, which is made anew for each type.
+    let earlier = by_age.collect::<BinaryHeap<_>>().into_sorted_vec();
+    let earlier = earlier.into_iter().map(|(_, address)| address);
     table.valid_best_first().chain(earlier).collect()
 }
 

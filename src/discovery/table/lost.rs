@@ -1,6 +1,8 @@
 //! Addresses that were valid and are not now: remembered, asked again, in the end forgotten.
 
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::iter;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -44,13 +46,14 @@ impl Table {
     /// `limit`. Who has nobody better may try them: they can be back before a probe has seen it.
     #[must_use]
     pub fn lost_latest_first(&self, limit: usize) -> Vec<SocketAddr> {
-        let mut lost: Vec<(Reverse<Tick>, Key)> = self
+        let mut lost: BinaryHeap<(Tick, Reverse<Key>)> = self
             .lost()
-            .map(|(_, entry, last_valid)| (Reverse(last_valid), entry.key))
+            .map(|(_, entry, last_valid)| (last_valid, Reverse(entry.key)))
             .collect();
-        lost.sort_unstable();
-        let lost = lost.into_iter().take(limit);
-        lost.map(|(_, key)| key.address()).collect()
+        let latest_first = iter::from_fn(|| lost.pop()).take(limit);
+        latest_first
+            .map(|(_, Reverse(key))| key.address())
+            .collect()
     }
 
     /// Makes every address due that was valid and is not listening now: nobody else is left.
