@@ -77,6 +77,7 @@ impl Options {
     }
 
     /// What the options together cannot mean.
+    #[cfg(feature = "server")]
     pub(super) fn refuse(&mut self, problem: &str) {
         let failure = Failure::usage(problem, Some(self.command));
         self.wrong.get_or_insert(failure);
