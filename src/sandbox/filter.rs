@@ -119,9 +119,9 @@ const fn instruction(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// Where the low half of an argument is in `struct seccomp_data`.
+/// Where the low half of an argument is on a little-endian machine, in `struct seccomp_data`.
 const fn argument(number: u32) -> u32 {
-    16 + 8 * number + if cfg!(target_endian = "big") { 4 } else { 0 }
+    16 + 8 * number
 }
 
 // `struct seccomp_data`.

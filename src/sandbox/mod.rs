@@ -4,9 +4,12 @@
 //! name look-ups need; seccomp refuses system calls that it has no use for. What is not there is left out: a router's
 //! kernel may have neither.
 
+#[cfg(target_endian = "little")]
 mod calls;
 mod files;
+#[cfg(target_endian = "little")]
 mod filter;
+#[cfg(target_endian = "little")]
 mod numbers;
 
 use std::path::PathBuf;
@@ -52,6 +55,10 @@ pub fn confine(plan: &Plan) -> Confined {
             false
         }
     };
+    // The crate that hands a filter to the kernel knows little-endian machines only.
+    #[cfg(target_endian = "big")]
+    let calls = false;
+    #[cfg(target_endian = "little")]
     let calls = match calls::confine() {
         Ok(done) => done,
         Err(error) => {

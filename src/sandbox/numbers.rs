@@ -11,10 +11,8 @@ pub(super) const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(243 | IS_64 | IS_LITTLE)
 } else if cfg!(target_arch = "arm") {
     Some(40 | IS_LITTLE)
-} else if cfg!(all(target_arch = "mips", target_endian = "little")) {
-    Some(8 | IS_LITTLE)
 } else if cfg!(target_arch = "mips") {
-    Some(8)
+    Some(8 | IS_LITTLE)
 } else {
     None
 };
