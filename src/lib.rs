@@ -70,6 +70,7 @@ pub mod peer;
 pub mod remote;
 pub mod source_spec;
 pub mod target;
+mod threads;
 
 pub mod client;
 pub mod discovery;

@@ -14,11 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use crate::threads;
 
 /// Looks up names on threads of its own. Clones share the threads and the queue.
 #[derive(Clone)]
@@ -98,11 +99,8 @@ impl Resolver {
         });
         if state.idle < state.queue.len() && state.threads < self.shared.max_threads {
             let shared = Arc::clone(&self.shared);
-            let started = thread::Builder::new()
-                .name("resolver".to_owned())
-                .stack_size(STACK_SIZE)
-                .spawn(move || shared.run());
-            match started {
+            let work = Box::new(move || shared.run());
+            match threads::start("resolver", Some(STACK_SIZE), work) {
                 Ok(_) => state.threads += 1,
                 // Another thread will come to it.
                 Err(_) if state.threads > 0 => {}
@@ -398,6 +396,8 @@ fn system_lookup(host: &str, port: u16) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 

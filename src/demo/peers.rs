@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -21,6 +21,7 @@ use crate::resolver::Resolver;
 use crate::server::rules::Rules;
 use crate::server::users::Users;
 use crate::server::{ReplyTiming, ServerSession, ServerSettings, ServerStats};
+use crate::threads;
 
 /// The running peers. They end when this is dropped.
 pub struct Peers {
@@ -57,7 +58,7 @@ impl Peers {
 
         let started = Arc::new(Started::default());
         let here = Arc::clone(&started);
-        let thread = thread::Builder::new().name("peers".into()).spawn(move || {
+        let work = Box::new(move || {
             let mut reactor = match Reactor::new(WORKERS) {
                 Ok(reactor) => reactor,
                 Err(error) => return here.tell(Err(error)),
@@ -75,7 +76,8 @@ impl Peers {
             if let Err(error) = reactor.run() {
                 log::error!("the peers of the demonstration ended: {error}");
             }
-        })?;
+        });
+        let thread = threads::start("peers", None, work)?;
         let mailbox = started.wait()?;
         Ok(Self {
             addresses,

@@ -27,11 +27,12 @@ pub mod yggdrasil;
 
 use std::io;
 use std::net::SocketAddr;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::logins::PeerLogin;
 use super::table::SourceId;
+use crate::threads;
 
 pub use signal::Signal;
 use signal::{Handle, pair};
@@ -141,10 +142,8 @@ impl SourceThread {
     ) -> io::Result<Self> {
         let (handle, signal) = pair()?;
         let name = source.name().to_owned();
-        let thread = thread::Builder::new()
-            .name(name.replace('\0', " "))
-            .stack_size(STACK_SIZE)
-            .spawn(move || run(id, source, signal, send))?;
+        let work = Box::new(move || run(id, source, signal, send));
+        let thread = threads::start(&name.replace('\0', " "), Some(STACK_SIZE), work)?;
         Ok(Self {
             id,
             name,
