@@ -32,13 +32,13 @@ use crate::wire::{Address, Host, Name};
 impl ServerSession {
     pub(super) fn request(&mut self, opening: Opening, request: &Request, now: Instant) -> Stage {
         let address = &request.address;
-        let pending = Pending::new(
+        let pending = Box::new(Pending::new(
             opening.client,
             Answering::Older(opening.server),
             opening.unsent,
             opening.unread,
             now + self.settings.patience(),
-        );
+        ));
         if let Some(via) = &self.settings.via
             && request.command != Command::Connect
         {
@@ -63,7 +63,7 @@ impl ServerSession {
             Command::Bind if self.settings.bind_timeout.is_some() => Rules::check_peer_name,
             _ => return self.no_such_command(pending, now),
         };
-        self.go_to(Box::new(pending), address, check_name, now)
+        self.go_to(pending, address, check_name, now)
     }
 
     /// Goes on to where the request leads, of which the name, if it is one, is checked with that.
@@ -83,11 +83,11 @@ impl ServerSession {
             Host::Name(name) => {
                 let verdict = match check_name(rules, name, address.port) {
                     Ok(verdict) => verdict,
-                    Err(denied) => return self.deny(*pending, denied, now),
+                    Err(denied) => return self.deny(pending, denied, now),
                 };
                 if let Some(via) = self.via_that_looks_up() {
                     if let Err(denied) = rules.check_unseen(name, address.port, verdict) {
-                        return self.deny(*pending, denied, now);
+                        return self.deny(pending, denied, now);
                     }
                     let destination = [address.clone()];
                     return match pending.is_bind() {
@@ -144,7 +144,7 @@ impl ServerSession {
                     ResolveError::QueueFull | ResolveError::Local(_) => ReplyCode::GENERAL_FAILURE,
                     _ => ReplyCode::HOST_UNREACHABLE,
                 };
-                Step::Next(self.refuse(*pending, code, &error, cx.now))
+                Step::Next(self.refuse(pending, code, &error, cx.now))
             }
             None => match self.wait(&mut pending, cx) {
                 Ok(until) => {
@@ -156,7 +156,7 @@ impl ServerSession {
                     let until = Some(until);
                     Step::Stay(stage, Turn::Wait { until })
                 }
-                Err(over) => Step::Next(self.give_up(*pending, over, cx.now)),
+                Err(over) => Step::Next(self.give_up(pending, over, cx.now)),
             },
         }
     }
@@ -204,12 +204,12 @@ impl ServerSession {
                 let binding = Box::new(binding);
                 Stage::Binding { pending, binding }
             }
-            Err(why) => self.unbound(*pending, why, now),
+            Err(why) => self.unbound(pending, why, now),
         }
     }
 
     /// There is no port.
-    pub(super) fn unbound(&mut self, pending: Pending, why: Unbound, now: Instant) -> Stage {
+    pub(super) fn unbound(&mut self, pending: Box<Pending>, why: Unbound, now: Instant) -> Stage {
         match why {
             Unbound::Denied(denied) => self.deny(pending, denied, now),
             Unbound::Failed(code, why) => self.refuse(pending, code, &why, now),
@@ -227,9 +227,9 @@ impl ServerSession {
                 if let Some(target) = &mut self.story.target {
                     *target = format!("{target}, came from {peer}").into();
                 }
-                Step::Next(self.peer_came(*pending, socket, peer, cx.now))
+                Step::Next(self.peer_came(pending, socket, peer, cx.now))
             }
-            Came::Failed(code, why) => Step::Next(self.refuse(*pending, code, &why, cx.now)),
+            Came::Failed(code, why) => Step::Next(self.refuse(pending, code, &why, cx.now)),
             Came::Nobody => match self.wait(&mut pending, cx) {
                 Ok(until) => {
                     let until = Some(until);
@@ -237,9 +237,9 @@ impl ServerSession {
                 }
                 Err(GivenUp::TimedOut) => {
                     let cause = Cause::timed_out(ReplyCode::TTL_EXPIRED);
-                    Step::Next(self.refuse(*pending, cause, &"nobody came in time", cx.now))
+                    Step::Next(self.refuse(pending, cause, &"nobody came in time", cx.now))
                 }
-                Err(left) => Step::Next(self.give_up(*pending, left, cx.now)),
+                Err(left) => Step::Next(self.give_up(pending, left, cx.now)),
             },
         }
     }
@@ -261,7 +261,7 @@ impl ServerSession {
             }
         }
         if let (Some(why), true) = (denied, allowed.is_empty()) {
-            return self.deny(*pending, why, now);
+            return self.deny(pending, why, now);
         }
         self.connect_to(pending, allowed, now)
     }
@@ -302,11 +302,11 @@ impl ServerSession {
                 let InForce { stack, sent } = dial.take_in_force();
                 pending.sent = sent;
                 let granted = self.granted(&pending, stack);
-                Step::Next(self.established(*pending, socket, canonical(bound), granted, cx.now))
+                Step::Next(self.established(pending, socket, canonical(bound), granted, cx.now))
             }
             Dialled::Failed(cause) => {
                 let why = format!("no address answered ({})", cause.code().0);
-                Step::Next(self.refuse(*pending, cause, &why, cx.now))
+                Step::Next(self.refuse(pending, cause, &why, cx.now))
             }
             Dialled::Pending(next) => match self.wait(&mut pending, cx) {
                 Ok(until) => {
@@ -314,7 +314,7 @@ impl ServerSession {
                     let stage = Stage::Dialling { pending, dial };
                     Step::Stay(stage, Turn::Wait { until })
                 }
-                Err(over) => Step::Next(self.give_up(*pending, over, cx.now)),
+                Err(over) => Step::Next(self.give_up(pending, over, cx.now)),
             },
         }
     }
@@ -322,7 +322,7 @@ impl ServerSession {
     /// Nobody was reached through the proxies.
     pub(super) fn lost(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         failure: &Failure,
         cause: Cause,
         now: Instant,
@@ -339,7 +339,7 @@ impl ServerSession {
     /// The peer of a BIND is there.
     pub(super) fn peer_came(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         socket: Socket,
         peer: SocketAddr,
         now: Instant,
@@ -369,9 +369,10 @@ impl ServerSession {
     }
 
     /// Both sides are there: the last reply tells an address, then bytes are relayed.
+    #[expect(clippy::boxed_local, reason = "stages hand on the box")]
     pub(super) fn established(
         &self,
-        pending: Pending,
+        pending: Box<Pending>,
         socket: Socket,
         told: SocketAddr,
         granted: Stack,
@@ -384,7 +385,7 @@ impl ServerSession {
             payload,
             sent,
             ..
-        } = pending;
+        } = *pending;
         answering.reply(told, granted, &mut unsent);
         let settings = Arc::clone(&self.settings.relay);
         let payload = payload.get(sent..).unwrap_or_default();
@@ -411,7 +412,7 @@ impl ServerSession {
         }
     }
 
-    pub(super) fn give_up(&mut self, pending: Pending, over: GivenUp, now: Instant) -> Stage {
+    pub(super) fn give_up(&mut self, pending: Box<Pending>, over: GivenUp, now: Instant) -> Stage {
         match over {
             GivenUp::TimedOut => {
                 let cause = Cause::timed_out(ReplyCode::HOST_UNREACHABLE);

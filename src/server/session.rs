@@ -193,7 +193,7 @@ impl ServerSession {
     /// Gets ready for a client's datagrams, which leave by this exit, and tells it where to send them.
     pub(super) fn associate(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         announced: &Address,
         exit: impl FnOnce() -> io::Result<Exit>,
         now: Instant,
@@ -216,27 +216,28 @@ impl ServerSession {
             mut answering,
             mut unsent,
             ..
-        } = pending;
+        } = *pending;
         let told = prepared.told(&self.settings);
         answering.reply(told, None, &mut unsent);
         let association = Association::new(client, unsent, prepared, exit, now);
         Stage::Associated(Box::new(association))
     }
 
-    pub(super) fn no_such_command(&mut self, pending: Pending, now: Instant) -> Stage {
+    pub(super) fn no_such_command(&mut self, pending: Box<Pending>, now: Instant) -> Stage {
         self.settings.stats.refused("command");
         let code = ReplyCode::COMMAND_NOT_SUPPORTED;
         self.refuse(pending, code, &"command not supported", now)
     }
 
-    pub(super) fn deny(&mut self, pending: Pending, denied: Denied, now: Instant) -> Stage {
+    pub(super) fn deny(&mut self, pending: Box<Pending>, denied: Denied, now: Instant) -> Stage {
         self.settings.stats.refused("rules");
         self.refuse(pending, ReplyCode::NOT_ALLOWED, &denied, now)
     }
 
+    #[expect(clippy::boxed_local, reason = "stages hand on the box")]
     pub(super) fn refuse(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         cause: impl Into<Cause>,
         why: &dyn fmt::Display,
         now: Instant,
@@ -247,7 +248,7 @@ impl ServerSession {
             mut answering,
             mut unsent,
             ..
-        } = pending;
+        } = *pending;
         answering.refuse(cause.into(), &mut unsent);
         closing(Closing::new(client, unsent, now))
     }

@@ -40,16 +40,16 @@ impl ServerSession {
                 Gone::Listening(bound) if self.listening(&mut pending, bound, cx.now) => continue,
                 Gone::Listening(_) => {
                     let code = ReplyCode::ADDRESS_TYPE_NOT_SUPPORTED;
-                    return Step::Next(self.refuse(*pending, code, &SOCKS4_IS_IPV4, cx.now));
+                    return Step::Next(self.refuse(pending, code, &SOCKS4_IS_IPV4, cx.now));
                 }
                 #[cfg(feature = "socks6")]
-                Gone::Kept(kept) => return Step::Next(self.kept(*pending, kept, cx.now)),
+                Gone::Kept(kept) => return Step::Next(self.kept(pending, kept, cx.now)),
                 Gone::Through(arrived) => {
-                    return Step::Next(self.arrived(*pending, &way, arrived, cx.now));
+                    return Step::Next(self.arrived(pending, &way, arrived, cx.now));
                 }
                 Gone::Failed(failure) => {
                     let cause = failure.code.into();
-                    return Step::Next(self.lost(*pending, &failure, cause, cx.now));
+                    return Step::Next(self.lost(pending, &failure, cause, cx.now));
                 }
             };
             let known = pending.payload.len();
@@ -64,9 +64,9 @@ impl ServerSession {
                 Err(GivenUp::TimedOut) => {
                     let failure = way.timed_out();
                     let cause = Cause::timed_out(failure.code);
-                    self.lost(*pending, &failure, cause, cx.now)
+                    self.lost(pending, &failure, cause, cx.now)
                 }
-                Err(over) => self.give_up(*pending, over, cx.now),
+                Err(over) => self.give_up(pending, over, cx.now),
             });
         }
     }
@@ -74,7 +74,7 @@ impl ServerSession {
     /// The proxies have done it.
     fn arrived(
         &mut self,
-        mut pending: Pending,
+        mut pending: Box<Pending>,
         way: &Way,
         arrived: Arrived,
         now: Instant,
@@ -102,7 +102,7 @@ impl ServerSession {
     /// BIND and UDP ASSOCIATE, if the last proxy carries them out.
     pub(super) fn other_command_through(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         via: Arc<Via>,
         request: &Request,
         now: Instant,
@@ -119,7 +119,7 @@ impl ServerSession {
                     Host::Ip(ip) if ip.to_canonical().is_unspecified() => {
                         let any = SocketAddr::new(ip.to_canonical(), address.port);
                         let expected = Expected::Anybody(address.port);
-                        self.bind_through(Box::new(pending), via, [any.into()], expected)
+                        self.bind_through(pending, via, [any.into()], expected)
                     }
                     // Nobody asks the proxy for the peer. To look it up here would tell our resolver what is the proxy's to know.
                     Host::Name(_) if via.asks_where() => {
@@ -127,7 +127,7 @@ impl ServerSession {
                         let why = "the peer of a BIND through a SOCKS 6 proxy needs an address";
                         self.refuse(pending, code, &why, now)
                     }
-                    _ => self.go_to(Box::new(pending), address, Rules::check_peer_name, now),
+                    _ => self.go_to(pending, address, Rules::check_peer_name, now),
                 }
             }
             // A client without an address could not be told from others.
@@ -138,7 +138,7 @@ impl ServerSession {
             {
                 self.story.target = None;
                 let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-                self.associate_through(Box::new(pending), via, any)
+                self.associate_through(pending, via, any)
             }
             _ => self.no_such_command(pending, now),
         }
@@ -154,12 +154,12 @@ impl ServerSession {
         now: Instant,
     ) -> Stage {
         let Some(request) = pending.answering.request() else {
-            return self.no_such_command(*pending, now);
+            return self.no_such_command(pending, now);
         };
         let port = request.address.port;
         let peers = match allowed_peers(request, addresses, name, &self.settings.rules) {
             Ok(peers) => peers,
-            Err(why) => return self.unbound(*pending, why, now),
+            Err(why) => return self.unbound(pending, why, now),
         };
         #[cfg(feature = "socks6")]
         if via.asks_where() {
@@ -222,7 +222,7 @@ impl ServerSession {
     /// The proxy carries datagrams: a place for those of the client.
     fn associated(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         arrived: Arrived,
         resolution: Resolution,
         now: Instant,

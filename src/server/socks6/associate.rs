@@ -15,7 +15,12 @@ use crate::wire::Address;
 
 impl ServerSession {
     /// `wanted` is the address and port that remote hosts shall see; zeros stand for any.
-    pub(super) fn associate6(&mut self, pending: Pending, wanted: &Address, now: Instant) -> Stage {
+    pub(super) fn associate6(
+        &mut self,
+        pending: Box<Pending>,
+        wanted: &Address,
+        now: Instant,
+    ) -> Stage {
         let Answering::Socks6(answers) = pending.answering else {
             return self.no_such_command(pending, now);
         };
@@ -24,7 +29,7 @@ impl ServerSession {
             unsent,
             payload,
             ..
-        } = pending;
+        } = *pending;
         let prepared = {
             let wanted = Wanted {
                 address: wanted,

@@ -23,7 +23,12 @@ use crate::wire::socks6::BacklogNotice;
 use crate::wire::{Address, Host};
 
 impl ServerSession {
-    pub(super) fn bind6(&mut self, mut pending: Pending, wanted: &Address, now: Instant) -> Stage {
+    pub(super) fn bind6(
+        &mut self,
+        mut pending: Box<Pending>,
+        wanted: &Address,
+        now: Instant,
+    ) -> Stage {
         let (Some(patience), Some(shared)) = (self.settings.bind_timeout, &self.settings.socks6)
         else {
             return self.no_such_command(pending, now);
@@ -67,7 +72,7 @@ impl ServerSession {
             mut answering,
             mut unsent,
             ..
-        } = pending;
+        } = *pending;
         answering.reply(bound, granted, &mut unsent);
         let Answering::Socks6(answers) = answering else {
             return Stage::Over;
@@ -78,7 +83,7 @@ impl ServerSession {
     }
 
     /// One peer, on this connection.
-    fn bind_plain(&mut self, mut pending: Pending, at: SocketAddr, now: Instant) -> Stage {
+    fn bind_plain(&mut self, mut pending: Box<Pending>, at: SocketAddr, now: Instant) -> Stage {
         let opened = Binding::open(at, pending.stack.as_deref(), &self.settings.uplink);
         let (binding, bound, in_force) = match opened {
             Ok(opened) => opened,
@@ -87,7 +92,7 @@ impl ServerSession {
         let granted = self.granted_bind(&pending, in_force, 0);
         pending.answering.reply(bound, granted, &mut pending.unsent);
         Stage::Binding {
-            pending: Box::new(pending),
+            pending,
             binding: Box::new(binding),
         }
     }
@@ -95,7 +100,7 @@ impl ServerSession {
     /// A peer of a port that another connection keeps open.
     fn fetch(
         &mut self,
-        mut pending: Pending,
+        mut pending: Box<Pending>,
         port: &Port,
         bound: SocketAddr,
         now: Instant,
@@ -116,7 +121,7 @@ impl ServerSession {
         let granted = self.granted_bind(&pending, None, 0);
         pending.answering.reply(bound, granted, &mut pending.unsent);
         Stage::Fetching {
-            pending: Box::new(pending),
+            pending,
             fetch: Box::new(fetch),
         }
     }
@@ -133,11 +138,11 @@ impl ServerSession {
                 if let Some(target) = &mut self.story.target {
                     *target = format!("{target}, came from {peer}").into();
                 }
-                return Step::Next(self.peer_came(*pending, socket, peer, cx.now));
+                return Step::Next(self.peer_came(pending, socket, peer, cx.now));
             }
             Found::Closed => {
                 let code = ReplyCode::CONNECTION_REFUSED;
-                return Step::Next(self.refuse(*pending, code, &"the port was closed", cx.now));
+                return Step::Next(self.refuse(pending, code, &"the port was closed", cx.now));
             }
         }
         match self.wait(&mut pending, cx) {
@@ -147,9 +152,9 @@ impl ServerSession {
             }
             Err(GivenUp::TimedOut) => {
                 let cause = Cause::timed_out(ReplyCode::TTL_EXPIRED);
-                Step::Next(self.refuse(*pending, cause, &"nobody came in time", cx.now))
+                Step::Next(self.refuse(pending, cause, &"nobody came in time", cx.now))
             }
-            Err(left) => Step::Next(self.give_up(*pending, left, cx.now)),
+            Err(left) => Step::Next(self.give_up(pending, left, cx.now)),
         }
     }
 

@@ -113,7 +113,7 @@ impl FarHandle {
 
 impl ServerSession {
     /// The proxy keeps a port open for the client.
-    pub(in crate::server) fn kept(&mut self, pending: Pending, kept: Kept, now: Instant) -> Stage {
+    pub(in crate::server) fn kept(&mut self, pending: Box<Pending>, kept: Kept, now: Instant) -> Stage {
         let Kept {
             socket,
             named,
@@ -139,7 +139,7 @@ impl ServerSession {
             mut answering,
             mut unsent,
             ..
-        } = pending;
+        } = *pending;
         answering.reply(told, granted, &mut unsent);
         let handle = FarHandle {
             client: Control::new(client, CLIENT, unsent),

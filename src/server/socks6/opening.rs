@@ -362,7 +362,7 @@ impl Opening6 {
         self,
         policy: StackPolicy,
         until: Instant,
-    ) -> Option<(Pending, Command, Address)> {
+    ) -> Option<(Box<Pending>, Command, Address)> {
         let request = self.server.request()?;
         let (command, address) = (request.command, request.address.clone());
         let mut stack = stack::permitted(&request.options.stack, policy);
@@ -374,7 +374,8 @@ impl Opening6 {
         payload.extend(self.unread);
         let answers = Answers::new(self.server, self.withheld, self.session, self.profile);
         let answering = Answering::Socks6(Box::new(answers));
-        let mut pending = Pending::new(self.client, answering, self.unsent, payload, until);
+        let pending = Pending::new(self.client, answering, self.unsent, payload, until);
+        let mut pending = Box::new(pending);
         pending.stack = (!stack.is_empty()).then(|| Box::new(stack));
         Some((pending, command, address))
     }

@@ -70,7 +70,7 @@ impl ServerSession {
 
     fn request6(
         &mut self,
-        mut pending: Pending,
+        mut pending: Box<Pending>,
         command: Command,
         address: &Address,
         now: Instant,
@@ -89,12 +89,12 @@ impl ServerSession {
                 closing(Closing::new(pending.client, pending.unsent, now))
             }
             Command::CONNECT => match self.dns_service(address) {
-                Some(Some(dns)) => self.connect_to(Box::new(pending), vec![dns], now),
+                Some(Some(dns)) => self.connect_to(pending, vec![dns], now),
                 Some(None) => {
                     let code = ReplyCode::CONNECTION_REFUSED;
                     self.refuse(pending, code, &"no DNS service here (--dns)", now)
                 }
-                None => self.go_to(Box::new(pending), address, Rules::check_name, now),
+                None => self.go_to(pending, address, Rules::check_name, now),
             },
             // Nothing goes past the proxies.
             Command::BIND => match self.settings.via.clone() {

@@ -24,7 +24,7 @@ use crate::wire::{Address, Host};
 impl ServerSession {
     pub(super) fn bind6_through(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         via: Arc<Via>,
         wanted: &Address,
         now: Instant,
@@ -52,18 +52,18 @@ impl ServerSession {
                 (Some(backlog), Some(Holder::Session(_))) if via.keeps_ports() => {
                     let resolver = self.settings.resolver.clone();
                     let way = Way::listen(via, at, backlog, expected, resolver);
-                    let (pending, way) = (Box::new(pending), Box::new(way));
+                    let (pending, way) = (pending, Box::new(way));
                     return Stage::Through { pending, way };
                 }
                 _ => at,
             },
         };
-        self.bind_through(Box::new(pending), via, [at.into()], expected)
+        self.bind_through(pending, via, [at.into()], expected)
     }
 
     pub(super) fn associate6_through(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         via: Arc<Via>,
         wanted: &Address,
         now: Instant,
@@ -72,7 +72,7 @@ impl ServerSession {
             return self.no_such_command(pending, now);
         }
         match place(wanted, &via) {
-            Ok(at) => self.associate_through(Box::new(pending), via, at),
+            Ok(at) => self.associate_through(pending, via, at),
             Err((code, why)) => self.refuse(pending, code, &why, now),
         }
     }
@@ -80,7 +80,7 @@ impl ServerSession {
     /// The proxy carries datagrams: a place for those of the client.
     pub(in crate::server) fn associated6(
         &mut self,
-        pending: Pending,
+        pending: Box<Pending>,
         arrived: Arrived,
         resolution: Resolution,
         now: Instant,
@@ -94,7 +94,7 @@ impl ServerSession {
             unsent,
             payload,
             ..
-        } = pending;
+        } = *pending;
         let bound = match arrived.association {
             Some(_) => arrived.told,
             None => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
