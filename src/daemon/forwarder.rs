@@ -21,8 +21,6 @@ use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Receiver;
-
 use self::choosing::LOOK_FIRST;
 use self::draining::Drains;
 use self::restart::Restart;
@@ -42,7 +40,7 @@ use crate::discovery::status::Status;
 use crate::discovery::table::SourceId;
 use crate::discovery::{Chooser, Discovery};
 use crate::engine::{Cx, Next, Shared, Task, TaskId};
-use crate::forward::{Choice, Report, Route};
+use crate::forward::{Choice, Route};
 use crate::listen::{Acceptor, BindError, Bound, Intake, Listener, Serve};
 use crate::listen_address::ListenAddress;
 use crate::net::OwnListeners;
@@ -76,7 +74,6 @@ pub(super) struct Forwarder {
     race: Option<Race>,
     pending: Option<PendingConnect>,
     drains: Drains,
-    reports: Receiver<Report>,
     answer_seen: Option<Instant>,
     served_seen: Option<Instant>,
     chooser: Chooser,
@@ -141,7 +138,6 @@ pub(super) struct Parts {
     pub(super) resolver: Resolver,
     pub(super) by_hand: SourceId,
     pub(super) steering: TaskId,
-    pub(super) reports: Receiver<Report>,
     pub(super) notifier: Notifier,
     pub(super) passed: Vec<Listener>,
     pub(super) taken: Option<Taken>,
@@ -175,7 +171,6 @@ impl Forwarder {
             race: None,
             pending: None,
             drains: Drains::default(),
-            reports: parts.reports,
             answer_seen: None,
             converted: Vec::new(),
             restart: Restart::default(),

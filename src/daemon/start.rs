@@ -7,8 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::unbounded;
-
 use super::answers;
 use super::forwarder::{Forwarder, Parts, Steering};
 #[cfg(feature = "metrics")]
@@ -75,8 +73,7 @@ pub(super) fn build(
     let by_hand = add_sources(&settings, &discovery, &resolver, prober, cx)?;
 
     let steering = cx.reserve();
-    let (report, reports) = unbounded();
-    let route = Route::new(report, cx.mailbox(), steering);
+    let route = Route::new(cx.mailbox(), steering);
     let ready = ready(&settings, budget, &route, cx);
     let budget = budget.without(ready.as_ref().map_or(0, Ready::most));
     let relay = relay_settings(
@@ -118,7 +115,6 @@ pub(super) fn build(
             resolver,
             by_hand,
             steering,
-            reports,
             notifier: notifier.clone(),
             passed,
             taken,

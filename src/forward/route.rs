@@ -4,13 +4,12 @@
 //! can see that it was made under an older one; a cut is an epoch before which sessions end, a drain is one that spares the
 //! sessions of one remote.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::Sender;
 
 use super::books::{Answer, Books, RemoteCounts, Totals};
 use super::pace::Paces;
@@ -197,15 +196,16 @@ struct Shared {
     closed_before: AtomicUsize,
     books: Mutex<Books>,
     paces: Paces,
-    reports: Sender<Report>,
+    /// What `reader` has not taken yet.
+    reports: Mutex<VecDeque<Report>>,
     mailbox: Mailbox,
     reader: TaskId,
 }
 
 impl Route {
-    /// A route that leads nowhere yet. Reports go into `reports`, after which `reader` is woken.
+    /// A route that leads nowhere yet. `reader` is woken when there are [reports](Self::take_reports).
     #[must_use]
-    pub fn new(reports: Sender<Report>, mailbox: Mailbox, reader: TaskId) -> Self {
+    pub fn new(mailbox: Mailbox, reader: TaskId) -> Self {
         Self {
             shared: Arc::new(Shared {
                 choice: Mutex::new(Arc::new(Choice::nobody())),
@@ -216,7 +216,7 @@ impl Route {
                 closed_before: AtomicUsize::new(0),
                 books: Mutex::default(),
                 paces: Paces::default(),
-                reports,
+                reports: Mutex::default(),
                 mailbox,
                 reader,
             }),
@@ -351,9 +351,16 @@ impl Route {
         if is_its_own {
             lock(&self.shared.books).failed(report.remote);
         }
-        if self.shared.reports.send(report).is_ok() {
-            self.shared.mailbox.wake(self.shared.reader);
-        }
+        lock(&self.shared.reports).push_back(report);
+        self.shared.mailbox.wake(self.shared.reader);
+    }
+
+    /// What sessions found out since it was asked last, so much of it at most.
+    #[must_use]
+    pub fn take_reports(&self, most: usize) -> Vec<Report> {
+        let mut reports = lock(&self.shared.reports);
+        let count = reports.len().min(most);
+        reports.drain(..count).collect()
     }
 }
 

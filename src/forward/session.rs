@@ -437,8 +437,7 @@ mod tests {
     fn a_client_waits_for_a_choice_that_is_awaited() {
         let mut reactor = Reactor::new(1).unwrap();
         let reader = reactor.spawn(Box::new(Idle));
-        let (reports, _kept) = crossbeam_channel::unbounded();
-        let route = Route::new(reports, reactor.mailbox(), reader);
+        let route = Route::new(reactor.mailbox(), reader);
         let choose = |candidates, is_awaited| {
             route.set(Choice {
                 candidates,

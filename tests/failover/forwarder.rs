@@ -4,15 +4,12 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use sockhop::engine::{Cx, Mailbox, Next, Reactor, Task};
-use sockhop::forward::{
-    Candidate, Choice, ForwardSession, ForwardSettings, Patience, Report, Route,
-};
+use sockhop::forward::{Candidate, Choice, ForwardSession, ForwardSettings, Patience, Route};
 use sockhop::listen::{Acceptor, Admission, Bound, Intake, IntakeStats, Limits, Listener};
 use sockhop::net::Uplink;
 use sockhop::relay::{Kept, Pipes, RelaySettings};
@@ -22,15 +19,18 @@ use crate::common::SOON;
 pub(crate) struct Forwarder {
     pub(crate) address: SocketAddr,
     pub(crate) route: Route,
-    reports: Receiver<Report>,
+    /// Says that there may be reports.
+    woken: Receiver<()>,
     mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Reader;
+struct Reader(Sender<()>);
 
 impl Task for Reader {
     fn run(&mut self, _: &mut Cx<'_>) -> Next {
+        // At the end nobody wants to know any more.
+        let _ = self.0.send(());
         Next::Wait(None)
     }
 }
@@ -39,12 +39,12 @@ impl Forwarder {
     /// To these candidates, with room for so many connections.
     pub(crate) fn new(candidates: Vec<Candidate>, patience: Patience, most: usize) -> Self {
         let (started, starting) = channel();
-        let (send_report, reports) = crossbeam_channel::unbounded();
+        let (wake, woken) = channel();
         let thread = thread::spawn(move || {
             let mut reactor = Reactor::new(4).expect("a reactor");
             let mailbox = reactor.mailbox();
-            let reader = reactor.spawn(Box::new(Reader));
-            let route = Route::new(send_report, mailbox.clone(), reader);
+            let reader = reactor.spawn(Box::new(Reader(wake)));
+            let route = Route::new(mailbox.clone(), reader);
             let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).expect("listen");
             let Bound::Tcp(address) = *listener.bound() else {
                 panic!("not a TCP listener");
@@ -92,7 +92,7 @@ impl Forwarder {
         Self {
             address,
             route,
-            reports,
+            woken,
             mailbox,
             thread: Some(thread),
         }
@@ -101,15 +101,22 @@ impl Forwarder {
     /// What was reported of whom, in the order of the reports.
     #[track_caller]
     pub(crate) fn reports(&self, count: usize) -> Vec<(SocketAddr, String)> {
-        let next = || self.reports.recv_timeout(SOON).expect("a report");
-        (0..count)
-            .map(|_| next())
-            .map(|report| (report.remote, report.failure.to_string()))
-            .collect()
+        let mut reports = Vec::new();
+        loop {
+            let more = self.route.take_reports(count - reports.len());
+            reports.extend(
+                more.iter()
+                    .map(|report| (report.remote, report.failure.to_string())),
+            );
+            if reports.len() == count {
+                return reports;
+            }
+            self.woken.recv_timeout(SOON).expect("a report");
+        }
     }
 
     pub(crate) fn has_reports(&self) -> bool {
-        !self.reports.is_empty()
+        !self.route.take_reports(1).is_empty()
     }
 }
 

@@ -11,7 +11,7 @@ impl Forwarder {
     /// Takes in what sessions found out about remotes: a failure counts at once.
     pub(super) fn take_reports(&mut self, cx: &mut Cx<'_>) {
         self.take_successes();
-        let reports: Vec<Report> = self.reports.try_iter().take(REPORTS_A_TURN).collect();
+        let reports = self.route.take_reports(REPORTS_A_TURN);
         if reports.len() == REPORTS_A_TURN {
             cx.wake(self.steering);
         }
