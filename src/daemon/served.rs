@@ -173,7 +173,7 @@ impl Served {
             Counts {
                 up: counts.up,
                 down: counts.down,
-                refused: counts.refused.into_iter().collect(),
+                refused: counts.refused,
             }
         }
         #[cfg(not(feature = "server"))]

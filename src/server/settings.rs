@@ -116,10 +116,10 @@ pub struct ServerCounts {
     pub up: u64,
     /// Bytes from destinations to clients.
     pub down: u64,
-    /// Clients that were let in and then refused, by reason.
-    pub refused: HashMap<&'static str, u64>,
+    /// Clients that were let in and then refused, by reason, of which there are few.
+    pub refused: Vec<(&'static str, u64)>,
     /// Datagrams that were dropped, by reason.
-    pub dropped_datagrams: HashMap<&'static str, u64>,
+    pub dropped_datagrams: Vec<(&'static str, u64)>,
     /// What users did who have logged in, by their names; not more than a thousand.
     pub users: HashMap<Box<str>, UserCounts>,
 }
@@ -138,14 +138,21 @@ impl ServerStats {
     }
 
     pub(super) fn refused(&self, reason: &'static str) {
-        *self.lock().refused.entry(reason).or_default() += 1;
+        count(&mut self.lock().refused, reason);
     }
 
     pub(super) fn dropped(&self, reason: &'static str) {
-        *self.lock().dropped_datagrams.entry(reason).or_default() += 1;
+        count(&mut self.lock().dropped_datagrams, reason);
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, ServerCounts> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(counts: &mut Vec<(&'static str, u64)>, reason: &'static str) {
+    match counts.iter_mut().find(|(known, _)| *known == reason) {
+        Some((_, count)) => *count += 1,
+        None => counts.push((reason, 1)),
     }
 }

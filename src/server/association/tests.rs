@@ -132,7 +132,9 @@ impl Bench {
 
     fn dropped(&self, reason: &str) -> u64 {
         let counts = self.settings.stats.counts();
-        counts.dropped_datagrams.get(reason).copied().unwrap_or(0)
+        let mut dropped = counts.dropped_datagrams.iter();
+        let found = dropped.find(|(known, _)| *known == reason);
+        found.map_or(0, |(_, count)| *count)
     }
 }
 

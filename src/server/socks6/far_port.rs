@@ -8,7 +8,6 @@
 //! At the proxy all our clients are in one session. So that none of them fetches the peers of another one, it is remembered here
 //! whose each port is.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,11 +22,13 @@ use crate::server::via::Kept;
 use crate::server::{CLIENT, OTHERS};
 use crate::wire::socks5::ReplyCode;
 
-/// The ports that proxies keep open for our clients, by the address that those know. Clones share them.
+/// The ports that proxies keep open for our clients. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct FarPorts(Arc<Mutex<HashMap<SocketAddr, FarPort>>>);
+pub(super) struct FarPorts(Arc<Mutex<Vec<FarPort>>>);
 
 struct FarPort {
+    /// The address that the client knows, of which there is no second one.
+    told: SocketAddr,
     holder: Holder,
     /// As the proxy names it.
     named: SocketAddr,
@@ -46,11 +47,11 @@ pub(super) enum Whose {
 impl FarPorts {
     pub(super) fn find(&self, holder: Option<&Holder>, address: SocketAddr) -> Whose {
         let ports = self.lock();
-        match ports.get(&address) {
+        match ports.iter().find(|port| port.told == address) {
             Some(port) if Some(&port.holder) == holder => Whose::Own(port.named),
             Some(_) => Whose::Others,
             // The proxy would take that for the same port.
-            None if ports.values().any(|port| port.named == address) => Whose::Others,
+            None if ports.iter().any(|port| port.named == address) => Whose::Others,
             None => Whose::Nobodys,
         }
     }
@@ -58,15 +59,19 @@ impl FarPorts {
     /// Remembers a port until the entry is dropped; not a second one with the same address.
     fn enter(&self, told: SocketAddr, named: SocketAddr, holder: Holder) -> Option<Entry> {
         let mut ports = self.lock();
-        if ports.contains_key(&told) {
+        if ports.iter().any(|port| port.told == told) {
             return None;
         }
-        ports.insert(told, FarPort { holder, named });
+        ports.push(FarPort {
+            told,
+            holder,
+            named,
+        });
         let ports = self.clone();
         Some(Entry { ports, told })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, FarPort>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<FarPort>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,7 +89,7 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.ports.lock().remove(&self.told);
+        self.ports.lock().retain(|port| port.told != self.told);
     }
 }
 
@@ -113,7 +118,12 @@ impl FarHandle {
 
 impl ServerSession {
     /// The proxy keeps a port open for the client.
-    pub(in crate::server) fn kept(&mut self, pending: Box<Pending>, kept: Kept, now: Instant) -> Stage {
+    pub(in crate::server) fn kept(
+        &mut self,
+        pending: Box<Pending>,
+        kept: Kept,
+        now: Instant,
+    ) -> Stage {
         let Kept {
             socket,
             named,

@@ -36,7 +36,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    open: HashMap<SocketAddr, Weak<Relay>>,
+    /// By address, at most [`MOST_RELAYS`].
+    open: Vec<(SocketAddr, Weak<Relay>)>,
     /// Those that the task does not know yet.
     new: Vec<Weak<Relay>>,
     receiver: Option<(Mailbox, TaskId)>,
@@ -104,15 +105,14 @@ impl Relays {
 
     fn relay(&self, at: SocketAddr) -> io::Result<Arc<Relay>> {
         let mut state = self.shared.lock();
-        if let Some(relay) = state.open.get(&at).and_then(Weak::upgrade) {
-            return Ok(relay);
-        }
-        // Whoever left it last may still be closing it.
-        let attempts = match state.open.remove(&at) {
-            Some(_) => ATTEMPTS,
+        let known = state.open.iter().find(|(place, _)| *place == at);
+        let attempts = match known.map(|(_, relay)| relay.upgrade()) {
+            Some(Some(relay)) => return Ok(relay),
+            // Whoever left it last may still be closing it.
+            Some(None) => ATTEMPTS,
             None => 1,
         };
-        state.open.retain(|_, relay| relay.strong_count() > 0);
+        state.open.retain(|(_, relay)| relay.strong_count() > 0);
         let relay = match state.open.len() < MOST_RELAYS {
             true => Relay::bind(at, attempts),
             false => Err(io::ErrorKind::QuotaExceeded.into()),
@@ -124,7 +124,7 @@ impl Relays {
             }
         })?);
         state.complained = false;
-        state.open.insert(at, Arc::downgrade(&relay));
+        state.open.push((at, Arc::downgrade(&relay)));
         state.new.push(Arc::downgrade(&relay));
         if let Some((mailbox, task)) = &state.receiver {
             mailbox.wake(*task);
