@@ -70,7 +70,7 @@ pub(super) enum Dialled {
 
 impl Dial {
     /// Will connect to one of these, which have been checked, in their order but with both families in turns.
-    pub(super) fn new(addresses: Vec<SocketAddr>, uplink: Uplink, now: Instant) -> Self {
+    pub(super) fn new(addresses: &[SocketAddr], uplink: Uplink, now: Instant) -> Self {
         Self {
             waiting: in_turns(addresses),
             attempts: Vec::new(),
@@ -228,20 +228,22 @@ impl Dial {
 }
 
 /// In their order, but families in turns, since a family may be down as a whole (RFC 8305 §4).
-fn in_turns(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+fn in_turns(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (one, other): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .partition(|address| address.is_ipv6() == first_is_v6);
-    let (mut one, mut other) = (one.into_iter(), other.into_iter());
-    let mut all = VecDeque::new();
-    loop {
-        let pair = (one.next(), other.next());
-        if pair == (None, None) {
-            return all;
+    let of = |is_v6| {
+        let addresses = addresses.iter();
+        addresses.filter(move |address| address.is_ipv6() == is_v6)
+    };
+    let mut families = [of(first_is_v6), of(!first_is_v6)];
+    let mut all = VecDeque::with_capacity(addresses.len());
+    while all.len() < addresses.len() {
+        for family in &mut families {
+            if let Some(address) = family.next() {
+                all.push_back(*address);
+            }
         }
-        all.extend(pair.0.into_iter().chain(pair.1));
     }
+    all
 }
 
 /// RFC 1928 §6. A time-out is "host unreachable", as most servers say it.
@@ -302,14 +304,14 @@ mod tests {
             ),
             ("1.1.1.1:1", "1.1.1.1:1"),
         ] {
-            assert_eq!(in_turns(addresses(given)), addresses(expected), "{given}");
+            assert_eq!(in_turns(&addresses(given)), addresses(expected), "{given}");
         }
     }
 
     /// Turns until something comes of it, with a clock that jumps to what is waited for.
     fn dial(addresses: Vec<SocketAddr>) -> Dialled {
         let mut now = Instant::now();
-        let mut dial = Dial::new(addresses, Uplink::default(), now);
+        let mut dial = Dial::new(&addresses, Uplink::default(), now);
         for _ in 0..2000 {
             match dial.turn(now) {
                 Dialled::Pending(next) => {
@@ -383,7 +385,7 @@ mod tests {
                     ..StackOptions::default()
                 };
                 let mut now = Instant::now();
-                let mut dial = Dial::new(vec![silent; 3], Uplink::default(), now);
+                let mut dial = Dial::new(&[silent; 3], Uplink::default(), now);
                 dial = dial.wanting(Wanted::new(stack, b""));
                 for expected in [1, overlapping] {
                     assert!(matches!(dial.turn(now), Dialled::Pending(Some(_))));
@@ -421,7 +423,7 @@ mod tests {
                 let listener = TcpListener::bind(host).unwrap();
                 let address = listener.local_addr().unwrap();
                 let now = Instant::now();
-                let mut dial = Dial::new(vec![address], Uplink::default(), now);
+                let mut dial = Dial::new(&[address], Uplink::default(), now);
                 dial = dial.wanting(Wanted::new(wanted, b"payload"));
                 let socket = loop {
                     match dial.turn(now) {

@@ -48,7 +48,7 @@ impl ServerSession {
         }
         if request.command == Command::Associate {
             let uplink = self.settings.uplink.clone();
-            return self.associate(pending, address, || Ok(Exit::direct(uplink)), now);
+            return self.associate(pending, address, Ok(Exit::direct(uplink)), now);
         }
         let verb = match request.command {
             Command::Bind => "BIND for",
@@ -89,7 +89,7 @@ impl ServerSession {
                     if let Err(denied) = rules.check_unseen(name, address.port, verdict) {
                         return self.deny(pending, denied, now);
                     }
-                    let destination = [address.clone()];
+                    let destination = vec![address.clone()];
                     return match pending.is_bind() {
                         true => self.bind_through(pending, via, destination, Expected::Named),
                         false => self.go_through(pending, via, destination),
@@ -114,7 +114,7 @@ impl ServerSession {
         &self,
         mut pending: Box<Pending>,
         via: Arc<Via>,
-        destinations: impl IntoIterator<Item = Address>,
+        destinations: Vec<Address>,
     ) -> Stage {
         // Clients of SOCKS 6 have no need to wait for it.
         if self.settings.reply_timing == ReplyTiming::AtOnce
@@ -274,10 +274,10 @@ impl ServerSession {
         now: Instant,
     ) -> Stage {
         if let Some(via) = &self.settings.via {
-            let destinations = allowed.into_iter().map(Address::from);
+            let destinations = allowed.into_iter().map(Address::from).collect();
             return self.go_through(pending, Arc::clone(via), destinations);
         }
-        let dial = Dial::new(allowed, self.settings.uplink.clone(), now)
+        let dial = Dial::new(&allowed, self.settings.uplink.clone(), now)
             .with(self.settings.tcp, &pending.payload);
         #[cfg(feature = "socks6")]
         let dial = match &pending.stack {

@@ -195,13 +195,13 @@ impl ServerSession {
         &mut self,
         pending: Box<Pending>,
         announced: &Address,
-        exit: impl FnOnce() -> io::Result<Exit>,
+        exit: io::Result<Exit>,
         now: Instant,
     ) -> Stage {
         let (client, address) = (&pending.client, self.story.client);
         let prepared = Prepared::new(client, address, announced, &mut self.slot, &self.settings);
         let prepared = prepared.and_then(|prepared| {
-            let exit = exit().map_err(NoAssociation::System)?;
+            let exit = exit.map_err(NoAssociation::System)?;
             Ok((prepared, exit))
         });
         let (prepared, exit) = match prepared {

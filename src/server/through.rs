@@ -119,7 +119,7 @@ impl ServerSession {
                     Host::Ip(ip) if ip.to_canonical().is_unspecified() => {
                         let any = SocketAddr::new(ip.to_canonical(), address.port);
                         let expected = Expected::Anybody(address.port);
-                        self.bind_through(pending, via, [any.into()], expected)
+                        self.bind_through(pending, via, vec![any.into()], expected)
                     }
                     // Nobody asks the proxy for the peer. To look it up here would tell our resolver what is the proxy's to know.
                     Host::Name(_) if via.asks_where() => {
@@ -169,9 +169,9 @@ impl ServerSession {
                 _ => Ipv4Addr::UNSPECIFIED.into(),
             };
             let any = SocketAddr::new(any, 0);
-            return self.bind_through(pending, via, [any.into()], Expected::Untold(peers));
+            return self.bind_through(pending, via, vec![any.into()], Expected::Untold(peers));
         }
-        let destinations: Vec<Address> = peers
+        let destinations = peers
             .iter()
             .map(|peer| SocketAddr::new(*peer, port).into())
             .collect();
@@ -183,7 +183,7 @@ impl ServerSession {
         &self,
         pending: Box<Pending>,
         via: Arc<Via>,
-        destinations: impl IntoIterator<Item = Address>,
+        destinations: Vec<Address>,
         expected: Expected,
     ) -> Stage {
         let resolver = self.settings.resolver.clone();
@@ -236,12 +236,8 @@ impl ServerSession {
             return self.no_such_command(pending, now);
         };
         let uplink = self.settings.uplink.clone();
-        self.associate(
-            pending,
-            &announced,
-            || arrived.into_exit(resolution, &uplink),
-            now,
-        )
+        let exit = arrived.into_exit(resolution, &uplink);
+        self.associate(pending, &announced, exit, now)
     }
 }
 

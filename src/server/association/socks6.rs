@@ -228,7 +228,7 @@ impl Prepared {
     /// The same where a proxy carries the datagrams, by this way out, and tells what destinations see. Nothing is known there of
     /// what the client wants of sockets.
     pub(in crate::server) fn through(
-        exit: impl FnOnce() -> io::Result<Exit>,
+        exit: io::Result<Exit>,
         bound: SocketAddr,
         client: (&Socket, Option<SocketAddr>),
         wanted: (&StackOptions, Profile),
@@ -239,7 +239,7 @@ impl Prepared {
         let ((client, address), (stack, profile)) = (client, wanted);
         let ip = address.map(|address| address.ip());
         let (udp, counted, id) = admit(ip, slot, settings)?;
-        let exit = exit().map_err(|error| Refused::Common(NoAssociation::System(error)))?;
+        let exit = exit.map_err(|error| Refused::Common(NoAssociation::System(error)))?;
         let local = client.local_addr().ok();
         let local = local.and_then(|local| local.as_socket());
         let stack = StackOptions {

@@ -58,7 +58,7 @@ impl ServerSession {
                 _ => at,
             },
         };
-        self.bind_through(pending, via, [at.into()], expected)
+        self.bind_through(pending, via, vec![at.into()], expected)
     }
 
     pub(super) fn associate6_through(
@@ -101,7 +101,7 @@ impl ServerSession {
         };
         let stack = stack.map(|stack| *stack).unwrap_or_default();
         let prepared = Prepared::through(
-            || arrived.into_exit(resolution, &self.settings.uplink),
+            arrived.into_exit(resolution, &self.settings.uplink),
             bound,
             (&client, self.story.client),
             (&stack, *answers.profile()),

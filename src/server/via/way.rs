@@ -55,8 +55,8 @@ enum Stage {
     /// Nothing is done yet.
     Starting,
     LookingUp(Lookup),
-    Dialling(Dial),
-    Asking(Asking),
+    Dialling(Box<Dial>),
+    Asking(Box<Asking>),
     /// The proxy at this place takes no names, and the next one has one.
     Naming(usize, Socket, Lookup),
     Over,
@@ -103,7 +103,7 @@ impl Way {
     /// To one of the destinations: a name, or addresses.
     pub(in crate::server) fn new(
         via: Arc<Via>,
-        destinations: impl IntoIterator<Item = Address>,
+        destinations: Vec<Address>,
         resolver: Resolver,
     ) -> Self {
         Self::with(via, Errand::Connect, destinations, resolver)
@@ -113,7 +113,7 @@ impl Way {
     /// proxies that do [BIND](Via::binds).
     pub(in crate::server) fn bind(
         via: Arc<Via>,
-        destinations: impl IntoIterator<Item = Address>,
+        destinations: Vec<Address>,
         expected: Expected,
         resolver: Resolver,
     ) -> Self {
@@ -135,7 +135,7 @@ impl Way {
     ) -> Self {
         Self {
             expected: Some(expected),
-            ..Self::with(via, Errand::Listen(backlog), [at.into()], resolver)
+            ..Self::with(via, Errand::Listen(backlog), vec![at.into()], resolver)
         }
     }
 
@@ -146,21 +146,21 @@ impl Way {
         address: SocketAddr,
         resolver: Resolver,
     ) -> Self {
-        Self::with(via, Errand::Associate, [address.into()], resolver)
+        Self::with(via, Errand::Associate, vec![address.into()], resolver)
     }
 
     fn with(
         via: Arc<Via>,
         errand: Errand,
-        destinations: impl IntoIterator<Item = Address>,
+        mut destinations: Vec<Address>,
         resolver: Resolver,
     ) -> Self {
         let usable = |address: &Address| {
             let is_v6 = matches!(address.host, Host::Ip(ip) if ip.to_canonical().is_ipv6());
             !(is_v6 && via.last().scheme() == Scheme::Socks4)
         };
-        let destinations = destinations.into_iter().filter(usable);
-        let destinations: VecDeque<_> = destinations.take(MOST_DESTINATIONS).collect();
+        destinations.retain(usable);
+        destinations.truncate(MOST_DESTINATIONS);
         let stage = match destinations.is_empty() {
             true => Stage::Over,
             false => Stage::Starting,
@@ -171,7 +171,7 @@ impl Way {
             errand,
             expected: None,
             is_listening: false,
-            destinations,
+            destinations: destinations.into(),
             addresses: Vec::new(),
             attempt: Attempt::First,
             progress: Progress::default(),
@@ -213,7 +213,7 @@ impl Way {
                 Stage::Asking(mut asking) => match self.turn_of(&mut asking, payload, cx) {
                     Asked::Not => return self.wait(Stage::Asking(asking), None),
                     #[cfg(feature = "socks6")]
-                    Asked::Kept(bound, backlog) => match self.kept(asking, &bound, backlog) {
+                    Asked::Kept(bound, backlog) => match self.kept(*asking, &bound, backlog) {
                         Ok(kept) => return Gone::Kept(kept),
                         Err(failure) => Err(failure),
                     },
@@ -226,7 +226,7 @@ impl Way {
                         None => Err(self.trouble(asking.place, &NO_LISTENER)),
                     },
                     Asked::Granted(bound) if asking.place == self.via.others.len() => {
-                        return self.through(asking, &bound);
+                        return self.through(*asking, &bound);
                     }
                     Asked::Granted(_) => self.ask(asking.place + 1, asking.socket),
                     Asked::Declined(declined) => self.declined(asking.place, declined, cx.now),
@@ -294,11 +294,8 @@ impl Way {
     }
 
     fn dial(&self, now: Instant) -> Stage {
-        Stage::Dialling(Dial::new(
-            self.addresses.clone(),
-            self.via.uplink.clone(),
-            now,
-        ))
+        let dial = Dial::new(&self.addresses, self.via.uplink.clone(), now);
+        Stage::Dialling(Box::new(dial))
     }
 
     /// The last proxy has done it.
@@ -383,7 +380,8 @@ impl Way {
             true => self.errand,
             false => Errand::Connect,
         };
-        Asking::new(&self.via, place, socket, errand, target, self.attempt).map(Stage::Asking)
+        let asking = Asking::new(&self.via, place, socket, errand, target, self.attempt)?;
+        Ok(Stage::Asking(Box::new(asking)))
     }
 
     /// What to do about a proxy that did not do what it was asked for.
@@ -540,7 +538,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let uri = format!("{scheme}://{}", listener.local_addr().unwrap());
         let via = Via::new(uri.parse().unwrap(), Vec::new(), OwnListeners::new());
-        let destinations = destinations.iter().map(|text| text.parse().unwrap());
+        let destinations = destinations
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
         let resolver = Resolver::default();
         let mut way = Way::new(Arc::new(via.unwrap()), destinations, resolver);
         let replies = replies.to_vec();
@@ -575,7 +576,12 @@ mod tests {
         let via = Via::new(uri.parse().unwrap(), Vec::new(), OwnListeners::new());
         let peers = ["192.0.2.1:20", "192.0.2.2:20"].map(|text| text.parse::<Address>().unwrap());
         let expected = Expected::Named;
-        let mut way = Way::bind(Arc::new(via.unwrap()), peers, expected, Resolver::default());
+        let mut way = Way::bind(
+            Arc::new(via.unwrap()),
+            peers.into(),
+            expected,
+            Resolver::default(),
+        );
         let proxy = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.read_exact(&mut [0; 3]).unwrap();
