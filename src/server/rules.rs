@@ -177,7 +177,7 @@ impl Rules {
             return Err(Denied::Number);
         }
         let name = name.as_str().trim_end_matches('.').to_ascii_lowercase();
-        let decides = self.most_specific(|pattern| pattern.matches_name(&name, port));
+        let decides = self.most_specific(&|pattern| pattern.matches_name(&name, port));
         match decides {
             None => Ok(NameVerdict::Open),
             Some(Effect::Allow) => Ok(NameVerdict::Allowed),
@@ -196,7 +196,7 @@ impl Rules {
             return self.check_peer((Ipv4Addr::LOCALHOST, port).into(), verdict);
         }
         let all_denied = |all: IpNet| {
-            let decides = self.most_specific(|pattern| {
+            let decides = self.most_specific(&|pattern| {
                 pattern.place == Place::Range(all) && pattern.port.is_none_or(|own| own == port)
             });
             decides == Some(Effect::Deny)
@@ -238,7 +238,7 @@ impl Rules {
     }
 
     fn check_ranges(&self, address: SocketAddr, name: NameVerdict) -> Result<Known, Denied> {
-        let decides = self.most_specific(|pattern| pattern.matches(address));
+        let decides = self.most_specific(&|pattern| pattern.matches(address));
         match decides {
             Some(Effect::Allow) => return Ok(Known::Allowed),
             Some(Effect::Deny) if name == NameVerdict::Open => return Err(Denied::Rule),
@@ -254,7 +254,7 @@ impl Rules {
         Ok(Known::Open)
     }
 
-    fn most_specific(&self, matches: impl Fn(&Pattern) -> bool) -> Option<Effect> {
+    fn most_specific(&self, matches: &dyn Fn(&Pattern) -> bool) -> Option<Effect> {
         self.rules
             .iter()
             .filter(|rule| matches(&rule.pattern))
