@@ -260,18 +260,16 @@ impl Dial {
         let (limit, patience) = (serving.settings.connect_timeout, self.choice.patience);
         let said = self.said(serving);
         let idle = match self.attempts.is_empty() {
-            true => [self.retry, self.request_by],
-            false => [
-                self.beside_at(serving),
-                Some(self.give_up).filter(|_| !self.unreached.is_empty()),
-            ],
+            true => sooner(self.retry, self.request_by),
+            false => {
+                let give_up = Some(self.give_up).filter(|_| !self.unreached.is_empty());
+                sooner(self.beside_at(serving), give_up)
+            }
         };
-        self.attempts
-            .iter()
-            .filter_map(|attempt| attempt.deadline(&said, limit, patience))
-            .chain(idle.into_iter().flatten())
-            .chain(self.greeting_by(serving))
-            .min()
+        let deadlines = self.attempts.iter();
+        deadlines
+            .map(|attempt| attempt.deadline(&said, limit, patience))
+            .fold(sooner(idle, self.greeting_by(serving)), sooner)
     }
 
     pub(super) fn interests<'a>(
@@ -291,6 +289,13 @@ impl Dial {
         for (key, attempt) in (REMOTES..).zip(&self.attempts) {
             interests.watch(key, attempt.socket.as_fd(), attempt.want(&said));
         }
+    }
+}
+
+fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }
 
