@@ -145,9 +145,14 @@ impl ProxyUri {
     #[cfg(feature = "socks6")]
     #[must_use]
     pub fn with_socks6(mut self, options: Socks6) -> Self {
+        self.set_socks6(options);
+        self
+    }
+
+    #[cfg(feature = "socks6")]
+    fn set_socks6(&mut self, options: Socks6) {
         let matters = self.scheme == Scheme::Socks6 && options != Socks6::DEFAULT;
         self.socks6 = matters.then(|| Box::new(options));
-        self
     }
 
     /// How SOCKS 6 is spoken to it, if it is.
@@ -198,7 +203,7 @@ impl ProxyUri {
 }
 
 impl ProxyUri {
-    fn with_query(mut self, query: &str) -> Result<Self, ProxyUriError> {
+    fn take_query(&mut self, query: &str) -> Result<(), ProxyUriError> {
         #[cfg(feature = "socks6")]
         let mut options = Socks6::DEFAULT;
         // Unknown ones are refused, so there are never many.
@@ -225,9 +230,9 @@ impl ProxyUri {
         #[cfg(feature = "socks6")]
         {
             options.check()?;
-            self = self.with_socks6(options);
+            self.set_socks6(options);
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -254,14 +259,12 @@ impl FromStr for ProxyUri {
             None | Some((_, "")) => parse_address(rest.trim_end_matches('/'))?,
             Some((_, path)) => return Err(ProxyUriError::Path(format!("/{path}"))),
         };
-        let uri = Self {
-            login,
-            ..Self::new(scheme, address)
-        };
-        match query {
-            Some(query) => uri.with_query(query),
-            None => Ok(uri),
+        let mut uri = Self::new(scheme, address);
+        uri.login = login;
+        if let Some(query) = query {
+            uri.take_query(query)?;
         }
+        Ok(uri)
     }
 }
 
