@@ -23,7 +23,7 @@ pub(super) fn confine(plan: &Plan) -> Result<bool, RulesetError> {
     for (path, access) in places(plan) {
         // What is not there needs no rule.
         if let Ok(file) = PathFd::new(&path) {
-            rules = rules.add_rule(PathBeneath::new(file, access))?;
+            (&mut rules).add_rule(PathBeneath::new(file, access))?;
         }
     }
     Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
@@ -37,13 +37,18 @@ fn places(plan: &Plan) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
         // /proc/self would be lost with the kernel's memory of that directory.
         ("/proc".into(), read | AccessFs::ReadDir),
     ];
-    let named = LOOK_UPS.iter().map(Path::new);
-    let named = named.chain(plan.reads.iter().map(PathBuf::as_path));
-    for path in named {
-        places.extend(homes(path).into_iter().map(|folder| (folder, read)));
+    places.extend(PLUG_INS.map(|folder| (folder.into(), read)));
+    let mut add = |path: &Path, access| {
+        for home in homes(path) {
+            places.push((home, access));
+        }
+    };
+    for path in LOOK_UPS {
+        add(path.as_ref(), read);
     }
-    let plug_ins = PLUG_INS.iter().map(PathBuf::from);
-    places.extend(plug_ins.map(|folder| (folder, read)));
+    for path in &plan.reads {
+        add(path, read);
+    }
     for path in &plan.writes {
         let written = read
             | AccessFs::WriteFile
@@ -52,7 +57,7 @@ fn places(plan: &Plan) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
             | AccessFs::RemoveFile
             // A new name is on disk when its directory is, which is opened for that.
             | AccessFs::ReadDir;
-        places.extend(homes(path).into_iter().map(|folder| (folder, written)));
+        add(path, written);
     }
     for path in &plan.sockets {
         let made = AccessFs::MakeSock | AccessFs::RemoveFile;
