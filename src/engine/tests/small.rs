@@ -358,8 +358,10 @@ const NEAR: Duration = Duration::from_millis(50);
 
 impl Session for Mover {
     fn turn(&mut self, cx: &mut TurnContext<'_>) -> Turn {
+        let read = io::Read::read(&mut self.stream, &mut [0; 8]);
+        // Not before: who hears of the turn writes, which is for the next one.
         let _ = self.runs.send(cx.now);
-        let until = match io::Read::read(&mut self.stream, &mut [0; 8]) {
+        let until = match read {
             Ok(0) => return Turn::Done,
             Ok(_) => cx.now + NEAR,
             Err(_) => cx.now + FAR,
