@@ -148,6 +148,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     let (sockhop, address) = forwarder(echo.address());
     let held: Vec<_> = (0..10).map(|_| connect(address).unwrap()).collect();
     sockhop.wait_status(|status| status["connections"]["parked"] == 10, SOON);
+    // That of the question is among them, or closed already.
     let fds = sockhop.fds();
     for round in 0..100 {
         let client = connect(address).unwrap();
@@ -166,7 +167,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
         }
     }
     sockhop.wait_status(|status| status["connections"]["active"] == 10, SOON);
-    assert!(common::wait_until(SOON, || sockhop.fds() == fds));
+    assert!(common::wait_until(SOON, || sockhop.fds() <= fds));
     for client in &held {
         assert_eq!(exchange(client, b"still here").unwrap(), b"still here");
     }
