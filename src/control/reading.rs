@@ -280,7 +280,7 @@ impl Readable for ErrorCode {
 impl Readable for Id {
     fn read(json: &str) -> Result<Self, Error> {
         match json.as_bytes().first() {
-            Some(b'n') => Ok(Self::Null),
+            _ if json == "null" => Ok(Self::Null),
             Some(b'"') => String::read(json).map(Self::Text),
             Some(b'-' | b'0'..=b'9') => Number::read(json).map(Self::Number),
             _ => Err(Error::custom("an id is a number, a text or null")),
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(read("-1.5").map(|id| id != Id::Null), Ok(true));
         assert_eq!(read("\"x\""), Ok(Id::Text("x".into())));
         assert_eq!(read("null"), Ok(Id::Null));
-        for json in ["true", "[1]", "{}"] {
+        for json in ["true", "[1]", "{}", "none"] {
             assert!(read(json).unwrap_err().contains("an id is"), "{json}");
         }
     }
