@@ -21,6 +21,7 @@ use super::reactor::Mailbox;
 use super::session::{
     Effort, Interests, MAX_INTERESTS, Ready, Session, Standing, Turn, TurnContext,
 };
+use crate::threads;
 
 /// A session with no fixed place.
 pub(super) type Boxed = Box<dyn Session>;
@@ -143,22 +144,19 @@ impl Workers {
 
     fn start_thread(&self, tenure: Tenure) -> io::Result<()> {
         let pool = self.clone();
-        thread::Builder::new()
-            .name("worker".into())
-            .stack_size(STACK)
-            .spawn(move || {
-                let seat = Arc::new(Seat {
-                    thread: thread::current(),
-                    session: Mutex::new(None),
-                });
-                Worker {
-                    pool,
-                    seat,
-                    buffer: Vec::new(),
-                }
-                .work(tenure);
-            })
-            .map(drop)
+        let work = Box::new(move || {
+            let seat = Arc::new(Seat {
+                thread: thread::current(),
+                session: Mutex::new(None),
+            });
+            Worker {
+                pool,
+                seat,
+                buffer: Vec::new(),
+            }
+            .work(tenure);
+        });
+        threads::start("worker", Some(STACK), work).map(drop)
     }
 }
 
